@@ -1,0 +1,1 @@
+"""The Global Control Store of Rostral: control state that is sharded, durable and watchable."""
