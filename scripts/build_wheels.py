@@ -19,10 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # In import order, lowest first: a package may need any package before it.
 PACKAGES = ("gcs", "objectstore", "scheduler", "client", "rl")
-# Left behind by builds, editable installs and tools; never part of a distribution.
-NOT_SOURCES = frozenset(
-    {"build", "dist", "__pycache__", ".venv", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
-)
+# Left behind by builds and editable installs; never part of a distribution, nor is any `.folder`.
+NOT_SOURCES = frozenset({"build", "dist", "__pycache__"})
 
 
 def distribution_stem(package: str) -> str:
@@ -36,7 +34,8 @@ def sources_digest(package: str) -> str:
     digest = hashlib.sha256(sys.version.encode())
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if not path.is_file() or path.suffix in {".pyc", ".so"} or NOT_SOURCES & set(parts):
+        hidden = any(part.startswith(".") for part in parts)
+        if hidden or not path.is_file() or path.suffix == ".so" or NOT_SOURCES & set(parts):
             continue
         digest.update("/".join(parts).encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -1,0 +1,310 @@
+"""Rostral beside a peer on one node: runs the workloads, prints a table, writes JSON.
+
+Owns the order of runs and the arithmetic over them. Every group of workloads runs in a fresh
+interpreter; engines take turns (A B A B), so that what else the machine does meets both. What a
+row is compared with is its median over the rounds; `spread` is (max - min) / median. A ratio above
+1 means that Rostral is better, for rates as for times and sizes.
+
+    tox -e bench-core -- --peer ray --json core.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import math
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# The scripts of this folder import each other; it is on the path when one of them is run.
+import peers
+from targets import TARGETS, Target
+
+WORKLOADS = Path(__file__).resolve().with_name("workloads.py")
+RUN_ID_VARIABLE = "BENCH_CORE_RUN_ID"
+# A group of the slower engine needs up to half a minute; what takes this long hangs.
+GROUP_TIMEOUT_S = 150.0
+
+Samples = dict[tuple[str, str], list[float]]
+Reasons = dict[tuple[str, str], str]
+
+
+def run_group(engine: peers.Engine, group: str, seconds: float) -> tuple[list[dict], str]:
+    """Runs one group once.
+
+    Returns:
+        The rows it printed, and why it ended early ("" if it did not).
+    """
+    run_id = uuid.uuid4().hex
+    environment = {**os.environ, **engine.environment, RUN_ID_VARIABLE: run_id}
+    command = [str(engine.python), str(WORKLOADS), "--engine", engine.name, "--group", group]
+    process = subprocess.Popen(
+        [*command, "--seconds", str(seconds)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    failure = ""
+    try:
+        output, errors = process.communicate(timeout=GROUP_TIMEOUT_S)
+        if process.returncode != 0:
+            last_words = errors.strip().splitlines() or ["no message"]
+            failure = f"exit status {process.returncode}: {last_words[-1]}"
+    except subprocess.TimeoutExpired:
+        kill_run(run_id)
+        output, errors = process.communicate()
+        failure = f"no end after {GROUP_TIMEOUT_S:.0f} s"
+    finally:
+        # The next run shall find the machine empty, whatever this one left behind.
+        kill_run(run_id)
+    return list(parse_rows(output)), failure
+
+
+def parse_rows(output: str) -> Iterable[dict]:
+    """The rows among whatever else the engine's processes printed."""
+    for line in output.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "name" in row and "value" in row:
+                yield row
+
+
+def kill_run(run_id: str) -> None:
+    """Kills every process that inherited the run's id, whoever its parent is now."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(RUN_ID_VARIABLE) == run_id:
+                process.send_signal(signal.SIGKILL)
+
+
+def selected(patterns: list[str], groups: list[str]) -> list[Target]:
+    """The rows whose name, or a part of it, matches a pattern."""
+    return [
+        target
+        for target in TARGETS
+        if (not groups or target.group in groups)
+        and (not patterns or any(fnmatch.fnmatch(target.name, f"*{p}*") for p in patterns))
+    ]
+
+
+def measure(
+    engines: list[peers.Engine], targets: list[Target], rounds: int, seconds: float
+) -> tuple[Samples, Reasons]:
+    """Runs all rounds; every wanted row ends up with samples or with a reason."""
+    samples: Samples = defaultdict(list)
+    reasons: Reasons = {}
+    groups = list(dict.fromkeys(target.group for target in targets))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=rounds * len(groups) * len(engines))
+        for round_index in range(rounds):
+            for group in groups:
+                for engine in engines:
+                    progress.update(
+                        bar, description=f"round {round_index + 1}: {group} on {engine.name}"
+                    )
+                    rows, failure = run_group(engine, group, seconds)
+                    for row in rows:
+                        key = (engine.name, row["name"])
+                        if row["value"] is None:
+                            reasons[key] = row["reason"]
+                        else:
+                            samples[key].append(float(row["value"]))
+                    for target in targets:
+                        key = (engine.name, target.name)
+                        if target.group == group and key not in samples:
+                            reasons.setdefault(key, failure or "the workload printed no row")
+                    progress.advance(bar)
+    return samples, reasons
+
+
+def spread(values: list[float]) -> float | None:
+    """(max - min) / median, or None for a single value."""
+    if len(values) < 2:
+        return None
+    return (max(values) - min(values)) / statistics.median(values)
+
+
+def row_of(
+    target: Target, ours: str, peer: str | None, samples: Samples, reasons: Reasons
+) -> dict[str, object]:
+    """One row of the JSON file."""
+    our_values = samples.get((ours, target.name), [])
+    peer_values = samples.get((peer, target.name), []) if peer else []
+    our_median = statistics.median(our_values) if our_values else None
+    peer_median = statistics.median(peer_values) if peer_values else None
+    ratio = None
+    if our_median is not None and peer_median is not None:
+        ratio = target.ratio(our_median, peer_median)
+    row: dict[str, object] = {
+        "name": target.name,
+        "unit": target.unit,
+        "rostral": our_median,
+        "peer": peer_median,
+        "ratio": ratio,
+        "rostral_spread": spread(our_values),
+        "peer_spread": spread(peer_values),
+        "must": target.must,
+        "aim": target.aim,
+        "must_and_aim_are": target.kind,
+        "met": target.is_met(our_median, ratio),
+    }
+    for engine, column, median in ((ours, "rostral", our_median), (peer, "peer", peer_median)):
+        if engine and median is None:
+            row[f"{column}_reason"] = reasons.get((engine, target.name), "not run")
+    return row
+
+
+def machine() -> str:
+    """One line that says what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    memory_gb = psutil.virtual_memory().total / 1e9
+    return (
+        f"{os.cpu_count()} CPUs, {model}, {memory_gb:.0f} GB, "
+        f"{platform.system()} {platform.release()}"
+    )
+
+
+def number(value: object, suffix: str = "") -> str:
+    """Three significant digits, without exponents."""
+    if not isinstance(value, int | float):
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{min(digits, 4)}f}{suffix}"
+
+
+def print_table(rows: list[dict[str, object]], peer: str | None, console: Console) -> None:
+    """The table that people read."""
+    table = Table(title=f"Rostral beside {peer}" if peer else "Rostral")
+    table.add_column("workload")
+    table.add_column("unit")
+    for heading in ("rostral", "±", peer or "peer", "±", "ratio", "must", "aim"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        suffix = "x" if row["must_and_aim_are"] == "ratio" else ""
+        style = {True: "green", False: "red"}.get(row["met"], "") if row["met"] is not None else ""
+        table.add_row(
+            str(row["name"]),
+            str(row["unit"]),
+            number(row["rostral"]),
+            percent(row["rostral_spread"]),
+            number(row["peer"]),
+            percent(row["peer_spread"]),
+            number(row["ratio"], "x"),
+            number(row["must"], suffix),
+            number(row["aim"], suffix),
+            style=style,
+        )
+    console.print(table)
+    for row in rows:
+        for column in ("rostral", "peer"):
+            if reason := row.get(f"{column}_reason"):
+                console.print(f"{row['name']}: no figure of {column}: {reason}", markup=False)
+
+
+def percent(value: object) -> str:
+    """A spread as people write it."""
+    return f"{value:.0%}" if isinstance(value, float) else "-"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Rostral beside a peer on one node.")
+    parser.add_argument("--peer", choices=("ray", "none"), default="none")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--rounds", type=int, default=3, help="fresh interpreters per group")
+    parser.add_argument("--seconds", type=float, default=1.5, help="time budget of a workload")
+    parser.add_argument("--quick", action="store_true", help="one round of half a second each")
+    parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="rows")
+    parser.add_argument("--group", action="append", default=[], help="groups of rows")
+    parser.add_argument(
+        "--require-ratio",
+        type=float,
+        metavar="X",
+        help="exit 1 unless every row that is a rate reaches this ratio",
+    )
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 1, 0.5
+    if arguments.rounds < 1 or arguments.seconds <= 0:
+        parser.error("--rounds and --seconds must be positive")
+    if arguments.require_ratio is not None and arguments.peer == "none":
+        parser.error("--require-ratio needs a --peer to compare with")
+    return arguments
+
+
+def main() -> int:
+    """Measures, prints, writes; 1 where a required ratio is missed."""
+    arguments = parse_arguments()
+    targets = selected(arguments.only, arguments.group)
+    if not targets:
+        print("no row matches; the names are those of targets.py", file=sys.stderr)
+        return 2
+    ours = peers.rostral()
+    peer = peers.ray() if arguments.peer == "ray" else None
+    engines = [ours, peer] if peer else [ours]
+    samples, reasons = measure(engines, targets, arguments.rounds, arguments.seconds)
+    rows = [
+        row_of(target, ours.name, peer.name if peer else None, samples, reasons)
+        for target in targets
+    ]
+    versions = {"python": platform.python_version()}
+    versions |= {engine.name: engine.version() for engine in engines}
+    # A pipe or a log has no width of its own; eighty columns would cut the names.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(machine(), " ".join(f"{name} {version}" for name, version in versions.items()))
+    print_table(rows, peer.name if peer else None, console)
+    if arguments.json:
+        report = {"machine": machine(), "versions": versions, "rows": rows}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        console.print(f"written: {arguments.json}")
+    if arguments.require_ratio is not None:
+        return report_missed(rows, arguments.require_ratio, console)
+    return 0
+
+
+def report_missed(rows: list[dict[str, object]], required: float, console: Console) -> int:
+    """Names the rates below the required ratio; a rate without a figure is below it too."""
+    missed = [
+        row["name"]
+        for row in rows
+        if row["must_and_aim_are"] == "ratio"
+        and not (isinstance(row["ratio"], float) and row["ratio"] >= required)
+    ]
+    for name in missed:
+        console.print(f"below {required:g}x: {name}", markup=False)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

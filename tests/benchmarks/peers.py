@@ -1,0 +1,73 @@
+"""The interpreters that the benchmarks run: ours, and a peer's in a virtual environment of its own.
+
+Owns the peers' versions and their settings. A peer is installed once per machine and version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What runs the workloads."""
+
+    name: str
+    python: Path
+    environment: Mapping[str, str]
+
+    def version(self) -> str:
+        """The version of the engine's distribution, as its own interpreter sees it."""
+        code = f"import importlib.metadata as m; print(m.version({self.name!r}))"
+        result = subprocess.run(
+            [self.python, "-c", code], check=True, capture_output=True, text=True
+        )
+        return result.stdout.strip()
+
+
+RAY_VERSION = "2.60.0"
+RAY_ENVIRONMENT = {
+    # Ray puts its workers at nice 15; both engines shall get the same share of the CPUs.
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def rostral() -> Engine:
+    """The installed wheel that this interpreter sees."""
+    return Engine(name="rostral", python=Path(sys.executable), environment={})
+
+
+def ray() -> Engine:
+    """Ray from PyPI, installed on first use."""
+    import numpy
+
+    requirements = (f"ray=={RAY_VERSION}", f"numpy=={numpy.__version__}", "psutil")
+    python = _installed(f"ray-{RAY_VERSION}", requirements)
+    return Engine(name="ray", python=python, environment=RAY_ENVIRONMENT)
+
+
+def _installed(name: str, requirements: tuple[str, ...]) -> Path:
+    default = Path(tempfile.gettempdir()) / "rostral-bench-peers"
+    parent = Path(os.environ.get("ROSTRAL_PEERS", default))
+    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
+    folder = parent / f"{name}-{tag}"
+    python = folder / "bin" / "python"
+    # Written last: an installation that was interrupted is done again.
+    complete = folder / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if complete.exists() and complete.read_text() == wanted:
+        return python
+    print(f"installing {', '.join(requirements)} into {folder}", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+    complete.write_text(wanted)
+    return python
