@@ -25,6 +25,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -40,11 +41,12 @@ RUN_ID_VARIABLE = "BENCH_CORE_RUN_ID"
 # A group of the slower engine needs up to half a minute; what takes this long hangs.
 GROUP_TIMEOUT_S = 150.0
 
+Row = dict[str, Any]
 Samples = dict[tuple[str, str], list[float]]
 Reasons = dict[tuple[str, str], str]
 
 
-def run_group(engine: peers.Engine, group: str, seconds: float) -> tuple[list[dict], str]:
+def run_group(engine: peers.Engine, group: str, seconds: float) -> tuple[list[Row], str]:
     """Runs one group once.
 
     Returns:
@@ -78,7 +80,7 @@ def run_group(engine: peers.Engine, group: str, seconds: float) -> tuple[list[di
     return list(parse_rows(output)), failure
 
 
-def parse_rows(output: str) -> Iterable[dict]:
+def parse_rows(output: str) -> Iterable[Row]:
     """The rows among whatever else the engine's processes printed."""
     for line in output.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -148,9 +150,7 @@ def spread(values: list[float]) -> float | None:
     return (max(values) - min(values)) / statistics.median(values)
 
 
-def row_of(
-    target: Target, ours: str, peer: str | None, samples: Samples, reasons: Reasons
-) -> dict[str, object]:
+def row_of(target: Target, ours: str, peer: str | None, samples: Samples, reasons: Reasons) -> Row:
     """One row of the JSON file."""
     our_values = samples.get((ours, target.name), [])
     peer_values = samples.get((peer, target.name), []) if peer else []
@@ -159,7 +159,7 @@ def row_of(
     ratio = None
     if our_median is not None and peer_median is not None:
         ratio = target.ratio(our_median, peer_median)
-    row: dict[str, object] = {
+    row: Row = {
         "name": target.name,
         "unit": target.unit,
         "rostral": our_median,
@@ -203,7 +203,7 @@ def number(value: object, suffix: str = "") -> str:
     return f"{value:,.{min(digits, 4)}f}{suffix}"
 
 
-def print_table(rows: list[dict[str, object]], peer: str | None, console: Console) -> None:
+def print_table(rows: list[Row], peer: str | None, console: Console) -> None:
     """The table that people read."""
     table = Table(title=f"Rostral beside {peer}" if peer else "Rostral")
     table.add_column("workload")
@@ -212,7 +212,7 @@ def print_table(rows: list[dict[str, object]], peer: str | None, console: Consol
         table.add_column(heading, justify="right")
     for row in rows:
         suffix = "x" if row["must_and_aim_are"] == "ratio" else ""
-        style = {True: "green", False: "red"}.get(row["met"], "") if row["met"] is not None else ""
+        style = {True: "green", False: "red", None: ""}[row["met"]]
         table.add_row(
             str(row["name"]),
             str(row["unit"]),
@@ -293,7 +293,7 @@ def main() -> int:
     return 0
 
 
-def report_missed(rows: list[dict[str, object]], required: float, console: Console) -> int:
+def report_missed(rows: list[Row], required: float, console: Console) -> int:
     """Names the rates below the required ratio; a rate without a figure is below it too."""
     missed = [
         row["name"]

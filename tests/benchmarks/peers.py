@@ -6,6 +6,7 @@ Owns the peers' versions and their settings. A peer is installed once per machin
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -48,9 +49,9 @@ def rostral() -> Engine:
 
 def ray() -> Engine:
     """Ray from PyPI, installed on first use."""
-    import numpy
-
-    requirements = (f"ray=={RAY_VERSION}", f"numpy=={numpy.__version__}", "psutil")
+    # The same NumPy on both sides; asked for by name, since it is not imported here.
+    numpy_version = importlib.metadata.version("numpy")
+    requirements = (f"ray=={RAY_VERSION}", f"numpy=={numpy_version}", "psutil")
     python = _installed(f"ray-{RAY_VERSION}", requirements)
     return Engine(name="ray", python=python, environment=RAY_ENVIRONMENT)
 

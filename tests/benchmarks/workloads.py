@@ -67,6 +67,10 @@ class Bench:
         self.api.init(num_cpus=CPU_COUNT, **INIT_OPTIONS[self.engine])
         return self.api
 
+    def remote(self, target: Callable[..., object], **options: object) -> Any:
+        """The engine's decorator, for functions and classes, with or without options."""
+        return self.api.remote(**options)(target) if options else self.api.remote(target)
+
     def row(self, name: str, value: float | None, reason: str | None = None) -> None:
         """Prints one result."""
         print(json.dumps({"name": name, "value": value, "reason": reason}), flush=True)
@@ -119,7 +123,7 @@ def startup(bench: Bench) -> None:
     start = time.perf_counter()
     api = bench.start()
 
-    @api.remote
+    @bench.remote
     def worker_pid(hold_s: float) -> int:
         time.sleep(hold_s)
         return os.getpid()
@@ -187,21 +191,21 @@ def objects(bench: Bench) -> None:
     bench.rate("single client get calls", lambda: api.get(small_ref))
     bench.rate("single client put calls", lambda: api.put(0))
 
-    @api.remote
+    @bench.remote
     def put_small() -> None:
         for _ in range(100):
             api.put(0)
 
-    @api.remote
+    @bench.remote
     def put_large() -> None:
         for _ in range(10):
             api.put(np.zeros(10 * 1024 * 1024, dtype=np.int64))
 
-    @api.remote
+    @bench.remote
     def value() -> bytes:
         return b"ok"
 
-    @api.remote
+    @bench.remote
     def many_refs() -> list[object]:
         return [api.put(1) for _ in range(10_000)]
 
@@ -219,7 +223,6 @@ def objects(bench: Bench) -> None:
     with bench.reported("single client get object containing 10k refs"):
         holder = many_refs.remote()
         bench.rate("single client get object containing 10k refs", lambda: api.get(holder))
-        del holder
 
     array = np.zeros(100 * 1024 * 1024, dtype=np.int64)
     bench.rate(
@@ -238,7 +241,7 @@ def large(bench: Bench) -> None:
 
     api = bench.start()
 
-    @api.remote
+    @bench.remote
     def first_element(array: Any) -> float:
         return float(array[0])
 
@@ -261,14 +264,15 @@ def tasks(bench: Bench) -> None:
     """No-op tasks, one by one and in batches."""
     api = bench.start()
 
-    @api.remote
+    @bench.remote
     def value() -> bytes:
         return b"ok"
 
-    @api.remote
     class Submitter:
         def batch(self, count: int) -> None:
             api.get([value.remote() for _ in range(count)])
+
+    remote_submitter = bench.remote(Submitter)
 
     def batch() -> None:
         api.get([value.remote() for _ in range(BATCH_SIZE)])
@@ -277,7 +281,7 @@ def tasks(bench: Bench) -> None:
     bench.rate("single client tasks async", batch, units_per_call=BATCH_SIZE)
     bench.rate("single client tasks and get batch", batch)
     with bench.reported("multi client tasks async"):
-        submitters = [Submitter.remote() for _ in range(4)]
+        submitters = [remote_submitter.remote() for _ in range(4)]
         bench.rate(
             "multi client tasks async",
             lambda: api.get([submitter.batch.remote(BATCH_SIZE) for submitter in submitters]),
@@ -289,7 +293,6 @@ def actors(bench: Bench) -> None:
     """No-op actor calls: one caller or several, one actor or several."""
     api = bench.start()
 
-    @api.remote
     class Server:
         def value(self) -> bytes:
             return b"ok"
@@ -297,7 +300,8 @@ def actors(bench: Bench) -> None:
         def value_of(self, _argument: object) -> bytes:
             return b"ok"
 
-    @api.remote
+    remote_server = bench.remote(Server)
+
     class Caller:
         def __init__(self, servers: list[Any]) -> None:
             self.servers = servers
@@ -309,13 +313,15 @@ def actors(bench: Bench) -> None:
             ref = api.put(0)
             api.get([server.value_of.remote(ref) for server in self.servers for _ in range(count)])
 
-    @api.remote
+    remote_caller = bench.remote(Caller)
+
+    @bench.remote
     def call_in_turn(servers: list[Any], count: int) -> None:
         api.get([servers[index % len(servers)].value.remote() for index in range(count)])
 
     def create_and_ask() -> float:
         start = time.perf_counter()
-        created = [Server.remote() for _ in range(20)]
+        created = [remote_server.remote() for _ in range(20)]
         api.get([server.value.remote() for server in created])
         elapsed = time.perf_counter() - start
         for server in created:
@@ -323,7 +329,7 @@ def actors(bench: Bench) -> None:
         return elapsed
 
     with bench.reported("1:1 actor calls sync", "1:1 actor calls async"):
-        server = Server.remote()
+        server = remote_server.remote()
         bench.rate("1:1 actor calls sync", lambda: api.get(server.value.remote()))
         bench.rate(
             "1:1 actor calls async",
@@ -331,29 +337,29 @@ def actors(bench: Bench) -> None:
             units_per_call=BATCH_SIZE,
         )
     with bench.reported("1:1 actor calls concurrent"):
-        concurrent = Server.options(max_concurrency=16).remote()
+        concurrent = remote_server.options(max_concurrency=16).remote()
         bench.rate(
             "1:1 actor calls concurrent",
             lambda: api.get([concurrent.value.remote() for _ in range(BATCH_SIZE)]),
             units_per_call=BATCH_SIZE,
         )
     with bench.reported("1:n actor calls async"):
-        servers = [Server.remote() for _ in range(CPU_COUNT)]
-        caller = Caller.remote(servers)
+        servers = [remote_server.remote() for _ in range(CPU_COUNT)]
+        caller = remote_caller.remote(servers)
         bench.rate(
             "1:n actor calls async",
             lambda: api.get(caller.batch.remote(BATCH_SIZE)),
             units_per_call=BATCH_SIZE * CPU_COUNT,
         )
     with bench.reported("n:n actor calls async"):
-        servers = [Server.remote() for _ in range(CPU_COUNT)]
+        servers = [remote_server.remote() for _ in range(CPU_COUNT)]
         bench.rate(
             "n:n actor calls async",
             lambda: api.get([call_in_turn.remote(servers, BATCH_SIZE) for _ in range(4)]),
             units_per_call=4 * BATCH_SIZE,
         )
     with bench.reported("n:n actor calls with arg async"):
-        callers = [Caller.remote([Server.remote()]) for _ in range(CPU_COUNT)]
+        callers = [remote_caller.remote([remote_server.remote()]) for _ in range(CPU_COUNT)]
         bench.rate(
             "n:n actor calls with arg async",
             lambda: api.get([caller.batch_with_argument.remote(BATCH_SIZE) for caller in callers]),
@@ -367,13 +373,14 @@ def async_actors(bench: Bench) -> None:
     """Calls to an actor whose methods are coroutines."""
     api = bench.start()
 
-    @api.remote
     class AsyncServer:
         async def value(self) -> bytes:
             return b"ok"
 
+    remote_async_server = bench.remote(AsyncServer)
+
     with bench.reported("1:1 async-actor calls sync", "1:1 async-actor calls async"):
-        server = AsyncServer.remote()
+        server = remote_async_server.remote()
         if api.get(server.value.remote()) != b"ok":
             raise NotAvailableError("coroutine methods of actors are not awaited")
         bench.rate("1:1 async-actor calls sync", lambda: api.get(server.value.remote()))
@@ -405,43 +412,52 @@ def placement_groups(bench: Bench) -> None:
 
 def recovery(bench: Bench) -> None:
     """From kill -9 of the process to the answer of its successor."""
-    api = bench.start()
-
+    bench.start()
     with bench.reported("task back after its worker was killed"):
-        with tempfile.TemporaryDirectory() as folder:
-            pid_path = Path(folder) / "pid"
-
-            @api.remote(max_retries=1)
-            def survive(path: str) -> bool:
-                if Path(path).exists():
-                    return True
-                # Written aside and renamed: the driver never reads half a number.
-                Path(path + ".new").write_text(str(os.getpid()))
-                Path(path + ".new").rename(path)
-                time.sleep(RECOVERY_TIMEOUT_S)
-                return False
-
-            ref = survive.remote(str(pid_path))
-            wait_until(pid_path.exists)
-            start = time.perf_counter()
-            os.kill(int(pid_path.read_text()), signal.SIGKILL)
-            if not api.get(ref, timeout=RECOVERY_TIMEOUT_S):
-                raise NotAvailableError("the task was not run again")
-            bench.row("task back after its worker was killed", time.perf_counter() - start)
-
+        bench.row("task back after its worker was killed", task_recovery_s(bench))
     with bench.reported("actor back after kill -9"):
+        bench.row("actor back after kill -9", actor_recovery_s(bench))
 
-        @api.remote(max_restarts=1, max_task_retries=-1)
-        class Phoenix:
-            def pid(self) -> int:
-                return os.getpid()
 
-        actor = Phoenix.remote()
-        first = api.get(actor.pid.remote())
+def task_recovery_s(bench: Bench) -> float:
+    """Kills the worker of a task that then finishes at its second run."""
+
+    def survive(path: str) -> bool:
+        if Path(path).exists():
+            return True
+        # Written aside and renamed: the driver never reads half a number.
+        Path(path + ".new").write_text(str(os.getpid()))
+        Path(path + ".new").rename(path)
+        time.sleep(RECOVERY_TIMEOUT_S)
+        return False
+
+    with tempfile.TemporaryDirectory() as folder:
+        pid_path = Path(folder) / "pid"
+        ref = bench.remote(survive, max_retries=1).remote(str(pid_path))
+        wait_until(pid_path.exists)
         start = time.perf_counter()
-        os.kill(first, signal.SIGKILL)
-        wait_until(lambda: answers_as_another(api, actor, first))
-        bench.row("actor back after kill -9", time.perf_counter() - start)
+        os.kill(int(pid_path.read_text()), signal.SIGKILL)
+        if not bench.api.get(ref, timeout=RECOVERY_TIMEOUT_S):
+            raise NotAvailableError("the task was not run again")
+        return time.perf_counter() - start
+
+
+def actor_recovery_s(bench: Bench) -> float:
+    """Kills the process of an actor that may be restarted once."""
+
+    class Phoenix:
+        def pid(self) -> int:
+            return os.getpid()
+
+    remote_phoenix = bench.remote(Phoenix, max_restarts=1, max_task_retries=-1)
+
+    api = bench.api
+    actor = remote_phoenix.remote()
+    first = api.get(actor.pid.remote())
+    start = time.perf_counter()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: answers_as_another(api, actor, first))
+    return time.perf_counter() - start
 
 
 def answers_as_another(api: Engine, actor: Any, first_pid: int) -> bool:
