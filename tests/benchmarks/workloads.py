@@ -393,7 +393,7 @@ def async_actors(bench: Bench) -> None:
 
 def placement_groups(bench: Bench) -> None:
     """Groups of one small bundle, made, waited for and removed."""
-    api = bench.start()
+    bench.start()
     with bench.reported("placement group create/removal"):
         try:
             module = importlib.import_module(f"{bench.engine}.util.placement_group")
