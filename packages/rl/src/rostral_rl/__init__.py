@@ -1,0 +1,70 @@
+"""Simulate, train and serve reinforcement-learning policies.
+
+    import rostral_rl as rl
+
+    run = rl.train("ppo", "CartPole-v1", total_steps=100_000, seed=1)
+    print(run.evaluate(episodes=100))
+    run.policy.save("cartpole/")
+    act = rl.load("cartpole/")
+
+Importing this loads neither torch nor the engine: acting needs NumPy alone, and both come with what
+needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rostral_rl.serve import serve
+from rostral_rl.train import train
+
+if TYPE_CHECKING:
+    from rostral_rl.checkpoint import load_policy as load
+    from rostral_rl.policy import Policy, PolicyInfo
+    from rostral_rl.serve.client import PolicyClient
+    from rostral_rl.train.parts.evaluate import Evaluation, evaluate
+    from rostral_rl.train.parts.schedules import linear
+    from rostral_rl.train.ppo import PPO
+    from rostral_rl.train.run import Run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PPO",
+    "Evaluation",
+    "Policy",
+    "PolicyClient",
+    "PolicyInfo",
+    "Run",
+    "evaluate",
+    "linear",
+    "load",
+    "serve",
+    "train",
+]
+
+_LAZY = {
+    "Evaluation": ("rostral_rl.train.parts.evaluate", "Evaluation"),
+    "PPO": ("rostral_rl.train.ppo", "PPO"),
+    "Policy": ("rostral_rl.policy", "Policy"),
+    "PolicyClient": ("rostral_rl.serve.client", "PolicyClient"),
+    "PolicyInfo": ("rostral_rl.policy", "PolicyInfo"),
+    "Run": ("rostral_rl.train.run", "Run"),
+    "evaluate": ("rostral_rl.train.parts.evaluate", "evaluate"),
+    "linear": ("rostral_rl.train.parts.schedules", "linear"),
+    "load": ("rostral_rl.checkpoint", "load_policy"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

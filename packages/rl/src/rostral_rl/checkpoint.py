@@ -1,0 +1,168 @@
+"""The policy folder on disk: `policy.json` and one safetensors file. Never a pickle.
+
+    policy.json                  format, version, spaces, net, provenance, and the name and SHA-256
+    of the weights weights-<8 hex>.safetensors  float32 tensors
+
+The weights' name holds the start of their digest and the JSON file is moved into place last, in one
+rename. So a save over an older policy that is cut short at any instruction leaves the older one
+whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from rostral_rl import spaces
+from rostral_rl.arrays import Weights
+from rostral_rl.errors import PolicyCorruptError, PolicyFormatError, PolicyNotFoundError
+from rostral_rl.forward import NetSpec
+from rostral_rl.policy import Policy, PolicyInfo
+
+FORMAT = "rostral-policy"
+FORMAT_VERSION = 1
+MANIFEST = "policy.json"
+MANIFEST_BYTES_MAX = 16 << 20
+"""A manifest is a few kilobytes; a larger one is not ours and is not read into memory."""
+
+
+def save_policy(policy: Policy, folder: str | os.PathLike[str]) -> None:
+    """Writes a policy into `folder`, which is made where missing, replacing a policy already there.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    blob = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in policy.weights.items()})
+    digest = hashlib.sha256(blob).hexdigest()
+    weights_name = f"weights-{digest[:8]}.safetensors"
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "observation_space": spaces.to_json(policy.observation_space),
+        "action_space": spaces.to_json(policy.action_space),
+        "net": dataclasses.asdict(policy.spec),
+        "info": dataclasses.asdict(policy.info),
+        "weights": {"file": weights_name, "sha256": digest},
+    }
+    _replace(path / weights_name, blob)
+    _replace(path / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n")
+    for stale in path.glob("weights-*.safetensors"):
+        if stale.name != weights_name:
+            stale.unlink(missing_ok=True)
+
+
+def load_policy(folder: str | os.PathLike[str]) -> Policy:
+    """Reads a policy folder.
+
+    Raises:
+        PolicyNotFoundError: No such folder, or no `policy.json` in it.
+        PolicyCorruptError: A file is damaged, missing or does not fit the rest.
+        PolicyFormatError: Another program's folder, or a version of ours that this one does not
+            read.
+    """
+    path = Path(folder)
+    manifest = _read_manifest(path)
+    try:
+        spec = NetSpec(**{**manifest["net"], "hidden": tuple(manifest["net"]["hidden"])})
+        info = PolicyInfo(**manifest["info"])
+        observation_space = spaces.from_json(manifest["observation_space"])
+        action_space = spaces.from_json(manifest["action_space"])
+        weights_file, digest = str(manifest["weights"]["file"]), str(manifest["weights"]["sha256"])
+    except (KeyError, TypeError) as error:
+        raise PolicyCorruptError(f"{path / MANIFEST} lacks or misspells {error}") from error
+    weights = _read_weights(path, weights_file, digest)
+    _check_weights(path, spec, weights)
+    return Policy(
+        observation_space=observation_space,
+        action_space=action_space,
+        spec=spec,
+        weights=weights,
+        info=info,
+    )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise PolicyNotFoundError(
+            f"no policy folder at {path}", hint="rostral-rl train ... --out DIR writes one"
+        )
+    try:
+        if file.stat().st_size > MANIFEST_BYTES_MAX:
+            raise PolicyFormatError(f"{file} is too large to be a policy's manifest")
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise PolicyNotFoundError(
+            f"{path} holds no {MANIFEST}", hint="is it a policy folder?"
+        ) from error
+    except ValueError as error:
+        raise PolicyCorruptError(f"{file} is not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise PolicyFormatError(f"{file} does not describe a {FORMAT}")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise PolicyFormatError(
+            f"{file} has format version {manifest.get('format_version')!r}, "
+            f"this release reads {FORMAT_VERSION}",
+            hint="load it with the release of rostral-rl that wrote it",
+        )
+    return manifest
+
+
+def _read_weights(path: Path, name: str, digest: str) -> Weights:
+    if (
+        Path(name).name != name
+    ):  # A manifest from elsewhere must not make us read outside its folder.
+        raise PolicyCorruptError(f"{path / MANIFEST} names weights outside the folder: {name!r}")
+    try:
+        blob = (path / name).read_bytes()
+    except FileNotFoundError as error:
+        raise PolicyCorruptError(f"{path} holds no {name}, which {MANIFEST} names") from error
+    if hashlib.sha256(blob).hexdigest() != digest:
+        raise PolicyCorruptError(f"{path / name} is not what was saved: its SHA-256 differs")
+    try:
+        return dict(safetensors.numpy.load(blob))
+    except safetensors.SafetensorError as error:
+        raise PolicyCorruptError(f"{path / name} is not a safetensors file: {error}") from error
+
+
+def _check_weights(path: Path, spec: NetSpec, weights: Weights) -> None:
+    expected: dict[str, tuple[int, ...]] = {}
+    for i, (before, after) in enumerate(zip(spec.widths, spec.widths[1:], strict=False)):
+        expected[f"pi.{i}.weight"] = (before, after)
+        expected[f"pi.{i}.bias"] = (after,)
+    if spec.head == "gaussian":
+        expected["log_std"] = (spec.outputs,)
+    if "obs.mean" in weights:
+        expected["obs.mean"] = expected["obs.std"] = (spec.inputs,)
+    for name, shape in expected.items():
+        found = weights[name].shape if name in weights else None
+        if found != shape:
+            raise PolicyCorruptError(
+                f"{path}: tensor {name} has shape {found}, the net needs {shape}"
+            )
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Writes `file` so that a reader or a crash sees the old content or the new."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

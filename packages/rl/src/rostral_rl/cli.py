@@ -1,0 +1,152 @@
+"""The `rostral-rl` command: train, evaluate, serve. It alone prints and sets exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+import rostral_rl as rl
+from rostral_rl.errors import InvalidSettingError, RLError, UsageError
+
+
+class _Group(click.Group):
+    """Shows our errors as one line: exit code 2 where the command was wrong, else 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except RLError as error:
+            click.echo(f"rostral-rl: {error}", err=True)
+            ctx.exit(2 if isinstance(error, UsageError) else 1)
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="rostral-rl")
+@click.option("-v", "--verbose", is_flag=True, help="Log to stderr what happens inside.")
+def main(*, verbose: bool) -> None:
+    """Simulate, train and serve reinforcement-learning policies."""
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
+
+
+@main.command()
+@click.argument("algorithm")
+@click.argument("env")
+@click.option(
+    "--total-steps", default=100_000, show_default=True, help="Environment steps, at most."
+)
+@click.option("--seed", default=0, show_default=True, help="Root of every random stream.")
+@click.option(
+    "--workers", default=0, show_default=True, help="Rollout actors; 0 simulates in this process."
+)
+@click.option(
+    "--address", help="Cluster to simulate on; without it one is started for --workers > 0."
+)
+@click.option(
+    "--stop-at", type=float, help="Stop once 100 evaluation episodes reach this mean return."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the policy and its metrics."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting, as TOML: --set gamma=0.98.",
+)
+@click.option("--progress/--no-progress", default=True, help="The live line on stderr.")
+def train(
+    *,
+    algorithm: str,
+    env: str,
+    total_steps: int,
+    seed: int,
+    workers: int,
+    address: str | None,
+    stop_at: float | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    progress: bool,
+) -> None:
+    """Train ALGORITHM (ppo) on the Gymnasium environment ENV."""
+    run = rl.train(
+        algorithm,
+        env,
+        total_steps=total_steps,
+        seed=seed,
+        workers=workers,
+        address=address,
+        stop_at=stop_at,
+        progress=progress,
+        out=out,
+        **_parse(settings),
+    )
+    click.echo(f"{run.env_steps:,} steps in {run.train_s:.1f} s; {run.evaluate()}")
+    if out is not None:
+        click.echo(f"policy saved in {out}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--episodes", default=100, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="The same seed plays the same episodes.")
+@click.option("--env", help="Environment, where it is not the one the policy was trained in.")
+@click.option("--sample", is_flag=True, help="Draw actions instead of taking the most likely.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object, with the return of every episode."
+)
+def evaluate(
+    *, folder: Path, episodes: int, seed: int, env: str | None, sample: bool, as_json: bool
+) -> None:
+    """Play the policy in FOLDER and report its mean return, IQM and 95 % confidence interval."""
+    policy = rl.load(folder)
+    played = env or policy.info.env
+    if played is None:
+        raise InvalidSettingError(
+            "the policy was not trained in an environment with an id", hint="give --env"
+        )
+    result = rl.evaluate(policy, played, episodes=episodes, seed=seed, sample=sample)
+    click.echo(json.dumps(asdict(result)) if as_json else str(result))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--http", default=8080, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Anything but loopback needs --token-file.",
+)
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--slo-ms", default=5.0, show_default=True, help="Latency objective of a forward pass."
+)
+def serve(*, folder: Path, http: int, host: str, token_file: Path | None, slo_ms: float) -> None:
+    """Serve the policy in FOLDER until SIGTERM; the first line on stdout names the address."""
+    token = None if token_file is None else token_file.read_text("utf-8").strip()
+    server = rl.serve(folder, http=http, slo_ms=slo_ms, host=host, token=token)
+
+    def announce() -> None:
+        click.echo(f"serving {folder} at {server.url}")
+        sys.stdout.flush()
+
+    server.run(started=announce)
+
+
+def _parse(settings: tuple[str, ...]) -> dict[str, object]:
+    parsed: dict[str, object] = {}
+    for item in settings:
+        try:
+            parsed.update(tomllib.loads(item))
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidSettingError(
+                f"not a setting: {item!r}", hint="NAME=VALUE in TOML, gamma=0.98"
+            ) from error
+    return parsed

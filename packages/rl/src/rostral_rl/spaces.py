@@ -1,0 +1,183 @@
+"""What a policy knows of Gymnasium's spaces: their width, their JSON, and what fits in them.
+
+Observations may be Box, Discrete, MultiDiscrete or MultiBinary; actions Discrete or Box of one
+dimension. Everything else is refused by name, here and at once, and not by a shape error in the
+middle of training.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from rostral_rl.arrays import FloatArray, SpaceArray
+from rostral_rl.errors import PolicyFormatError, ShapeError, UnsupportedSpaceError
+
+Space: TypeAlias = spaces.Space[Any]
+JsonObject: TypeAlias = dict[str, Any]
+
+
+def feature_count(space: Space) -> int:
+    """Width D of the float vector that a net sees for one observation of `space`.
+
+    Raises:
+        UnsupportedSpaceError: The space is none of the four kinds.
+    """
+    match space:
+        case spaces.Box():
+            return int(np.prod(space.shape, dtype=np.int64))
+        case spaces.Discrete():
+            return int(space.n)
+        case spaces.MultiDiscrete():
+            return int(np.sum(space.nvec))
+        case spaces.MultiBinary():
+            return int(np.prod(space.shape, dtype=np.int64))
+        case _:
+            raise UnsupportedSpaceError(
+                f"observation space {space} is not supported",
+                hint="wrap the environment with gymnasium.wrappers.FlattenObservation",
+            )
+
+
+def features(space: Space, obs: SpaceArray) -> FloatArray:
+    """Turns a batch of observations into what a net reads.
+
+    Args:
+        space: The space of one observation.
+        obs: (N, *space.shape) in the space's dtype.
+
+    Returns:
+        (N, D) float32; integers one-hot, the rest flattened. May be a view of `obs`.
+    """
+    count = obs.shape[0]
+    match space:
+        case spaces.Discrete():
+            return np.eye(int(space.n), dtype=np.float32)[
+                obs.astype(np.int64) - int(space.start)
+            ]  # (N, n)
+        case spaces.MultiDiscrete():
+            offsets = np.concatenate(([0], np.cumsum(space.nvec.ravel())[:-1]))  # (k,)
+            columns = (obs.reshape(count, -1) - space.start.ravel()).astype(
+                np.int64
+            ) + offsets  # (N, k)
+            hot = np.zeros((count, int(np.sum(space.nvec))), np.float32)  # (N, sum of nvec)
+            np.put_along_axis(hot, columns, 1.0, axis=1)
+            return hot
+        case _:
+            return obs.reshape(count, -1).astype(np.float32, copy=False)  # (N, D)
+
+
+def action_width(space: Space) -> int:
+    """Outputs that a net needs for `space`: choices of a Discrete, dimensions of a Box.
+
+    Raises:
+        UnsupportedSpaceError: Anything but Discrete, or a Box of one dimension.
+    """
+    match space:
+        case spaces.Discrete():
+            return int(space.n)
+        case spaces.Box() if len(space.shape) == 1:
+            return int(space.shape[0])
+        case _:
+            raise UnsupportedSpaceError(
+                f"action space {space} is not supported", hint="Discrete, or Box of shape (n,)"
+            )
+
+
+def as_batch(space: Space, obs: npt.ArrayLike) -> tuple[SpaceArray, bool]:
+    """Checks what a user hands to a policy and gives it a batch axis.
+
+    Args:
+        space: The space of one observation.
+        obs: One observation `(*shape)` or a batch `(N, *shape)`; anything that NumPy can read.
+
+    Returns:
+        The batch `(N, *shape)` in the space's dtype, and whether a single observation was given.
+
+    Raises:
+        ShapeError: Another shape, or values that cannot become the space's dtype without loss of
+            kind.
+    """
+    shape = tuple(space.shape or ())
+    dtype = np.dtype(space.dtype)
+    batched = ", ".join(["N", *map(str, shape)])
+    want = f"expected shape {shape} or ({batched}{',' if not shape else ''}) {dtype}"
+    try:
+        array = np.asarray(obs)
+    except ValueError as error:  # Ragged nesting.
+        raise ShapeError(f"observation is not an array: {error}", hint=want) from error
+    single = array.shape == shape
+    if (not single and array.shape[1:] != shape) or array.ndim > len(shape) + 1:
+        raise ShapeError(f"observation has shape {array.shape} {array.dtype}", hint=want)
+    # 'same_kind' forbids float -> int and object -> anything, and lets float64 become float32.
+    # Whole numbers written as JSON integers are welcome where floats are expected.
+    if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ShapeError(f"observation has dtype {array.dtype}, shape {array.shape}", hint=want)
+    batch = array.reshape(-1, *shape) if single else array
+    batch = np.ascontiguousarray(batch, dtype)
+    if not np.all(np.isfinite(batch)):
+        raise ShapeError("observation holds NaN or infinity", hint=want)
+    if isinstance(space, spaces.Discrete):
+        low, high = int(space.start), int(space.start + space.n)
+        if batch.size and (batch.min() < low or batch.max() >= high):
+            raise ShapeError(f"observation outside {low}..{high - 1}", hint=want)
+    return batch, single
+
+
+def to_json(space: Space) -> JsonObject:
+    """Describes a space by plain values; `from_json` is its inverse."""
+    match space:
+        case spaces.Box():
+            return {
+                "kind": "Box",
+                "shape": list(space.shape),
+                "dtype": str(space.dtype),
+                # repr-exact floats; infinities as strings, because JSON has none.
+                "low": [_bound(v) for v in space.low.ravel().tolist()],
+                "high": [_bound(v) for v in space.high.ravel().tolist()],
+            }
+        case spaces.Discrete():
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        case spaces.MultiDiscrete():
+            return {
+                "kind": "MultiDiscrete",
+                "nvec": space.nvec.tolist(),
+                "start": space.start.tolist(),
+            }
+        case spaces.MultiBinary():
+            return {"kind": "MultiBinary", "shape": list(space.shape)}
+        case _:
+            raise UnsupportedSpaceError(f"space {space} cannot be saved")
+
+
+def from_json(data: JsonObject) -> Space:
+    """Rebuilds a space.
+
+    Raises:
+        PolicyFormatError: The description is not one that `to_json` writes.
+    """
+    try:
+        match data["kind"]:
+            case "Box":
+                shape = tuple(data["shape"])
+                dtype = np.dtype(data["dtype"])
+                low = np.array([float(v) for v in data["low"]]).astype(dtype).reshape(shape)
+                high = np.array([float(v) for v in data["high"]]).astype(dtype).reshape(shape)
+                return spaces.Box(low, high, shape, dtype.type)
+            case "Discrete":
+                return spaces.Discrete(data["n"], start=data["start"])
+            case "MultiDiscrete":
+                return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
+            case "MultiBinary":
+                return spaces.MultiBinary(data["shape"])
+            case kind:
+                raise PolicyFormatError(f"unknown kind of space {kind!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise PolicyFormatError(f"description of a space is incomplete: {data!r}") from error
+
+
+def _bound(value: float) -> float | str:
+    return value if np.isfinite(value) else str(value)

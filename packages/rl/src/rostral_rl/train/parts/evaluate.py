@@ -1,0 +1,140 @@
+"""Plays whole episodes with a fixed policy and sums up what it scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rostral_rl import forward
+from rostral_rl.arrays import SpaceArray
+from rostral_rl.errors import InvalidSettingError
+from rostral_rl.policy import Policy, to_env
+from rostral_rl.seeding import SeedTree, Stream
+from rostral_rl.simulate.make import EnvSource, make_vector
+from rostral_rl.simulate.slabs import Slab
+
+BATCH_MAX = 128
+"""Environments alive at once; bounds memory when thousands of episodes are asked for."""
+RESAMPLES = 2_000
+"""Bootstrap resamples behind the confidence interval; more moves its ends by little."""
+
+Act = Callable[[SpaceArray], SpaceArray]
+"""Maps a batch of observations (N, *obs_shape) to actions (N, *action_shape)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores of complete episodes.
+
+    Attributes:
+        returns: Undiscounted return of each episode.
+        lengths: Steps of each episode.
+        mean: Mean return.
+        iqm: Interquartile mean: of the middle half of the returns.
+        ci_low: Lower end of the bootstrapped 95 % confidence interval of the mean.
+        ci_high: Its upper end.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    mean: float
+    iqm: float
+    ci_low: float
+    ci_high: float
+
+    def __str__(self) -> str:
+        return (
+            f"mean {self.mean:.1f}, IQM {self.iqm:.1f}, "
+            f"95 % CI {self.ci_low:.1f} to {self.ci_high:.1f} over {len(self.returns)} episodes"
+        )
+
+
+def evaluate(
+    policy: Policy, env: EnvSource, *, episodes: int, seed: int, sample: bool = False
+) -> Evaluation:
+    """Plays `episodes` episodes and summarises them; the same seed plays the same episodes.
+
+    Args:
+        policy: Its normaliser stays as it is.
+        env: Gymnasium id or factory.
+        episodes: How many, > 0.
+        seed: Root of the evaluation's seed tree, whose streams training never uses.
+        sample: Draw actions instead of taking the most likely.
+    """
+    act: Act = policy
+    if sample:
+        generator = SeedTree(seed).generator(Stream.ACTION)
+
+        def act(obs: SpaceArray) -> SpaceArray:
+            return policy(obs, sample=True, generator=generator)
+
+    else:
+
+        def act(obs: SpaceArray) -> SpaceArray:
+            return to_env(policy.action_space, forward.mode(policy.spec, policy.outputs(obs)))
+
+    returns, lengths = play(act, env, episodes=episodes, seed=seed)
+    return summarise(returns, lengths, seed=seed)
+
+
+def play(act: Act, env: EnvSource, *, episodes: int, seed: int) -> tuple[list[float], list[int]]:
+    """Plays one episode in each of `episodes` environments.
+
+    One each, because taking the first N episodes to *finish* would favour the short ones.
+
+    Returns:
+        Return and length of each episode, by environment.
+
+    Raises:
+        InvalidSettingError: `episodes` is not positive.
+    """
+    if episodes <= 0:
+        raise InvalidSettingError(f"episodes must be > 0, got {episodes}")
+    returns: list[float] = []
+    lengths: list[int] = []
+    for first in range(0, episodes, BATCH_MAX):
+        count = min(BATCH_MAX, episodes - first)
+        vector = make_vector(env, count, seed=seed, first=first, stream=Stream.EVALUATION)
+        try:
+            slab = Slab.allocate(
+                1,
+                count,
+                observation_space=vector.observation_space,
+                action_space=vector.action_space,
+            )
+            vector.reset(slab.obs[0])
+            score = np.zeros(count)  # (B,)
+            length = np.zeros(count, np.int64)  # (B,)
+            playing = np.ones(count, np.bool_)  # (B,)
+            while playing.any():
+                slab.actions[0] = act(slab.obs[0])
+                vector.step(slab, 0)
+                score += np.where(playing, slab.reward[0], 0.0)
+                length += playing
+                playing &= ~(slab.terminated[0] | slab.truncated[0])
+                slab.obs[0] = slab.obs[1]
+        finally:
+            vector.close()
+        returns.extend(score.tolist())
+        lengths.extend(length.tolist())
+    return returns, lengths
+
+
+def summarise(returns: list[float], lengths: list[int], *, seed: int) -> Evaluation:
+    """Mean, interquartile mean and a 95 % percentile-bootstrap interval of the mean."""
+    scores = np.sort(np.array(returns))  # (E,)
+    cut = math.floor(len(scores) / 4)
+    generator = np.random.default_rng(seed)
+    resampled = generator.choice(scores, size=(RESAMPLES, len(scores))).mean(axis=1)  # (RESAMPLES,)
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return Evaluation(
+        returns=tuple(returns),
+        lengths=tuple(lengths),
+        mean=float(scores.mean()),
+        iqm=float(scores[cut : len(scores) - cut].mean()),
+        ci_low=float(low),
+        ci_high=float(high),
+    )

@@ -1,0 +1,69 @@
+"""Actor and critic as torch modules, and their export to arrays that act and travel."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rostral_rl.arrays import Weights
+from rostral_rl.forward import NetSpec
+
+
+class ActorCritic(nn.Module):
+    """Two towers that share nothing, and a state-independent log-std for a Gaussian.
+
+    Args:
+        spec: Shape of the actor; the critic differs in its single output.
+        log_std: Initial log standard deviation of a Gaussian.
+        seed: Seeds the initial weights.
+    """
+
+    def __init__(self, spec: NetSpec, *, log_std: float, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.spec = spec
+        # Gains of Schulman's code: a nearly uniform first policy, and a critic of unit scale.
+        self.pi = _tower((*spec.widths,), spec.activation, last_gain=0.01, generator=generator)
+        self.vf = _tower(
+            (*spec.widths[:-1], 1), spec.activation, last_gain=1.0, generator=generator
+        )
+        self.log_std: nn.Parameter | None = None
+        if spec.head == "gaussian":
+            self.log_std = nn.Parameter(torch.full((spec.outputs,), log_std))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps features (N, D) to the head's outputs (N, A) and values (N,)."""
+        return self.pi(features), self.vf(features)[:, 0]
+
+    def weights(self) -> Weights:
+        """Copies all parameters out, matrices as (in, out), float32."""
+        result: Weights = {}
+        for name, tower in (("pi", self.pi), ("vf", self.vf)):
+            linears = [layer for layer in tower if isinstance(layer, nn.Linear)]
+            for i, layer in enumerate(linears):
+                result[f"{name}.{i}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)
+                result[f"{name}.{i}.bias"] = layer.bias.detach().numpy().copy()
+        if self.log_std is not None:
+            result["log_std"] = self.log_std.detach().numpy().copy()
+        return result
+
+
+def _tower(
+    widths: tuple[int, ...], activation: str, *, last_gain: float, generator: torch.Generator
+) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise(widths)):
+        last = i == len(widths) - 2
+        layer = nn.Linear(before, after)
+        nn.init.orthogonal_(
+            layer.weight, last_gain if last else math.sqrt(2.0), generator=generator
+        )
+        nn.init.zeros_(layer.bias)
+        layers.append(layer)
+        if not last:
+            layers.append(nn.Tanh() if activation == "tanh" else nn.ReLU())
+    return nn.Sequential(*layers)

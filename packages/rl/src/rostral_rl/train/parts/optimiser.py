@@ -1,0 +1,77 @@
+"""Adam with gradient clipping over one flat buffer.
+
+A small net has a dozen small tensors, and torch's own clipping and Adam pay per tensor: 245 us a
+step for a 2x64 actor and critic, as much as their backward pass. With all parameters and gradients
+as views of two flat buffers it is ten operations on 9,000 numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rostral_rl.errors import NonFiniteLossError
+
+BETA_1 = 0.9
+BETA_2 = 0.999
+EPSILON = 1e-5
+"""Larger than torch's default: damps the first steps, when second moments are tiny."""
+
+
+class FlatAdam:
+    """Adam (Kingma & Ba 2015) on all parameters of a module at once.
+
+    Takes the parameters over: they become views of this object's buffer, and so do their gradients.
+
+    Args:
+        module: A module whose parameters are all float32 on the CPU.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parameters = list(module.parameters())
+        size = sum(p.numel() for p in parameters)
+        self._value = torch.empty(size)  # (P,)
+        self._gradient = torch.zeros(size)  # (P,)
+        self._first = torch.zeros(size)  # (P,)
+        self._second = torch.zeros(size)  # (P,)
+        self._steps = 0
+        offset = 0
+        for p in parameters:
+            part = slice(offset, offset + p.numel())
+            self._value[part] = p.detach().reshape(-1)
+            p.data = self._value[part].view_as(p)
+            p.grad = self._gradient[part].view_as(p)
+            offset += p.numel()
+
+    @torch.no_grad()
+    def step(self, loss: Tensor, *, lr: float, norm_max: float) -> None:
+        """Differentiates `loss` and takes one step down.
+
+        Args:
+            loss: () float32.
+            lr: Step size.
+            norm_max: The gradient of all parameters together is scaled down to this length.
+
+        Raises:
+            NonFiniteLossError: Loss or gradient is NaN or infinite. The parameters have not been
+                touched.
+        """
+        self._gradient.zero_()
+        with torch.enable_grad():
+            loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.linalg.vector_norm(self._gradient))
+        if not math.isfinite(norm) or not math.isfinite(float(loss)):
+            raise NonFiniteLossError(
+                f"loss {float(loss)} with a gradient of length {norm} after {self._steps} steps",
+                hint="lower lr, or check the scale of rewards and observations",
+            )
+        if norm > norm_max:
+            self._gradient.mul_(norm_max / norm)
+        self._steps += 1
+        self._first.lerp_(self._gradient, 1.0 - BETA_1)
+        self._second.mul_(BETA_2).addcmul_(self._gradient, self._gradient, value=1.0 - BETA_2)
+        scale = 1.0 / math.sqrt(1.0 - BETA_2**self._steps)
+        denominator = self._second.sqrt().mul_(scale).add_(EPSILON)  # (P,)
+        self._value.addcdiv_(self._first, denominator, value=-lr / (1.0 - BETA_1**self._steps))
