@@ -1,8 +1,8 @@
 """The root of every Rostral error, and the errors of the Global Control Store.
 
-This file owns the error classes, the code that each carries over RPC, HTTP, CLI and Python alike, and how they read and
-pickle. It must import nothing of ours and nothing slow: every worker process imports it. How an error crosses gRPC is in
-``error_wire.py``.
+This file owns the error classes, the code that each carries over RPC, HTTP, CLI and Python alike,
+and how they read and pickle. It must import nothing of ours and nothing slow: every worker process
+imports it. How an error crosses gRPC is in ``error_wire.py``.
 
 The tree, in families by who must act::
 
@@ -95,8 +95,8 @@ class RostralError(Exception):
         hint: What to do about it, or None.
 
     Attributes:
-        code: The stable upper-case code that the same error carries over RPC, HTTP and CLI; None for
-            errors that never leave the process.
+        code: The stable upper-case code that the same error carries over RPC, HTTP and CLI; None
+            for errors that never leave the process.
     """
 
     code: ClassVar[str | None] = None
@@ -114,8 +114,8 @@ class RostralError(Exception):
         return text if self.hint is None else f"{text}; {self.hint}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default reduce of exceptions calls cls(*args), which breaks every subclass with a keyword
-        # of its own; the attributes are the whole state, so they are what travels.
+        # The default reduce of exceptions calls cls(*args), which breaks every subclass with a
+        # keyword of its own; the attributes are the whole state, so they are what travels.
         return _rebuild, (type(self), dict(self.__dict__))
 
 
@@ -185,7 +185,7 @@ class ClientClosedError(GcsMisuseError):
 
 
 class ForkedClientError(GcsMisuseError):
-    """A client made in a parent process was used in its forked child; gRPC does not survive a fork."""
+    """A client made before a fork was used in the child; gRPC does not survive a fork."""
 
     code = "FORKED_CLIENT"
 

@@ -1,8 +1,9 @@
 """The ids of Rostral: one small class for each kind, fixed-length bytes inside.
 
-This file owns how ids look, compare, pickle and derive from one another. It must import nothing of ours and nothing slow:
-every worker process imports it. Ids of different kinds never compare equal, so that a task id put where an actor id belongs
-is found by the type checker and, failing that, by the first lookup (OSDI'18 §4.2.1: all control state is keyed by ids).
+This file owns how ids look, compare, pickle and derive from one another. It must import nothing of
+ours and nothing slow: every worker process imports it. Ids of different kinds never compare equal,
+so that a task id put where an actor id belongs is found by the type checker and, failing that, by
+the first lookup (OSDI'18 §4.2.1: all control state is keyed by ids).
 """
 
 from __future__ import annotations
@@ -149,8 +150,8 @@ class FunctionID(BaseID):
 class ObjectID(BaseID):
     """An object: the id of the task that makes it, then a little-endian uint32 index. 20 bytes.
 
-    An object id thus names its lineage (OSDI'18 §4.2.1), and no lookup is needed to find which task to
-    run again.
+    An object id thus names its lineage (OSDI'18 §4.2.1), and no lookup is needed to find which task
+    to run again.
     """
 
     __slots__ = ()

@@ -1,0 +1,116 @@
+# mypy: ignore-errors
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class NodeValue(_message.Message):
+    __slots__ = ("address", "hostname", "store_socket", "scheduler_socket", "resources_total", "resources_available", "labels", "state", "epoch", "lease_s", "death_cause", "start_time_s", "end_time_s")
+    class ResourcesTotalEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ResourcesAvailableEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    STORE_SOCKET_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULER_SOCKET_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    DEATH_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    hostname: str
+    store_socket: str
+    scheduler_socket: str
+    resources_total: _containers.ScalarMap[str, float]
+    resources_available: _containers.ScalarMap[str, float]
+    labels: _containers.ScalarMap[str, str]
+    state: str
+    epoch: int
+    lease_s: float
+    death_cause: str
+    start_time_s: float
+    end_time_s: float
+    def __init__(self, address: _Optional[str] = ..., hostname: _Optional[str] = ..., store_socket: _Optional[str] = ..., scheduler_socket: _Optional[str] = ..., resources_total: _Optional[_Mapping[str, float]] = ..., resources_available: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., death_cause: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ...) -> None: ...
+
+class JobValue(_message.Message):
+    __slots__ = ("driver_pid", "hostname", "state", "start_time_s", "end_time_s", "namespace", "entrypoint")
+    DRIVER_PID_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ENTRYPOINT_FIELD_NUMBER: _ClassVar[int]
+    driver_pid: int
+    hostname: str
+    state: str
+    start_time_s: float
+    end_time_s: float
+    namespace: str
+    entrypoint: str
+    def __init__(self, driver_pid: _Optional[int] = ..., hostname: _Optional[str] = ..., state: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., namespace: _Optional[str] = ..., entrypoint: _Optional[str] = ...) -> None: ...
+
+class FunctionValue(_message.Message):
+    __slots__ = ("name", "size_bytes", "sha256", "inline_blob", "chunk_count")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    INLINE_BLOB_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size_bytes: int
+    sha256: bytes
+    inline_blob: bytes
+    chunk_count: int
+    def __init__(self, name: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[bytes] = ..., inline_blob: _Optional[bytes] = ..., chunk_count: _Optional[int] = ...) -> None: ...
+
+class ActorValue(_message.Message):
+    __slots__ = ("job_id", "name", "namespace", "class_name", "node_id", "worker_pid", "state", "death_cause", "detached", "max_restarts", "restarts")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_PID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DEATH_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    DETACHED_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    job_id: bytes
+    name: str
+    namespace: str
+    class_name: str
+    node_id: bytes
+    worker_pid: int
+    state: str
+    death_cause: str
+    detached: bool
+    max_restarts: int
+    restarts: int
+    def __init__(self, job_id: _Optional[bytes] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., class_name: _Optional[str] = ..., node_id: _Optional[bytes] = ..., worker_pid: _Optional[int] = ..., state: _Optional[str] = ..., death_cause: _Optional[str] = ..., detached: bool = ..., max_restarts: _Optional[int] = ..., restarts: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,121 @@
+"""The cluster token: how it is made, kept in a file, carried by a call and compared.
+
+This file owns the rules of the token file and the shape of the ``authorization`` metadata. It
+imports no grpc, so that drivers can read the token before they decide to connect; the check on the
+serving side is ``interceptor.py``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from rostral_gcs.errors import TokenFileError
+
+__all__ = ["bearer_metadata", "generate_token", "load_token", "tokens_match", "write_token"]
+
+_SIZE_MAX: Final = 4096
+_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{16,512}")
+
+
+def generate_token() -> str:
+    """A new cluster token: 256 random bits as URL-safe text."""
+    return secrets.token_urlsafe(32)
+
+
+def write_token(path: str | os.PathLike[str]) -> str:
+    """Makes a new token, writes it to a new file of mode 0600 and returns it.
+
+    The file appears whole or not at all, so that a reader never sees half a token.
+
+    Raises:
+        TokenFileError: The file exists already or cannot be written.
+    """
+    target = Path(path)
+    token = generate_token()
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(scratch, flags, 0o600)
+        try:
+            # The umask can only take bits away, so the mode is 0600 or stricter.
+            os.write(descriptor, token.encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            # link(), not rename(): it refuses to replace a token that others already hold.
+            os.link(scratch, target)
+        finally:
+            os.unlink(scratch)
+    except FileExistsError as error:
+        raise TokenFileError(
+            f"token file {target} exists already", hint="use it, or remove it first"
+        ) from error
+    except OSError as error:
+        raise TokenFileError(
+            f"cannot write token file {target}: {error.strerror}",
+            hint="choose a directory you may write to",
+        ) from error
+    return token
+
+
+def load_token(path: str | os.PathLike[str]) -> str:
+    """Reads the token, after checking that nobody else could have written or read it.
+
+    Raises:
+        TokenFileError: The file is missing, a link, not a regular file, not owned by this user,
+            open to group or others, or does not hold a token; the message says which.
+    """
+    try:
+        # O_NONBLOCK: a FIFO put in the file's place must be refused, not waited on.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise TokenFileError(
+            f"cannot open token file {path}: {error.strerror}",
+            hint="make one with: rostral-gcs token FILE",
+        ) from error
+    try:
+        _check_file(path, os.fstat(descriptor))
+        text = os.read(descriptor, _SIZE_MAX).decode("ascii", errors="replace").strip()
+    finally:
+        os.close(descriptor)
+    if not _SHAPE.fullmatch(text):
+        raise TokenFileError(
+            f"token file {path} does not hold a token (16 to 512 letters, digits, - or _)",
+            hint="remove it and make one with: rostral-gcs token FILE",
+        )
+    return text
+
+
+def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise TokenFileError(
+            f"token file {path} is not a regular file", hint="point to the file itself"
+        )
+    if status.st_uid != os.geteuid():
+        raise TokenFileError(
+            f"token file {path} belongs to uid {status.st_uid}, we are uid {os.geteuid()}",
+            hint="copy it to a file of your own with mode 0600",
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise TokenFileError(
+            f"token file {path} has mode {mode:04o}, open to group or others",
+            hint=f"chmod 600 {path}, and make a new token if others may have read it",
+        )
+
+
+def tokens_match(given: str, expected: str) -> bool:
+    """Compares in a time that does not tell how much of the token was right."""
+    return hmac.compare_digest(given.encode(), expected.encode())
+
+
+def bearer_metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """The gRPC metadata by which a call shows the token."""
+    return (("authorization", f"Bearer {token}"),)

@@ -1,0 +1,1 @@
+"""Where a shard's rows lie: one small interface, one conformance suite, one file for each kind."""

@@ -1,0 +1,118 @@
+"""What a shard asks of the place where its rows lie.
+
+This file owns the interface and its records, no implementation. A backend stores; it decides
+nothing: sequence numbers, versions and conflicts are the shard's. Each backend must pass the
+conformance suite in ``tests/test_backends.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Answer", "Backend", "Change", "Opened", "Row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored row. ``version`` is the sequence number of the write that made it."""
+
+    key: bytes
+    value: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One applied write, as stored and as kept in the history. ``value`` None: deleted.
+
+    Invariant: within a shard sequences have no gaps, so that a gap in the history is a loss.
+    """
+
+    sequence: int
+    table: int
+    key: bytes
+    value: bytes | None
+    watchable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The remembered answer of a request, for when the request comes again."""
+
+    request_id: bytes
+    payload: bytes
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a backend held when it was opened.
+
+    Attributes:
+        last_sequence: Of the newest write; 0 when there never was one.
+        trimmed_sequence: History up to and including this sequence is gone.
+        history_size: Bytes of values in the history.
+    """
+
+    last_sequence: int
+    trimmed_sequence: int
+    history_size: int
+
+
+class Backend(Protocol):
+    """One shard's storage. All methods block and are called from one thread at a time.
+
+    Every method may raise StorageError: the disk or the other side failed.
+    """
+
+    def open(self) -> Opened:
+        """Opens, recovers what a killed process left, and says what there is."""
+        ...
+
+    def close(self) -> None:
+        """Closes; nothing acknowledged is lost. May be called twice."""
+        ...
+
+    def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows that exist among the keys."""
+        ...
+
+    def scan(
+        self, table: int, prefix: bytes, after_key: bytes, limit: int, size_max: int
+    ) -> tuple[list[Row], bool]:
+        """Rows in key order, above ``after_key``, and whether more may follow.
+
+        At most ``limit``, and none after the one with which the values pass ``size_max`` bytes.
+        """
+        ...
+
+    def commit(
+        self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
+    ) -> None:
+        """Applies all or nothing; later changes win.
+
+        Args:
+            changes: In sequence order, following the last committed one without a gap.
+            answers: Remembered in the same transaction.
+            durable: Return only when it is safe on disk; else when the process's death cannot lose
+                it.
+        """
+        ...
+
+    def recall(self, request_id: bytes) -> bytes | None:
+        """The remembered payload of a request."""
+        ...
+
+    def forget(self, before_s: float) -> None:
+        """Drops answers older than the time."""
+        ...
+
+    def history(self, after_sequence: int, limit: int, size_max: int) -> list[Change]:
+        """Watchable changes after the sequence, in order, bounded like ``scan``."""
+        ...
+
+    def trim(self, up_to_sequence: int) -> int:
+        """Drops history up to and including the sequence; returns the bytes of values dropped."""
+        ...

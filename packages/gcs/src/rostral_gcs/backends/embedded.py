@@ -1,0 +1,259 @@
+"""The embedded backend: one SQLite file in WAL mode for each shard, nothing to install.
+
+This file owns the schema and the pragmas. One connection, used by the shard's thread alone.
+
+The two durability classes are SQLite's own: with ``synchronous=FULL`` a commit syncs the
+write-ahead log, with ``NORMAL`` it only writes it, which survives the process but not the machine.
+The pragma may change between transactions, and a later FULL commit also syncs what NORMAL ones
+wrote before it, so the order of writes holds across the classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rostral_gcs.backends.base import Answer, Change, Opened, Row
+from rostral_gcs.errors import StorageError, VersionMismatchError
+
+__all__ = ["EmbeddedBackend"]
+
+_FORMAT: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS rows (
+    tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL,
+    PRIMARY KEY (tbl, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (
+    sequence INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, key BLOB NOT NULL, value BLOB
+);
+CREATE TABLE IF NOT EXISTS answers (
+    request_id BLOB PRIMARY KEY, payload BLOB NOT NULL, time_s REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_by_time ON answers (time_s);
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+_PUT: Final = (
+    "INSERT INTO rows (tbl, key, value, version) VALUES (?, ?, ?, ?) ON CONFLICT (tbl, key) "
+    "DO UPDATE SET value = excluded.value, version = excluded.version"
+)
+# SQLite's default limit of bound parameters was 999 for long; stay below it.
+_READ_CHUNK: Final = 500
+
+
+class EmbeddedBackend:
+    """A shard's rows in one SQLite file.
+
+    Args:
+        path: The file; made when missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._synchronous = ""
+
+    def open(self) -> Opened:
+        """Opens the file and replays the write-ahead log that a killed process left."""
+        with self._translated():
+            # check_same_thread: opened by the shard's starter, used by its thread, never by both.
+            connection = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False, timeout=5.0
+            )
+            self._connection = connection
+            connection.execute("PRAGMA journal_mode=WAL")
+            # 64 MiB: a checkpoint copies pages back while the shard waits, so make them rare.
+            connection.execute("PRAGMA wal_autocheckpoint=16384")
+            connection.execute("PRAGMA cache_size=-65536")
+            connection.execute("PRAGMA temp_store=MEMORY")
+            connection.executescript(_SCHEMA)
+            found = self._meta("format", _FORMAT)
+            if found != _FORMAT:
+                raise VersionMismatchError(
+                    f"{self._path} has format {found}, this version reads {_FORMAT}",
+                    hint="use the rostral-gcs version that wrote it",
+                )
+            trimmed = self._meta("trimmed_sequence", 0)
+            size = connection.execute(
+                "SELECT COALESCE(SUM(LENGTH(value)), 0) FROM history"
+            ).fetchone()[0]
+            return Opened(
+                last_sequence=self._meta("last_sequence", 0),
+                trimmed_sequence=trimmed,
+                history_size=size,
+            )
+
+    def close(self) -> None:
+        """Checkpoints and closes, so that one plain file is left."""
+        if self._connection is not None:
+            with self._translated():
+                self._connection.close()
+            self._connection = None
+
+    def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows that exist among the keys."""
+        found: dict[bytes, Row] = {}
+        with self._translated():
+            for at in range(0, len(keys), _READ_CHUNK):
+                part = keys[at : at + _READ_CHUNK]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, value, version FROM rows WHERE tbl = ? AND key IN ({marks})"
+                for key, value, version in self._db.execute(query, (table, *part)):
+                    found[key] = Row(key, value, version)
+        return found
+
+    def scan(
+        self, table: int, prefix: bytes, after_key: bytes, limit: int, size_max: int
+    ) -> tuple[list[Row], bool]:
+        """A page of rows in key order."""
+        end = _prefix_end(prefix)
+        # Two lower bounds, since the prefix itself is a key that the scan must include.
+        query = "SELECT key, value, version FROM rows WHERE tbl = ? AND key >= ? AND key > ?"
+        arguments: list[object] = [table, prefix, after_key]
+        if end is not None:
+            query += " AND key < ?"
+            arguments.append(end)
+        rows: list[Row] = []
+        size = 0
+        with self._translated():
+            cursor = self._db.execute(query + " ORDER BY key LIMIT ?", (*arguments, limit + 1))
+            for key, value, version in cursor:
+                if len(rows) == limit or size > size_max:
+                    return rows, True
+                rows.append(Row(key, value, version))
+                size += len(value)
+        return rows, False
+
+    def commit(
+        self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
+    ) -> None:
+        """Applies all or nothing in one transaction."""
+        with self._translated():
+            self._set_synchronous("FULL" if durable else "NORMAL")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._apply(changes)
+                if answers:
+                    self._db.executemany(
+                        "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
+                        [(answer.request_id, answer.payload, answer.time_s) for answer in answers],
+                    )
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def recall(self, request_id: bytes) -> bytes | None:
+        """The remembered payload of a request."""
+        with self._translated():
+            found = self._db.execute(
+                "SELECT payload FROM answers WHERE request_id = ?", (request_id,)
+            ).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def forget(self, before_s: float) -> None:
+        """Drops answers older than the time."""
+        with self._translated():
+            self._db.execute("DELETE FROM answers WHERE time_s < ?", (before_s,))
+
+    def history(self, after_sequence: int, limit: int, size_max: int) -> list[Change]:
+        """Watchable changes after the sequence."""
+        changes: list[Change] = []
+        size = 0
+        with self._translated():
+            cursor = self._db.execute(
+                "SELECT sequence, tbl, key, value FROM history WHERE sequence > ? "
+                "ORDER BY sequence LIMIT ?",
+                (after_sequence, limit),
+            )
+            for sequence, table, key, value in cursor:
+                changes.append(Change(sequence, table, key, value, True))
+                size += len(value or b"")
+                if size > size_max:
+                    break
+        return changes
+
+    def trim(self, up_to_sequence: int) -> int:
+        """Drops old history."""
+        with self._translated():
+            self._set_synchronous("NORMAL")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                dropped: int = self._db.execute(
+                    "SELECT COALESCE(SUM(LENGTH(value)), 0) FROM history WHERE sequence <= ?",
+                    (up_to_sequence,),
+                ).fetchone()[0]
+                self._db.execute("DELETE FROM history WHERE sequence <= ?", (up_to_sequence,))
+                self._put_meta("trimmed_sequence", up_to_sequence)
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+        return dropped
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StorageError(f"{self._path} is not open", hint="start the server again")
+        return self._connection
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        # Runs of puts go through executemany, several times faster than a statement for each; a
+        # delete ends the run, so that the order of writes to one key is kept.
+        puts: list[tuple[int, bytes, bytes, int]] = []
+        for change in changes:
+            if change.value is not None:
+                puts.append((change.table, change.key, change.value, change.sequence))
+                continue
+            self._db.executemany(_PUT, puts)
+            puts = []
+            self._db.execute(
+                "DELETE FROM rows WHERE tbl = ? AND key = ?", (change.table, change.key)
+            )
+        if puts:
+            self._db.executemany(_PUT, puts)
+        kept = [(c.sequence, c.table, c.key, c.value) for c in changes if c.watchable]
+        if kept:
+            self._db.executemany("INSERT INTO history VALUES (?, ?, ?, ?)", kept)
+        if changes:
+            self._put_meta("last_sequence", changes[-1].sequence)
+
+    def _set_synchronous(self, level: str) -> None:
+        if level != self._synchronous:
+            self._db.execute(f"PRAGMA synchronous={level}")
+            self._synchronous = level
+
+    def _meta(self, name: str, default: int) -> int:
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, default))
+        number: int = self._db.execute(
+            "SELECT number FROM meta WHERE name = ?", (name,)
+        ).fetchone()[0]
+        return number
+
+    def _put_meta(self, name: str, number: int) -> None:
+        self._db.execute("UPDATE meta SET number = ? WHERE name = ?", (number, name))
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{self._path}: {error}",
+                hint="check that the disk is not full, read-only or damaged",
+            ) from error
+
+
+def _prefix_end(prefix: bytes) -> bytes | None:
+    """The smallest key above all keys with the prefix; None when there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return None
+    return stripped[:-1] + bytes([stripped[-1] + 1])

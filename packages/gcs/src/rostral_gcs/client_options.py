@@ -1,0 +1,40 @@
+"""How a client waits, retries and batches: all its bounds.
+
+This file owns the fields, units, defaults and their reasons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ClientOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """Bounds of one client.
+
+    Attributes:
+        connect_timeout_s: How long ``connect`` tries before it says that nothing listens.
+        call_timeout_s: How long a call tries, retries included, so that a restart of the server is
+            ridden through. Well below the server's retry window, within which a write sent again
+            is not applied twice.
+        watch_timeout_s: How long a watch tries to reconnect before it gives up.
+        backoff_s_min: First pause before a retry; each further one is longer and jittered, so that
+            a thousand nodes do not return in step.
+        backoff_s_max: Longest pause.
+        batch_ops_max: Most writes in one request.
+        batch_size_max: A request ends after this many bytes of values.
+        pending_ops_max: Writes waiting in the client; beyond it, callers wait.
+        message_size_max: Largest message either way, bytes; as the server's.
+    """
+
+    connect_timeout_s: float = 5.0
+    call_timeout_s: float = 10.0
+    watch_timeout_s: float = 60.0
+    backoff_s_min: float = 0.02
+    backoff_s_max: float = 1.0
+    batch_ops_max: int = 1000
+    batch_size_max: int = 4 * 1024 * 1024
+    pending_ops_max: int = 100_000
+    message_size_max: int = 64 * 1024 * 1024

@@ -1,0 +1,143 @@
+"""The configuration of a GCS server and its limits: all bounds stand here.
+
+This file owns the fields, units, defaults and their reasons. It reads neither environment nor
+command line (``cli.py`` does) and starts nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from rostral_gcs.errors import ConfigError, InsecureBindError
+
+__all__ = ["GcsConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcsConfig:
+    """How one GCS server runs. Call ``validate()`` before use.
+
+    Attributes:
+        data_dir: Where the shards' files lie; made with mode 0700 when missing.
+        token: The cluster token that every call must carry.
+        bind: Address to listen on. Loopback by default: closed unless told otherwise.
+        port: TCP port; 0 lets the system choose, so that many clusters fit on one machine.
+        insecure: Allows a bind to more than loopback though the channel is not encrypted.
+        shard_count: Number of shards, fixed when the data directory is made. One by default: on one
+            disk a single file groups the most writes into each sync.
+        key_size_max: Longest key in bytes.
+        value_size_max: Largest value in bytes; larger function blobs are stored in chunks.
+        message_size_max: Largest gRPC message in bytes, either way.
+        batch_ops_max: Most operations or keys in one request.
+        scan_limit_max: Most rows in one page of a scan.
+        page_size_max: A page of a scan, a read or a watch ends after this many bytes of values.
+        queue_commands_max: Commands waiting for a shard's thread; beyond it, RESOURCE_EXHAUSTED.
+        group_ops_max: Most operations in one commit. Larger groups sync less often but make each
+            caller wait longer.
+        history_count_max: Changes kept on disk for watches to resume from, for each shard.
+        history_size_max: The same in bytes of values.
+        ring_count_max: Newest changes also kept in memory, for each shard, so that watchers that
+            keep up never read from disk.
+        ring_size_max: The same in bytes of values.
+        retry_window_s: How long the answer of a request is remembered, so that the same request
+            sent again after a lost reply is not applied twice. Clients give up well before.
+        node_lease_s_min: Shortest lease a node may ask for. Below it a loaded machine's pauses
+            would look like deaths.
+        node_lease_s_max: Longest lease a node may ask for.
+        lease_check_interval_s: How often expired leases are looked for.
+        watchers_max: Watches open at once.
+        shutdown_grace_s: How long a stop waits for calls under way.
+    """
+
+    data_dir: Path
+    token: str
+    bind: str = "127.0.0.1"
+    port: int = 0
+    insecure: bool = False
+    shard_count: int = 1
+    key_size_max: int = 1024
+    value_size_max: int = 512 * 1024
+    message_size_max: int = 64 * 1024 * 1024
+    batch_ops_max: int = 10_000
+    scan_limit_max: int = 10_000
+    page_size_max: int = 4 * 1024 * 1024
+    queue_commands_max: int = 10_000
+    group_ops_max: int = 5_000
+    history_count_max: int = 100_000
+    history_size_max: int = 64 * 1024 * 1024
+    ring_count_max: int = 10_000
+    ring_size_max: int = 16 * 1024 * 1024
+    retry_window_s: float = 120.0
+    node_lease_s_min: float = 0.1
+    node_lease_s_max: float = 3600.0
+    lease_check_interval_s: float = 0.1
+    watchers_max: int = 10_000
+    shutdown_grace_s: float = 2.0
+
+    def __repr__(self) -> str:
+        # Never the token: configurations end in logs.
+        return f"GcsConfig(data_dir={str(self.data_dir)!r}, bind={self.bind!r}, port={self.port})"
+
+    def validate(self) -> None:
+        """Checks every field and reports all faults at once.
+
+        Raises:
+            ConfigError: One or more fields are wrong; ``problems`` lists them.
+            InsecureBindError: All fields are right but the bind is not loopback and not
+                ``insecure``.
+        """
+        problems = [*self._check_counts(), *self._check_seconds()]
+        if not 0 <= self.port <= 65535:
+            problems.append(f"port is {self.port}; allowed: 0 (any free one) to 65535")
+        if len(self.token) < 16:
+            problems.append("token is shorter than 16 characters; make one: rostral-gcs token FILE")
+        if not 1 <= self.shard_count <= 256:
+            problems.append(f"shard_count is {self.shard_count}; allowed: 1 to 256")
+        address = _parse_bind(self.bind)
+        if address is None:
+            problems.append(f"bind is {self.bind[:80]!r}; allowed: an IPv4 or IPv6 address")
+        if problems:
+            raise ConfigError(
+                "the configuration is wrong: " + "; ".join(problems),
+                hint="nothing was started; correct all of these",
+                problems=problems,
+            )
+        if address is not None and not address.is_loopback and not self.insecure:
+            raise InsecureBindError(
+                f"refusing to listen on {self.bind} without TLS",
+                hint="bind to 127.0.0.1, or pass --insecure if the network is trusted",
+            )
+
+    def _check_counts(self) -> list[str]:
+        names = [
+            field.name
+            for field in fields(self)
+            if field.name.endswith("_max") and not field.name.endswith("_s_max")
+        ]
+        return [
+            f"{name} is {getattr(self, name)}; allowed: 1 or more"
+            for name in names
+            if getattr(self, name) < 1
+        ]
+
+    def _check_seconds(self) -> list[str]:
+        names = [
+            field.name for field in fields(self) if field.name.endswith(("_s", "_s_min", "_s_max"))
+        ]
+        return [
+            f"{name} is {getattr(self, name)}; allowed: a finite number of seconds above 0"
+            for name in names
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0)
+        ]
+
+
+def _parse_bind(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    if text == "localhost":
+        return ipaddress.IPv4Address("127.0.0.1")
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

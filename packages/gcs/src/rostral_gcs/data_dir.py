@@ -1,0 +1,121 @@
+"""The data directory: made private, held by one server at a time, named by a cluster id.
+
+This file owns the lock, the cluster id and the names of the shards' files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from pathlib import Path
+
+from rostral_gcs.errors import ConfigError, DataDirLockedError, StorageError
+
+__all__ = ["DataDir"]
+
+
+class DataDir:
+    """An open data directory.
+
+    Attributes:
+        cluster_id: 16 random bytes made with the directory.
+
+    Args:
+        path: Made with mode 0700 when missing.
+        shard_count: Must be what the directory was made with.
+
+    Raises:
+        DataDirLockedError: Another server has it open.
+        ConfigError: It was made with another shard count.
+        StorageError: It cannot be made or read.
+    """
+
+    cluster_id: bytes
+
+    def __init__(self, path: Path, *, shard_count: int) -> None:
+        self._path = path
+        self._lock = -1
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = self._acquire()
+            self.cluster_id = self._identify(shard_count)
+        except OSError as error:
+            self.close()
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"cannot use data directory {path}: {error.strerror}",
+                hint="choose a directory you may write to",
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def shard_path(self, index: int) -> Path:
+        """The file of a shard."""
+        return self._path / f"shard-{index:03d}.sqlite"
+
+    def close(self) -> None:
+        """Gives the lock back. May be called twice."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _acquire(self) -> int:
+        # The lock is the kernel's, so it goes with its holder however that dies; the pid in the
+        # file is only for the message. The file is never removed: another server may have it open.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self._path / "lock", flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            text = os.pread(descriptor, 32, 0).decode("ascii", errors="replace").strip()
+            os.close(descriptor)
+            pid = int(text) if text.isdecimal() else 0
+            raise DataDirLockedError(
+                f"data directory {self._path} is locked by pid {pid or 'unknown'}",
+                hint="stop that server, or use another --data-dir",
+                pid=pid,
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return descriptor
+
+    def _identify(self, shard_count: int) -> bytes:
+        path = self._path / "cluster.json"
+        if not path.exists():
+            fresh = {"cluster_id": secrets.token_hex(16), "shard_count": shard_count}
+            scratch = path.with_suffix(".new")
+            descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, json.dumps(fresh).encode())
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            scratch.rename(path)
+            self._sync_directory()
+        try:
+            found = json.loads(path.read_bytes())
+            cluster_id = bytes.fromhex(found["cluster_id"])
+            made_with = int(found["shard_count"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"{path} is damaged: {error}", hint="restore it from a backup of the directory"
+            ) from error
+        if made_with != shard_count:
+            raise ConfigError(
+                f"data directory {self._path} was made with shard_count {made_with}, asked for "
+                f"{shard_count}",
+                hint=f"start with {made_with} shards",
+                problems=(f"shard_count is {shard_count}; this directory has {made_with}",),
+            )
+        return cluster_id
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,61 @@
+"""The serving side of the token: every call is checked before its message is read.
+
+This file owns one gRPC server interceptor, which the services of other packages use too. It knows
+nothing of tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from rostral_gcs.auth import tokens_match
+from rostral_gcs.error_wire import abort_with
+from rostral_gcs.errors import UnauthenticatedError
+
+__all__ = ["TokenInterceptor"]
+
+_PREFIX = "Bearer "
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-arg,unused-ignore]
+    """Refuses each call whose metadata lacks the cluster token, as UNAUTHENTICATED.
+
+    Args:
+        token: The cluster token.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Lets the call through or answers it."""
+        for name, value in handler_call_details.invocation_metadata or ():
+            if name == "authorization" and isinstance(value, str) and value.startswith(_PREFIX):
+                if tokens_match(value.removeprefix(_PREFIX), self._token):
+                    return await continuation(handler_call_details)
+                break
+        # A stream handler whatever the method's kind: it answers before the message is read, so a
+        # stranger cannot make us take in up to message_size_max bytes.
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(
+    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+) -> AsyncIterator[bytes]:
+    error = UnauthenticatedError(
+        "the call carries no token or the wrong one",
+        hint="use the token file that the server was started with",
+    )
+    if not context.done():
+        await abort_with(context, error)
+    yield b""  # Makes this a generator, as grpc wants for a stream; never reached.

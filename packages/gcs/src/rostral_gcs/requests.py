@@ -1,0 +1,96 @@
+"""The checks that every request passes before anything is done for it.
+
+This file owns the limits' refusals: what was wrong, which limit, what to do. It has no side
+effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rostral_gcs._proto import gcs_pb2
+from rostral_gcs.config import GcsConfig
+from rostral_gcs.errors import (
+    GcsError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    TooLargeError,
+)
+from rostral_gcs.shard_core import Op
+from rostral_gcs.tables.actors import ACTORS
+from rostral_gcs.tables.jobs import JOBS
+from rostral_gcs.tables.nodes import NODES
+from rostral_gcs.tables.registry import table_spec
+
+__all__ = ["REQUEST_ID_SIZE", "check_keys", "check_scan", "parse_op"]
+
+REQUEST_ID_SIZE: Final = 16
+
+# Tables whose rows the server decodes before it stores them: low in rate, read by everybody.
+_DECODED: Final = {table.name: table for table in (NODES, JOBS, ACTORS)}
+
+
+def parse_op(message: gcs_pb2.WriteOp, config: GcsConfig) -> Op | GcsError:
+    """The op, or why it is refused. An error is returned, since others of the batch go on."""
+    try:
+        spec = table_spec(message.table)
+        _check_key(message.key, config)
+        value = message.value if message.HasField("value") else None
+        if value is not None:
+            if len(value) > config.value_size_max:
+                return TooLargeError(
+                    f"value of {len(value)} bytes for key {message.key[:40].hex()} of table "
+                    f"{spec.name}; the limit is {config.value_size_max}",
+                    hint="store large data as an object and keep its id here",
+                    limit_bytes=config.value_size_max,
+                )
+            table = _DECODED.get(spec.name)
+            if table is not None:
+                table.decode(message.key, value, 0)
+    except GcsError as error:
+        return error
+    expected = message.expected_version if message.HasField("expected_version") else None
+    return Op(spec, message.key, value, expected)
+
+
+def check_keys(keys: Sequence[bytes], config: GcsConfig) -> None:
+    """Refuses too many keys, and keys that could not have been written."""
+    if len(keys) > config.batch_ops_max:
+        raise InvalidArgumentError(
+            f"{len(keys)} keys in one request; the limit is {config.batch_ops_max}",
+            hint="ask in smaller batches",
+        )
+    for key in keys:
+        _check_key(key, config)
+
+
+def check_scan(message: gcs_pb2.ScanRequest, config: GcsConfig) -> None:
+    """Refuses limits and prefixes out of bounds."""
+    if not 1 <= message.limit <= config.scan_limit_max:
+        raise InvalidArgumentError(
+            f"scan limit is {message.limit}; allowed: 1 to {config.scan_limit_max}",
+            hint="ask for a page at a time and continue after its last key",
+        )
+    check_prefix(message.prefix, config)
+
+
+def check_prefix(prefix: bytes, config: GcsConfig) -> None:
+    """Refuses a prefix longer than any key."""
+    if len(prefix) > config.key_size_max:
+        raise TooLargeError(
+            f"prefix of {len(prefix)} bytes; the limit is {config.key_size_max}",
+            hint="no key is that long",
+            limit_bytes=config.key_size_max,
+        )
+
+
+def _check_key(key: bytes, config: GcsConfig) -> None:
+    if not key:
+        raise InvalidKeyError("the key is empty", hint="give a key of 1 byte or more")
+    if len(key) > config.key_size_max:
+        raise TooLargeError(
+            f"key of {len(key)} bytes; the limit is {config.key_size_max}",
+            hint="use a shorter key, a hash for example",
+            limit_bytes=config.key_size_max,
+        )

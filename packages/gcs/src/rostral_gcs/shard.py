@@ -1,0 +1,315 @@
+"""A shard: one thread that owns one backend and commits writes in groups.
+
+This file owns the thread, its bounded queue and the order of things: writes that wait together are
+planned (``shard_core.py``), committed once, published to watchers, and only then acknowledged;
+reads that wait with them are answered after that commit, so that whoever saw an acknowledgement
+reads its write. It knows no RPC and no row types.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar, cast
+
+from rostral_gcs.backends.base import Answer, Backend, Change, Row
+from rostral_gcs.config import GcsConfig
+from rostral_gcs.errors import GcsError, GcsInternalError, GcsOverloadedError
+from rostral_gcs.shard_core import (
+    Op,
+    OpResult,
+    WritePlanner,
+    decode_results,
+    encode_results,
+)
+from rostral_gcs.tables.registry import Durability, TableSpec
+
+__all__ = ["Publish", "Shard"]
+
+logger = logging.getLogger("rostral.gcs.shard")
+
+_T = TypeVar("_T")
+
+# Old answers and history are dropped in small steps, after this many commits.
+_HOUSEKEEPING_COMMITS: Final = 256
+
+Publish = Callable[[int, list[Change]], None]
+"""Called on the event loop with the shard's new last sequence and its watchable changes."""
+
+
+@dataclass(slots=True)
+class _Write:
+    request_id: bytes
+    ops: Sequence[Op]
+    future: asyncio.Future[list[OpResult]]
+
+
+@dataclass(slots=True)
+class _Read(Generic[_T]):
+    query: Callable[[Backend], _T]
+    future: asyncio.Future[_T]
+
+
+_Command = _Write | _Read[object]
+
+
+class Shard:
+    """One shard. Made, started, used and closed on one event loop.
+
+    Args:
+        index: Its number, for messages.
+        backend: Its storage; the shard opens and closes it.
+        config: Bounds.
+        publish: Told of every commit before its writers are.
+    """
+
+    def __init__(
+        self, *, index: int, backend: Backend, config: GcsConfig, publish: Publish
+    ) -> None:
+        self.index = index
+        self._backend = backend
+        self._config = config
+        self._publish = publish
+        self._queue: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last_sequence = 0
+        self._trimmed_sequence = 0
+        self._history_size = 0
+        self._commit_count = 0
+
+    @property
+    def last_sequence(self) -> int:
+        """The newest committed sequence number that the shard's thread has set."""
+        return self._last_sequence
+
+    @property
+    def trimmed_sequence(self) -> int:
+        """History up to and including this sequence is gone."""
+        return self._trimmed_sequence
+
+    async def start(self) -> None:
+        """Opens the backend and starts the thread.
+
+        Raises:
+            StorageError: The file cannot be opened.
+            VersionMismatchError: It was written by another version.
+        """
+        self._loop = asyncio.get_running_loop()
+        opened = await asyncio.to_thread(self._backend.open)
+        self._last_sequence = opened.last_sequence
+        self._trimmed_sequence = opened.trimmed_sequence
+        self._history_size = opened.history_size
+        self._thread = threading.Thread(
+            target=self._run, name=f"gcs-shard-{self.index}", daemon=True
+        )
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Finishes the queued commands, closes the backend and ends the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+            self._backend.close()
+
+    async def write(self, request_id: bytes, ops: Sequence[Op]) -> list[OpResult]:
+        """Applies each op on its own; returns when the strictest class among them is satisfied.
+
+        The same request id within the retry window gets the first answer and changes nothing.
+
+        Raises:
+            GcsOverloadedError: Too many commands wait.
+            StorageError: The disk failed; nothing of the request was applied.
+        """
+        future: asyncio.Future[list[OpResult]] = self._new_future()
+        self._submit(_Write(request_id, ops, future))
+        return await future
+
+    async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows that exist among the keys."""
+        return await self._query(lambda backend: backend.read(spec.number, keys))
+
+    async def scan(
+        self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
+    ) -> tuple[list[Row], bool]:
+        """A page of rows in key order, and whether more may follow."""
+        size_max = self._config.page_size_max
+        return await self._query(
+            lambda backend: backend.scan(spec.number, prefix, after_key, limit, size_max)
+        )
+
+    async def history(self, after_sequence: int, limit: int) -> tuple[list[Change], int]:
+        """Watchable changes after the sequence, and the sequence they are complete up to."""
+
+        def query(backend: Backend) -> tuple[list[Change], int]:
+            changes = backend.history(after_sequence, limit, self._config.page_size_max)
+            # An unfilled page reached the end; a full one ends with its last change.
+            complete = len(changes) < limit and not changes
+            return changes, self._last_sequence if complete else changes[-1].sequence
+
+        return await self._query(query)
+
+    def _new_future(self) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().create_future()
+
+    async def _query(self, query: Callable[[Backend], _T]) -> _T:
+        future: asyncio.Future[_T] = self._new_future()
+        self._submit(cast("_Read[object]", _Read(query, future)))
+        return await future
+
+    def _submit(self, command: _Command) -> None:
+        if self._thread is None:
+            raise GcsOverloadedError("the server is stopping", hint="try again in a moment")
+        if self._queue.qsize() >= self._config.queue_commands_max:
+            raise GcsOverloadedError(
+                f"shard {self.index} has {self._config.queue_commands_max} commands waiting",
+                hint="try again after a pause, with larger batches",
+            )
+        self._queue.put(command)
+
+    # --- The thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            group, stopping = self._next_group()
+            if group:
+                self._handle_group(group)
+
+    def _next_group(self) -> tuple[list[_Command], bool]:
+        """Waits for a command and takes with it all that wait, up to the group limit."""
+        group: list[_Command] = []
+        ops_count = 0
+        command = self._queue.get()
+        while command is not None:
+            group.append(command)
+            ops_count += len(command.ops) if isinstance(command, _Write) else 1
+            if ops_count >= self._config.group_ops_max:
+                return group, False
+            try:
+                command = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _handle_group(self, group: Sequence[_Command]) -> None:
+        writes = [command for command in group if isinstance(command, _Write)]
+        reads = [command for command in group if not isinstance(command, _Write)]
+        if writes:
+            self._handle_writes(writes)
+        for command in reads:
+            try:
+                outcome: object = command.query(self._backend)
+            except GcsError as error:
+                outcome = error
+            except Exception as error:
+                logger.exception("shard=%d query failed", self.index)
+                outcome = GcsInternalError(f"query failed: {error!r}")
+            self._deliver([(command.future, outcome)])
+        if writes:
+            self._keep_house()
+
+    def _handle_writes(self, writes: Sequence[_Write]) -> None:
+        changes: list[Change] = []
+        outcomes: list[tuple[asyncio.Future[object], object]] = []
+        futures = [cast("asyncio.Future[object]", write.future) for write in writes]
+        try:
+            changes, results = self._commit_writes(writes)
+            outcomes = list(zip(futures, results, strict=True))
+        except GcsError as error:
+            logger.error("shard=%d commit failed: %s", self.index, error)
+            outcomes = [(future, error) for future in futures]
+        except Exception as error:
+            # The thread must outlive any one group, or every later caller would hang.
+            logger.exception("shard=%d commit failed", self.index)
+            failure = GcsInternalError(f"commit failed: {error!r}")
+            outcomes = [(future, failure) for future in futures]
+        self._deliver(outcomes, changes)
+
+    def _commit_writes(self, writes: Sequence[_Write]) -> tuple[list[Change], list[list[OpResult]]]:
+        planner = WritePlanner(self._last_sequence, self._present_rows(writes))
+        answers: dict[bytes, Answer] = {}
+        results: list[list[OpResult]] = []
+        durable = False
+        now_s = time.time()
+        for write in writes:
+            earlier = answers.get(write.request_id)
+            payload = earlier.payload if earlier else self._backend.recall(write.request_id)
+            if payload is not None:
+                results.append(decode_results(payload, write.ops))
+                continue
+            done = [planner.plan(op) for op in write.ops]
+            answers[write.request_id] = Answer(write.request_id, encode_results(done), now_s)
+            durable = durable or _is_critical(write.ops)
+            results.append(done)
+        if answers:
+            self._backend.commit(planner.changes, list(answers.values()), durable=durable)
+        self._last_sequence = planner.last_sequence
+        self._history_size += sum(len(c.value or b"") for c in planner.changes if c.watchable)
+        return planner.changes, results
+
+    def _present_rows(self, writes: Sequence[_Write]) -> dict[tuple[int, bytes], Row]:
+        wanted: dict[int, set[bytes]] = {}
+        for write in writes:
+            for op in write.ops:
+                if op.needs_row:
+                    wanted.setdefault(op.spec.number, set()).add(op.key)
+        rows: dict[tuple[int, bytes], Row] = {}
+        for table, keys in wanted.items():
+            for key, row in self._backend.read(table, list(keys)).items():
+                rows[table, key] = row
+        return rows
+
+    def _keep_house(self) -> None:
+        """Trims history over its bounds and drops old answers; a failure is only logged."""
+        try:
+            self._commit_count += 1
+            if self._commit_count % _HOUSEKEEPING_COMMITS == 0:
+                self._backend.forget(time.time() - self._config.retry_window_s)
+            kept = self._last_sequence - self._trimmed_sequence
+            count_max = self._config.history_count_max
+            # A tenth of slack, so that each trim drops many rows at once and trims are rare.
+            if kept > count_max + count_max // 10 + 1:
+                self._trim(self._last_sequence - count_max)
+            elif self._history_size > self._config.history_size_max:
+                self._trim(self._trimmed_sequence + max(1, kept // 4))
+        except GcsError as error:
+            logger.warning("shard=%d housekeeping failed: %s", self.index, error)
+
+    def _trim(self, up_to_sequence: int) -> None:
+        # Set first: a watcher must not resume from history that is about to go.
+        self._trimmed_sequence = up_to_sequence
+        self._history_size -= self._backend.trim(up_to_sequence)
+        logger.debug("shard=%d trimmed history up to sequence=%d", self.index, up_to_sequence)
+
+    def _deliver(
+        self,
+        outcomes: Sequence[tuple[asyncio.Future[object], object]],
+        changes: Sequence[Change] = (),
+    ) -> None:
+        last_sequence = self._last_sequence
+        watchable = [change for change in changes if change.watchable]
+
+        def on_loop() -> None:
+            if changes:
+                self._publish(last_sequence, watchable)
+            for future, outcome in outcomes:
+                if future.done():  # The caller was cancelled while it waited.
+                    continue
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(on_loop)
+
+
+def _is_critical(ops: Sequence[Op]) -> bool:
+    return any(op.spec.durability is Durability.CRITICAL for op in ops)

@@ -1,0 +1,236 @@
+"""The store behind the service: all shards of one data directory, routed by key.
+
+This file owns opening and closing the shards together, splitting requests by shard, merging their
+answers, and the upkeep of node liveness. It speaks requests' messages but no RPC, and it is the one
+place where shards, watches and liveness meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+from rostral_gcs.backends.base import Change, Row
+from rostral_gcs.backends.embedded import EmbeddedBackend
+from rostral_gcs.config import GcsConfig
+from rostral_gcs.data_dir import DataDir
+from rostral_gcs.errors import GcsError, TooLargeError
+from rostral_gcs.ids import NodeID
+from rostral_gcs.liveness import NodeLiveness, with_resources
+from rostral_gcs.shard import Publish, Shard
+from rostral_gcs.shard_core import Op, OpResult
+from rostral_gcs.tables.nodes import NODES, NodeRow
+from rostral_gcs.tables.registry import TableSpec, shard_for, table_spec
+from rostral_gcs.watch import WatchHub
+
+__all__ = ["Store"]
+
+logger = logging.getLogger("rostral.gcs.store")
+
+_NODES = table_spec("nodes")
+
+
+class Store:
+    """All shards. Opened, used and closed on one event loop.
+
+    Args:
+        config: Validated.
+    """
+
+    def __init__(self, config: GcsConfig) -> None:
+        self._config = config
+        self._data_dir: DataDir | None = None
+        self._shards: list[Shard] = []
+        self._hub: WatchHub | None = None
+        self._liveness = NodeLiveness(
+            lease_s_min=config.node_lease_s_min, lease_s_max=config.node_lease_s_max
+        )
+
+    @property
+    def cluster_id(self) -> bytes:
+        """16 random bytes made with the data directory."""
+        assert self._data_dir is not None
+        return self._data_dir.cluster_id
+
+    @property
+    def hub(self) -> WatchHub:
+        """The watches."""
+        assert self._hub is not None
+        return self._hub
+
+    async def open(self) -> None:
+        """Opens the directory and all shards; on failure nothing is left open.
+
+        Raises:
+            DataDirLockedError: Another server has the directory open.
+            ConfigError: It was made with another shard count.
+            StorageError: It cannot be used.
+        """
+        config = self._config
+        data_dir = DataDir(config.data_dir, shard_count=config.shard_count)
+        self._data_dir = data_dir
+        try:
+            for index in range(config.shard_count):
+                shard = Shard(
+                    index=index,
+                    backend=EmbeddedBackend(data_dir.shard_path(index)),
+                    config=config,
+                    publish=self._publisher(index),
+                )
+                self._shards.append(shard)
+                await shard.start()
+            self._hub = WatchHub(self._shards, config)
+            await self._load_nodes()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commits what is queued, closes the shards and gives the directory back."""
+        for shard in self._shards:
+            await shard.close()
+        self._shards.clear()
+        if self._data_dir is not None:
+            self._data_dir.close()
+
+    async def write(
+        self, request_id: bytes, ops: Sequence[Op | GcsError], writer: tuple[NodeID, int] | None
+    ) -> list[OpResult]:
+        """Applies each op on its own; the results are in the order of the ops.
+
+        Args:
+            request_id: The same one again gets the same answer.
+            ops: Ops, or why they were refused already.
+            writer: The node on whose behalf, and its epoch.
+
+        Raises:
+            FencedError: The writer is fenced; nothing was applied.
+            NotFoundError: The writer's node is unknown; nothing was applied.
+        """
+        if writer is not None:
+            self._liveness.check_writer(*writer)
+        results: list[OpResult] = [op if isinstance(op, GcsError) else 0 for op in ops]
+        by_shard: dict[int, list[int]] = {}
+        for at, op in enumerate(ops):
+            if not isinstance(op, GcsError):
+                index = shard_for(op.spec, op.key, len(self._shards))
+                by_shard.setdefault(index, []).append(at)
+
+        async def write_part(index: int, places: list[int]) -> None:
+            part = [op for op in (ops[at] for at in places) if not isinstance(op, GcsError)]
+            done = await self._shards[index].write(request_id, part)
+            for at, result in zip(places, done, strict=True):
+                results[at] = result
+
+        if len(by_shard) == 1:
+            await write_part(*next(iter(by_shard.items())))
+        elif by_shard:
+            outcomes = await asyncio.gather(
+                *(write_part(*item) for item in by_shard.items()), return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    # Other shards' parts may be applied: the caller sends the request again, and
+                    # those answer from memory.
+                    raise outcome
+        return results
+
+    async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> list[Row]:
+        """The rows that exist, in the order of the keys.
+
+        Raises:
+            TooLargeError: Their values would not fit in one message.
+        """
+        by_shard: dict[int, list[bytes]] = {}
+        for key in keys:
+            by_shard.setdefault(shard_for(spec, key, len(self._shards)), []).append(key)
+        found: dict[bytes, Row] = {}
+        for index, part in by_shard.items():
+            found.update(await self._shards[index].read(spec, part))
+        size_max = self._config.message_size_max // 2
+        if sum(len(row.value) for row in found.values()) > size_max:
+            raise TooLargeError(
+                f"the values of {len(found)} rows pass {size_max} bytes",
+                hint="read fewer keys at once",
+                limit_bytes=size_max,
+            )
+        return [found[key] for key in keys if key in found]
+
+    async def scan(
+        self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
+    ) -> tuple[list[Row], bool]:
+        """A page of rows in key order over all shards, and whether more may follow."""
+        shards = self._shards
+        if spec.route_size and len(prefix) >= spec.route_size:
+            shards = [self._shards[shard_for(spec, prefix, len(self._shards))]]
+        pages = [
+            await shard.scan(spec, prefix=prefix, after_key=after_key, limit=limit)
+            for shard in shards
+        ]
+        # A shard that has more hides its keys above its page's last, so the merge ends there.
+        ends = [rows[-1].key for rows, more in pages if more]
+        merged = heapq.merge(*(rows for rows, _ in pages), key=lambda row: row.key)
+        rows = list(islice((row for row in merged if not ends or row.key <= min(ends)), limit))
+        return rows, bool(ends) or sum(len(page) for page, _ in pages) > len(rows)
+
+    async def renew_node_lease(
+        self, node_id: NodeID, epoch: int, resources_available: dict[str, float] | None
+    ) -> float:
+        """Renews, and writes the free resources when they changed. Returns the lease, seconds.
+
+        Raises:
+            NotFoundError: There is no such node: it must register again.
+            FencedError: It is dead, or another epoch is current, or the lease has run out.
+        """
+        row = self._liveness.renew(node_id, epoch, time.monotonic())
+        if resources_available is not None:
+            changed = with_resources(row, resources_available)
+            if changed is not None:
+                # A conflict means that somebody wrote the row meanwhile; the next report will do.
+                await self._write_node(changed)
+        return row.lease_s
+
+    async def bury_expired_nodes(self) -> None:
+        """Writes the nodes whose lease ran out as DEAD."""
+        for row in self._liveness.expired(time.monotonic()):
+            logger.info("node=%s %s", row.node_id.hex(), row.death_cause)
+            await self._write_node(replace(row, end_time_s=time.time()))
+
+    def check_node_row(self, row: NodeRow) -> None:
+        """Refuses a lease out of bounds."""
+        self._liveness.check_row(row)
+
+    async def _write_node(self, row: NodeRow) -> None:
+        op = Op(_NODES, NODES.key_of(row), NODES.encode(row), row.version)
+        # The version that is expected makes it idempotent; the id need only be new.
+        await self.write(NodeID.from_random().binary(), [op], None)
+
+    async def _load_nodes(self) -> None:
+        after_key = b""
+        more = True
+        while more:
+            rows, more = await self.scan(_NODES, prefix=b"", after_key=after_key, limit=1000)
+            for row in rows:
+                after_key = row.key
+                self._handle_node(row.key, row.value, row.version)
+
+    def _publisher(self, index: int) -> Publish:
+        def publish(last_sequence: int, changes: list[Change]) -> None:
+            for change in changes:
+                if change.table == _NODES.number:
+                    self._handle_node(change.key, change.value, change.sequence)
+            if self._hub is not None:
+                self._hub.handle_commit(index, last_sequence, changes)
+
+        return publish
+
+    def _handle_node(self, key: bytes, value: bytes | None, version: int) -> None:
+        if value is None:
+            self._liveness.handle_deleted(NodeID(key))
+        else:
+            self._liveness.handle_row(NODES.decode(key, value, version), time.monotonic())

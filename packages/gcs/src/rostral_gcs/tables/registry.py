@@ -1,0 +1,92 @@
+"""The closed set of tables that the server knows, and each one's rules.
+
+This file owns names, durability classes and routing to shards. It knows no row types, so that the
+server treats values as opaque bytes; the few that it must understand are decoded by their own file.
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from rostral_gcs.errors import NoSuchTableError
+
+__all__ = ["TABLES", "Durability", "TableSpec", "shard_for", "table_spec"]
+
+
+class Durability(enum.Enum):
+    """When a write is acknowledged."""
+
+    CRITICAL = "critical"
+    """When it is safe on disk: survives a power cut."""
+
+    LINEAGE = "lineage"
+    """When the operating system has it: survives the death of the process, not of the machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSpec:
+    """One table's rules.
+
+    Attributes:
+        name: As it appears in requests.
+        number: As it is stored; never reused.
+        durability: When its writes are acknowledged.
+        immutable: A row, once written, can only be written again with the same bytes.
+        watchable: Its changes are kept in the history. Not for large blobs.
+        route_size: How many leading bytes of the key choose the shard; 0 for all. Rows of one
+            entity share them and so lie together.
+    """
+
+    name: str
+    number: int
+    durability: Durability
+    immutable: bool = False
+    watchable: bool = True
+    route_size: int = 0
+
+
+_CRITICAL: Final = Durability.CRITICAL
+
+TABLES: Final[dict[str, TableSpec]] = {
+    spec.name: spec
+    for spec in (
+        TableSpec(name="nodes", number=1, durability=_CRITICAL),
+        TableSpec(name="jobs", number=2, durability=_CRITICAL),
+        TableSpec(
+            name="functions", number=3, durability=_CRITICAL, immutable=True, watchable=False
+        ),
+        TableSpec(
+            name="function_chunks", number=4, durability=_CRITICAL, immutable=True, watchable=False
+        ),
+        TableSpec(name="actors", number=5, durability=_CRITICAL),
+        TableSpec(name="actor_names", number=6, durability=_CRITICAL),
+        # 16 bytes of task id: all objects of a task, and their holders, in one shard.
+        TableSpec(name="objects", number=7, durability=Durability.LINEAGE, route_size=16),
+        TableSpec(name="kv", number=8, durability=_CRITICAL),
+    )
+}
+
+
+def table_spec(name: str) -> TableSpec:
+    """The table of that name.
+
+    Raises:
+        NoSuchTableError: There is none; the message lists the names.
+    """
+    spec = TABLES.get(name)
+    if spec is None:
+        raise NoSuchTableError(
+            f"no table {name[:80]!r}; tables are {', '.join(TABLES)}", hint="check the spelling"
+        )
+    return spec
+
+
+def shard_for(spec: TableSpec, key: bytes, shard_count: int) -> int:
+    """The index of the shard that holds the key."""
+    if shard_count == 1:
+        return 0
+    route = key[: spec.route_size] if spec.route_size else key
+    return zlib.crc32(route, spec.number) % shard_count
