@@ -140,28 +140,27 @@ def test_libraries_log_and_only_command_lines_print() -> None:
     assert not offenders
 
 
+def only_re_exports(statement: ast.stmt) -> bool:
+    """Imports, also lazy ones, `__all__`, `__version__` and private tables for these."""
+    match statement:
+        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name.startswith("_")
+        case ast.FunctionDef(name=name):
+            return name in {"__getattr__", "__dir__"}
+        case ast.If(test=test):
+            return "TYPE_CHECKING" in ast.unparse(test)
+    return False
+
+
 def test_package_faces_only_re_export() -> None:
-    faces = [ROOT / "packages" / p / "src" / name / "__init__.py" for p, name in PACKAGES.items()]
-    for path in faces:
+    for package, name in PACKAGES.items():
+        path = ROOT / "packages" / package / "src" / name / "__init__.py"
         body = ast.parse(path.read_text()).body
-        for statement in body:
-            docstring = isinstance(statement, ast.Expr) and isinstance(
-                statement.value, ast.Constant
-            )
-            names = statement.targets if isinstance(statement, ast.Assign) else []
-            dunder = all(isinstance(n, ast.Name) and n.id.startswith("__") for n in names)
-            allowed = isinstance(statement, ast.Import | ast.ImportFrom) or docstring
-            lazy = isinstance(statement, ast.FunctionDef) and statement.name in {
-                "__getattr__",
-                "__dir__",
-            }
-            type_checking = isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(
-                statement.test
-            )
-            assert allowed or lazy or type_checking or (names and dunder), (
-                f"{relative(path)}:{statement.lineno} does more than re-export"
-            )
-        assert any("__all__" in ast.unparse(statement) for statement in body), relative(path)
+        offenders = [node.lineno for node in body if not only_re_exports(node)]
+        assert not offenders, f"{relative(path)} does more than re-export at {offenders}"
+        assert any("__all__" in ast.unparse(node) for node in body), relative(path)
 
 
 def test_no_file_is_longer_than_it_should_be() -> None:

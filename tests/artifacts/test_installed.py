@@ -93,7 +93,5 @@ def check_alone(package: Artifact, installed: Installed) -> None:
     assert "Usage" in installed.run(package.distribution, "--help")
 
     installed.install(*(extra for extra in package.extras if extra not in HARDWARE_EXTRAS))
-    modules = int(
-        installed.run("python", "-W", "error", "-c", IMPORT_EVERYTHING, package.import_name)
-    )
+    modules = int(installed.run("python", "-c", IMPORT_EVERYTHING, package.import_name))
     assert modules >= 2

@@ -273,13 +273,13 @@ def main() -> int:
     ours = peers.rostral()
     peer = peers.ray() if arguments.peer == "ray" else None
     engines = [ours, peer] if peer else [ours]
+    versions = {"python": platform.python_version()}
+    versions |= {engine.name: engine.version() for engine in engines}
     samples, reasons = measure(engines, targets, arguments.rounds, arguments.seconds)
     rows = [
         row_of(target, ours.name, peer.name if peer else None, samples, reasons)
         for target in targets
     ]
-    versions = {"python": platform.python_version()}
-    versions |= {engine.name: engine.version() for engine in engines}
     # A pipe or a log has no width of its own; eighty columns would cut the names.
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(machine(), " ".join(f"{name} {version}" for name, version in versions.items()))

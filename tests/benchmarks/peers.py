@@ -24,11 +24,16 @@ class Engine:
     environment: Mapping[str, str]
 
     def version(self) -> str:
-        """The version of the engine's distribution, as its own interpreter sees it."""
+        """The version of the engine's distribution, as its own interpreter sees it.
+
+        Raises:
+            SystemExit: The engine is not installed there.
+        """
         code = f"import importlib.metadata as m; print(m.version({self.name!r}))"
-        result = subprocess.run(
-            [self.python, "-c", code], check=True, capture_output=True, text=True
-        )
+        command = [str(self.python), "-c", code]
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        if result.returncode != 0:
+            raise SystemExit(f"{self.name} is not installed for {self.python}; use tox")
         return result.stdout.strip()
 
 
