@@ -1,0 +1,20 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from rostral_objectstore._native.segment cimport attachment
+
+cdef enum:
+    ARENA_DATA = 0
+    ARENA_OBJECTS = 1
+    ARENA_TASKS = 2
+    # Owner of the chunks that a dead process left behind; no process has this slot.
+    ORPHAN_SLOT = 0xfffe
+
+cdef uint32_t allocate(attachment *a, uint64_t size) noexcept nogil
+cdef uint32_t allocate_record(attachment *a, int arena_kind, uint32_t size) noexcept nogil
+cdef uint32_t allocate_run(attachment *a, uint64_t size, uint32_t kind) noexcept nogil
+cdef void release_block(attachment *a, uint32_t loc) noexcept nogil
+cdef void populate(attachment *a, uint32_t loc, uint64_t size) noexcept nogil
+cdef uint32_t class_of(uint64_t size) noexcept nogil
+cdef uint32_t class_size(uint32_t class_) noexcept nogil
+cdef uint64_t initial_word(uint32_t block_size, uint32_t word) noexcept nogil
+cdef void free_run(attachment *a, uint32_t chunk) noexcept nogil

@@ -1,0 +1,340 @@
+"""The heap: blocks of the segment, from 64 bytes to all of it.
+
+The segment is cut into chunks of 64 KiB. A chunk is claimed by one compare-and-swap of its word, which says who claimed
+it and for what; a small block is a bit in its chunk's bitmap, a large one a run of chunks. So an allocation never needs
+a lock, and what a dead process had claimed can be told from the words and bits alone. In the manner of mimalloc, a
+process allocates from chunks of its own and anybody may free a block of them; here the free is the clearing of a bit,
+not a push on a list, because a list would break if the pusher died half way.
+
+Several tricky aspects:
+ 1. Pages that do not exist yet are made by MADV_POPULATE_WRITE when a chunk is claimed: a full machine is then an error
+    of that call and not a SIGBUS in the middle of a copy, and one call for many pages is several times faster than as
+    many faults.
+ 2. The lowest free chunks are taken first, because they are the ones most likely to be warm in this process.
+ 3. Freeing a run first turns its head back into CLAIMED by the one who frees, so that nobody can see a run whose body
+    already belongs to others.
+"""
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memset
+
+from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native.segment cimport Segment, arena, at, attachment, locator
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *addr, size_t length, int advice)
+
+cdef enum:
+    MADV_POPULATE_WRITE = 23
+    # How many of its own chunks an allocation looks through before it claims a new one: bounds the time of a put while
+    # most of an arena is full.
+    CHUNKS_TRIED = 8
+
+
+cdef uint32_t[32] _SIZES
+_SIZES[:] = [
+    64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096,
+    5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384, 20480, 24576, 28672, 32768,
+]
+
+
+cdef uint32_t class_of(uint64_t size) noexcept nogil:
+    """The smallest class whose blocks hold `size` bytes (at most LARGEST_BLOCK)."""
+    cdef uint32_t low = 0, high = CLASS_COUNT - 1, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if _SIZES[middle] >= size:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+cdef uint32_t class_size(uint32_t class_) noexcept nogil:
+    return _SIZES[class_]
+
+
+cdef uint64_t initial_word(uint32_t block_size, uint32_t word) noexcept nogil:
+    """The bitmap word of an empty slab: blocks that do not fit the chunk count as used for ever."""
+    cdef uint32_t blocks = CHUNK_SIZE // block_size
+    cdef uint32_t first = word * 64
+    if blocks >= first + 64:
+        return 0
+    if blocks <= first:
+        return ~(<uint64_t>0)
+    return ~((<uint64_t>1 << (blocks - first)) - 1)
+
+
+cdef int populate_chunks(attachment *a, uint64_t first, uint64_t count) noexcept nogil:
+    """Makes the chunks' pages exist and maps them here. 0, or -1 when the machine has no memory left."""
+    cdef uint64_t i = first, start, done
+    cdef uint64_t end = first + count
+    while i < end:
+        while i < end and a.populated[i]:
+            i += 1
+        start = i
+        while i < end and not a.populated[i]:
+            i += 1
+        if i > start:
+            if madvise(a.chunks + start * CHUNK_SIZE, (i - start) * CHUNK_SIZE, MADV_POPULATE_WRITE) != 0:
+                return -1
+            for done in range(start, i):
+                a.populated[done] = 1
+    return 0
+
+
+cdef void populate(attachment *a, uint32_t loc, uint64_t size) noexcept nogil:
+    """Maps a block that another process wrote, ahead of reading it. Failing is no error: faults will do it."""
+    cdef uint64_t chunk = (<uint64_t>loc * 64 - a.hdr.chunks_offset) // CHUNK_SIZE
+    populate_chunks(a, chunk, (size + CHUNK_SIZE - 1) // CHUNK_SIZE)
+
+
+cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
+    """Claims `count` chunks in a row, the lowest there are. Returns the first, or -1."""
+    cdef uint64_t total = a.hdr.chunk_count
+    cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
+    cdef uint64_t hint = load64(&a.hdr.first_free_chunk)
+    cdef uint64_t first, i
+    cdef int64_t lowest_free
+    cdef int attempt
+    for attempt in range(2):
+        lowest_free = -1
+        first = hint if attempt == 0 else 0
+        while first + count <= total:
+            i = first
+            while i < first + count and a.chunk_words[i] == 0:
+                i += 1
+            if lowest_free < 0 and i > first:
+                lowest_free = first
+            if i < first + count:
+                first = i + 1
+                continue
+            i = first
+            while i < first + count and cas64(&a.chunk_words[i], 0, claimed):
+                i += 1
+            if i == first + count:
+                # Whoever frees a chunk lowers the hint; a lost race here costs one longer search.
+                if <uint64_t>lowest_free == first:
+                    cas64(&a.hdr.first_free_chunk, hint, first + count)
+                elif attempt == 0:
+                    cas64(&a.hdr.first_free_chunk, hint, lowest_free)
+                if populate_chunks(a, first, count) != 0:
+                    for i in range(first, first + count):
+                        store64(&a.chunk_words[i], 0)
+                    return -1
+                a.hdr.chunks_in_use += count
+                return first
+            while i > first:
+                i -= 1
+                store64(&a.chunk_words[i], 0)
+        if hint == 0:
+            break
+    return -1
+
+
+cdef void unclaim(attachment *a, uint64_t chunk) noexcept nogil:
+    cdef uint64_t hint
+    store64(&a.chunk_words[chunk], 0)
+    a.hdr.chunks_in_use -= 1
+    while True:
+        hint = load64(&a.hdr.first_free_chunk)
+        if hint <= chunk or cas64(&a.hdr.first_free_chunk, hint, chunk):
+            return
+
+
+cdef uint32_t allocate_run(attachment *a, uint64_t size, uint32_t kind) noexcept nogil:
+    """A block of whole chunks. Returns its locator, or 0 when there is no room."""
+    cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
+    cdef int64_t first = claim_chunks(a, count)
+    cdef uint64_t i
+    if first < 0:
+        return 0
+    for i in range(count - 1, 0, -1):
+        store64(&a.chunk_words[first + i], CHUNK_WORD(CHUNK_BODY, 0, a.my_slot, i))
+    store64(&a.chunk_words[first], CHUNK_WORD(kind, 0, a.my_slot, count))
+    return locator(a, a.chunks + first * CHUNK_SIZE)
+
+
+cdef void free_run(attachment *a, uint32_t chunk) noexcept nogil:
+    cdef uint64_t word = load64(&a.chunk_words[chunk])
+    cdef uint64_t count = word >> 32
+    cdef uint64_t i
+    if not cas64(&a.chunk_words[chunk], word, CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)):
+        return
+    for i in range(count - 1, 0, -1):
+        unclaim(a, chunk + i)
+    unclaim(a, chunk)
+
+
+cdef int64_t adopt_orphan(attachment *a, int kind, uint32_t class_) noexcept nogil:
+    """A record chunk that a dead process left behind: its memory can only serve the same records. -1 without one."""
+    cdef uint64_t orphan = CHUNK_WORD(CHUNK_SLAB + kind, class_, ORPHAN_SLOT, 1)
+    cdef uint64_t i
+    if kind == ARENA_DATA or a.hdr.orphan_chunks == 0:
+        return -1
+    for i in range(a.hdr.chunk_count):
+        if a.chunk_words[i] == orphan and cas64(
+                &a.chunk_words[i], orphan, CHUNK_WORD(CHUNK_SLAB + kind, class_, a.my_slot, 1)):
+            return i
+    return -1
+
+
+cdef bint add_chunk(attachment *a, arena *r, int kind, uint32_t class_) noexcept nogil:
+    """Gives the arena one more chunk and makes it the current one. False when there is no room."""
+    cdef int64_t chunk
+    cdef uint32_t *grown
+    cdef uint32_t word, capacity
+    if r.count == r.capacity:
+        capacity = r.capacity * 2 if r.capacity else 8
+        grown = <uint32_t *>realloc(r.chunks, capacity * sizeof(uint32_t))
+        if grown == NULL:
+            return False
+        r.chunks, r.capacity = grown, capacity
+    chunk = adopt_orphan(a, kind, class_)
+    if chunk >= 0:
+        populate_chunks(a, chunk, 1)
+    else:
+        chunk = claim_chunks(a, 1)
+        if chunk < 0:
+            return False
+        if kind != ARENA_DATA:
+            # A record's words mean something before its first use: version 0, no holders, no dependents.
+            memset(a.chunks + chunk * CHUNK_SIZE, 0, CHUNK_SIZE)
+        for word in range(16):
+            a.chunk_records[chunk].used[word] = initial_word(r.block_size, word)
+        store64(&a.chunk_words[chunk], CHUNK_WORD(CHUNK_SLAB + kind, class_, a.my_slot, 1))
+    r.chunks[r.count] = <uint32_t>chunk
+    r.current = r.count
+    r.count += 1
+    r.word = 0
+    return True
+
+
+cdef void give_back_empty(attachment *a, arena *r) noexcept nogil:
+    """Frees the arena's empty chunks but the current one; records stay, because late readers may look at them."""
+    cdef uint32_t i = 0, word
+    cdef bint empty
+    while i < r.count:
+        empty = i != r.current
+        word = 0
+        while empty and word < 16:
+            empty = a.chunk_records[r.chunks[i]].used[word] == initial_word(r.block_size, word)
+            word += 1
+        if empty:
+            unclaim(a, r.chunks[i])
+            r.count -= 1
+            r.chunks[i] = r.chunks[r.count]
+            if r.current == r.count:
+                r.current = i
+        else:
+            i += 1
+
+
+cdef uint32_t allocate_slab(attachment *a, int kind, uint32_t class_) noexcept nogil:
+    """A block of one of this process's own slabs. Returns its locator, or 0."""
+    cdef arena *r = &a.arenas[kind][class_]
+    cdef uint32_t tried, words, word, chunk
+    cdef uint64_t unused
+    cdef int bit
+    if r.block_size == 0:
+        r.block_size = _SIZES[class_]
+    words = (CHUNK_SIZE // r.block_size + 63) // 64
+    tried = 0
+    while True:
+        if r.count != 0:
+            chunk = r.chunks[r.current]
+            for word in range(r.word, words):
+                unused = ~load64(&a.chunk_records[chunk].used[word])
+                if unused != 0:
+                    bit = lowest_bit(unused)
+                    or64(&a.chunk_records[chunk].used[word], <uint64_t>1 << bit)
+                    r.word = word
+                    return locator(
+                        a, a.chunks + <uint64_t>chunk * CHUNK_SIZE + (word * 64 + bit) * <uint64_t>r.block_size)
+            tried += 1
+            if tried < CHUNKS_TRIED and tried < r.count + 1:
+                r.current = (r.current + 1) % r.count
+                r.word = 0
+                continue
+        if add_chunk(a, r, kind, class_):
+            continue
+        if tried > r.count + 1:
+            return 0
+        # No chunk to be had: only then look through all of our own.
+        tried += 1
+        if r.count == 0:
+            return 0
+        r.current = (r.current + 1) % r.count
+        r.word = 0
+
+
+cdef uint32_t allocate(attachment *a, uint64_t size) noexcept nogil:
+    """A block for object data. Returns its locator, or 0 when the store has no room for it."""
+    cdef uint32_t loc, class_
+    if size <= LARGEST_BLOCK:
+        loc = allocate_slab(a, ARENA_DATA, class_of(size))
+    else:
+        loc = allocate_run(a, size, CHUNK_RUN)
+    if loc == 0:
+        for class_ in range(CLASS_COUNT):
+            give_back_empty(a, &a.arenas[ARENA_DATA][class_])
+        loc = allocate_slab(a, ARENA_DATA, class_of(size)) if size <= LARGEST_BLOCK else allocate_run(
+            a, size, CHUNK_RUN)
+    return loc
+
+
+cdef uint32_t allocate_record(attachment *a, int arena_kind, uint32_t size) noexcept nogil:
+    """A type-stable record: its memory, the state word included, is as the last record of that size left it."""
+    return allocate_slab(a, arena_kind, class_of(size))
+
+
+cdef void release_block(attachment *a, uint32_t loc) noexcept nogil:
+    """Frees a block of anybody's. The caller must have made sure that nothing names the block any more."""
+    cdef uint64_t offset = (<uint64_t>loc << 6) - a.hdr.chunks_offset
+    cdef uint32_t chunk = offset // CHUNK_SIZE
+    cdef uint64_t word = load64(&a.chunk_words[chunk])
+    cdef uint32_t kind = word & 0xff, class_ = (word >> 8) & 0xff, block
+    cdef arena *r
+    if kind == CHUNK_RUN or kind == CHUNK_QUEUE:
+        free_run(a, chunk)
+        return
+    if kind < CHUNK_SLAB or kind > CHUNK_TASKS or class_ >= CLASS_COUNT:
+        return
+    block = (offset % CHUNK_SIZE) // _SIZES[class_]
+    and64(&a.chunk_records[chunk].used[block >> 6], ~(<uint64_t>1 << (block & 63)))
+    if ((word >> 16) & 0xffff) == a.my_slot:
+        # The block just freed is the one most likely in this core's cache: find it first.
+        r = &a.arenas[kind - CHUNK_SLAB][class_]
+        if r.count != 0 and r.chunks[r.current] == chunk and (block >> 6) < r.word:
+            r.word = block >> 6
+
+
+cdef class Heap:
+    """Looks at the heap of a segment: for statistics, tests and benchmarks."""
+
+    cdef readonly Segment segment
+
+    def __init__(self, Segment segment):
+        self.segment = segment
+
+    def allocate(self, uint64_t size):
+        """The locator of a new data block, or 0 when there is no room."""
+        return allocate(&self.segment.a, size)
+
+    def release(self, uint32_t loc):
+        release_block(&self.segment.a, loc)
+
+    def trim(self):
+        """Gives this process's empty slabs back to the node."""
+        cdef uint32_t class_
+        for class_ in range(CLASS_COUNT):
+            give_back_empty(&self.segment.a, &self.segment.a.arenas[ARENA_DATA][class_])
+
+    def chunks_by_kind(self):
+        """How many chunks are free, claimed, slabs, object records, task records, runs, bodies, queues."""
+        cdef uint64_t i
+        counts = [0] * 8
+        for i in range(self.segment.a.hdr.chunk_count):
+            counts[load64(&self.segment.a.chunk_words[i]) & 0x7] += 1
+        return counts

@@ -1,0 +1,109 @@
+# Declarations of layout.h and atomics.h, and nothing else.
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "layout.h" nogil:
+    enum: SEGMENT_MAGIC, LAYOUT_VERSION, MAX_SLOTS, SLOT_WORDS, CHUNK_SIZE, CHUNK_LOCATORS, NO_SLOT
+    enum: SLOT_FREE, SLOT_LIVE, SLOT_DEAD, SLOT_REPAIRED
+    enum: KIND_STORE, KIND_SCHEDULER, KIND_DRIVER, KIND_WORKER, KIND_ACTOR, KIND_CLIENT
+    enum: WAIT_NOTHING, WAIT_ANY
+    enum: CHUNK_FREE, CHUNK_CLAIMED, CHUNK_SLAB, CHUNK_OBJECTS, CHUNK_TASKS, CHUNK_RUN, CHUNK_BODY, CHUNK_QUEUE
+    enum: CLASS_COUNT, LARGEST_BLOCK
+    enum: OBJECT_FREE, OBJECT_PENDING, OBJECT_CREATED, OBJECT_SEALED, OBJECT_DELETING, OBJECT_LOST
+    enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER, OBJECT_FLAG_WIDE
+    enum: OBJECT_FLAG_INDEXED, OBJECT_SIZE, INLINE_SIZE, DEPENDENTS_CLOSED
+    enum: TASK_FREE, TASK_WAITING, TASK_READY, TASK_CLAIMED, TASK_DONE
+    enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL
+    enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET
+    enum: RETRY_FOREVER
+    uint64_t NEXT_VERSION(uint64_t word)
+    uint64_t LAP(uint64_t position, uint64_t capacity)
+    uint64_t CHUNK_WORD(uint64_t kind, uint64_t class_, uint64_t slot, uint64_t length)
+    uint64_t OBJECT_WORD(uint64_t state, uint64_t flags, uint64_t slot, uint64_t version)
+    uint64_t TASK_WORD(uint64_t state, uint64_t flags, uint64_t slot, uint64_t version)
+
+    struct slot:
+        uint32_t state, pid
+        uint64_t start_time
+        uint32_t kind, generation
+        uint8_t worker_id[16]
+        uint8_t job_id[16]
+        uint32_t futex, sleeping, wait_loc
+        uint32_t claiming, running, blocked, queue, queue_ack, idle
+        uint64_t finished_count
+
+    struct header:
+        uint64_t magic
+        uint32_t layout_version, cpu_count
+        uint64_t segment_size, slots_offset, index_offset, index_group_count, chunk_words_offset
+        uint64_t chunk_records_offset, chunk_count, chunks_offset
+        uint8_t node_id[16]
+        uint64_t awake[16]
+        uint64_t first_free_chunk
+        uint32_t scheduler_slot, starved
+        uint64_t chunks_in_use, orphan_chunks
+
+    struct chunk_record:
+        uint64_t used[16]
+
+    struct object "object":
+        uint64_t word
+        uint8_t id[20]
+        uint32_t containers
+        uint64_t size
+        uint32_t data, kind
+        uint64_t holders, dependents
+        uint8_t value[64]
+        uint64_t holders_wide[15]
+        uint32_t task
+
+    struct compound:
+        uint32_t contained_count, buffer_count
+        uint64_t inband_size
+        uint32_t released_count
+
+    struct contained:
+        uint8_t id[20]
+        uint32_t loc, version
+
+    struct index_group:
+        uint32_t lock, overflow
+        uint64_t bucket[7]
+
+    struct task:
+        uint64_t word
+        uint8_t id[16]
+        uint32_t queue, submitter, return_count, dependency_count, payload, payload_size, attempt, retries_left
+        uint64_t function
+
+    struct dependency:
+        uint32_t loc, resolved
+        uint64_t next
+
+    struct queue:
+        uint32_t magic, capacity, kind, closed
+        uint8_t job_id[16]
+        uint8_t key[16]
+        uint32_t wants_scheduler, reserved_cells
+        uint64_t tail, head
+        uint64_t sleepers[16]
+
+cdef extern from "atomics.h" nogil:
+    uint64_t load64(const uint64_t *p)
+    uint32_t load32(const uint32_t *p)
+    void store64(uint64_t *p, uint64_t v)
+    void store32(uint32_t *p, uint32_t v)
+    void release64(uint64_t *p, uint64_t v)
+    void release32(uint32_t *p, uint32_t v)
+    int cas64(uint64_t *p, uint64_t expected, uint64_t desired)
+    int cas32(uint32_t *p, uint32_t expected, uint32_t desired)
+    uint64_t exchange64(uint64_t *p, uint64_t v)
+    uint64_t or64(uint64_t *p, uint64_t v)
+    uint64_t and64(uint64_t *p, uint64_t v)
+    uint32_t add32(uint32_t *p, uint32_t v)
+    uint32_t sub32(uint32_t *p, uint32_t v)
+    int lowest_bit(uint64_t v)
+    int bit_count(uint64_t v)
+    void cpu_pause()
+    int64_t monotonic_ns()
+    int futex_wait(uint32_t *p, uint32_t expected, int64_t timeout_ns)
+    void futex_wake(uint32_t *p, int count)

@@ -1,0 +1,11 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from rostral_objectstore._native.layout cimport queue
+from rostral_objectstore._native.segment cimport attachment
+
+cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
+cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil
+cdef void wake_worker(attachment *a, queue *q) noexcept nogil
+cdef bint looks_empty(queue *q) noexcept nogil
+cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil
+cdef uint64_t *cells(queue *q) noexcept nogil

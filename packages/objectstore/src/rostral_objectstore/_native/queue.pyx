@@ -1,0 +1,225 @@
+"""Queues of tasks: the ready queue of a job and resource shape, and the mailbox of an actor.
+
+One bounded ring of cells, many producers, many consumers, no lock. A cell is filled and emptied by compare-and-swap;
+`head` and `tail` are advanced by whoever finds them behind, so nobody waits for a process that died between two steps.
+What makes a claim is not the cell but the task's own state word, READY to CLAIMED with the claimer's slot in it, and
+the claimer has written the task into its own slot before: there is no moment at which a task is nobody's.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from rostral_objectstore._native.heap cimport allocate_run, free_run, release_block
+from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native.segment cimport Segment, at, attachment, locator, poke_scheduler, wake_slot
+from rostral_objectstore.errors import ObjectStoreFullError
+
+
+cdef uint64_t *cells(queue *q) noexcept nogil:
+    return <uint64_t *>(<char *>q + QUEUE_CELLS_OFFSET)
+
+
+cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
+    """Appends a task. False when the queue is full."""
+    cdef uint64_t mask = q.capacity - 1
+    cdef uint64_t tail, lap, cell
+    cdef uint64_t *c = cells(q)
+    while True:
+        tail = load64(&q.tail)
+        lap = LAP(tail, q.capacity)
+        cell = load64(&c[tail & mask])
+        if cell == lap << 32:
+            if cas64(&c[tail & mask], cell, lap << 32 | task_loc):
+                cas64(&q.tail, tail, tail + 1)
+                return True
+        elif cell >> 32 == lap or cell == LAP(lap + 1, 1) << 32:
+            # Filled in this lap (perhaps already emptied again), but the producer has not advanced the tail yet.
+            cas64(&q.tail, tail, tail + 1)
+        elif load64(&q.tail) == tail:
+            return False  # still holds a task of the lap before
+
+
+cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil:
+    """Claims the oldest task for this process. Returns its locator, or 0 when there is none."""
+    cdef uint64_t mask = q.capacity - 1
+    cdef uint64_t head, lap, cell, word
+    cdef uint64_t *c = cells(q)
+    cdef uint32_t loc
+    cdef task *t
+    cdef bint mine
+    while True:
+        head = load64(&q.head)
+        lap = LAP(head, q.capacity)
+        cell = load64(&c[head & mask])
+        if cell >> 32 != lap:
+            if load64(&q.head) == head:
+                cas64(&q.head, head, head + 1)  # emptied by one who has not advanced the head yet
+            continue
+        loc = <uint32_t>cell
+        if loc == 0:
+            if load64(&q.head) != head:
+                continue
+            empty[0] = True
+            return 0
+        t = <task *>at(a, loc)
+        release32(&a.me.claiming, loc)
+        word = load64(&t.word)
+        # While the cell is as it was, the task has not been freed, so the word just read was a task's.
+        if load64(&c[head & mask]) != cell:
+            release32(&a.me.claiming, 0)
+            continue
+        mine = (word & 0xff) == TASK_READY and cas64(
+            &t.word, word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32))
+        if cas64(&c[head & mask], cell, LAP(lap + 1, 1) << 32):
+            cas64(&q.head, head, head + 1)
+        if mine:
+            empty[0] = False
+            return loc
+        release32(&a.me.claiming, 0)
+
+
+cdef bint looks_empty(queue *q) noexcept nogil:
+    """Cheap enough to spin on: whether the head cell has no task in it right now."""
+    cdef uint64_t head = q.head
+    return <uint32_t>load64(&cells(q)[head & (q.capacity - 1)]) == 0 and load64(&q.tail) <= head
+
+
+cdef void wake_worker(attachment *a, queue *q) noexcept nogil:
+    """After a push: wakes one worker that sleeps here; without one, tells a scheduler that asked to be told."""
+    cdef uint32_t i
+    cdef uint64_t word, bit
+    for i in range(SLOT_WORDS):
+        word = load64(&q.sleepers[i])
+        while word != 0:
+            bit = word & (~word + 1)
+            if and64(&q.sleepers[i], ~bit) & bit:
+                wake_slot(a, i * 64 + lowest_bit(bit))
+                return
+            word = load64(&q.sleepers[i])
+    if load32(&q.wants_scheduler) != 0:
+        poke_scheduler(a)
+
+
+cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
+    """An object was sealed: tasks of its stack that wait for nothing else become ready.
+
+    Tricky: another process may be resolving another dependency of the same task at this moment. The task can become
+    ready, run and be freed as soon as its last dependency is marked, so everything of it is read before our mark, and
+    the one compare-and-swap after it carries the version read before. Each marks and then looks: whoever marks last
+    sees all marks; two who both see them all race for the compare-and-swap, and one wins.
+    """
+    cdef dependency *d
+    cdef dependency *all_of_them
+    cdef task *t
+    cdef uint64_t word
+    cdef uint32_t i, count, task_loc
+    cdef bint ready
+    cdef queue *q
+    while head > DEPENDENTS_CLOSED:
+        # An element of the stack is named by its task's locator << 32 | its offset in the task's record.
+        task_loc = <uint32_t>(head >> 32)
+        d = <dependency *>(<char *>at(a, task_loc) + <uint32_t>head)
+        t = <task *>at(a, task_loc)
+        word = load64(&t.word)
+        count = t.dependency_count
+        all_of_them = <dependency *>(<char *>t + sizeof(task) + (t.return_count * 4 + 15) // 16 * 16)
+        q = <queue *>at(a, t.queue)
+        head = d.next
+        store32(&d.resolved, 1)
+        ready = True
+        for i in range(count):
+            if load32(&all_of_them[i].resolved) == 0:
+                ready = False
+                break
+        if ready and (word & 0xff) == TASK_WAITING:
+            if cas64(&t.word, word, TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32)):
+                if push(a, q, task_loc):
+                    wake_worker(a, q)
+                else:
+                    # Waiting here for room could stop the very worker that would make it. The scheduler looks for
+                    # tasks that wait for nothing whenever it is poked.
+                    store64(&t.word, word)
+                    poke_scheduler(a)
+
+
+cdef class Queue:
+    """One queue of the segment. `create` and `free` are the scheduler's; everybody else only names it by locator."""
+
+    cdef readonly Segment segment
+    cdef readonly uint32_t loc
+    cdef queue *q
+
+    def __init__(self, Segment segment, uint32_t loc):
+        self.segment = segment
+        self.loc = loc
+        self.q = <queue *>at(&segment.a, loc)
+        if loc == 0 or self.q.magic != QUEUE_MAGIC:
+            raise ValueError(f"no queue at locator {loc}")
+
+    @staticmethod
+    def create(Segment segment, uint32_t capacity, uint32_t kind, bytes job_id, bytes key):
+        """Makes a queue of `capacity` cells (a power of two). Raises ObjectStoreFullError."""
+        if capacity == 0 or capacity & (capacity - 1):
+            raise ValueError(f"capacity must be a power of two, not {capacity}")
+        cdef uint64_t size = QUEUE_CELLS_OFFSET + <uint64_t>capacity * 8
+        cdef uint32_t loc = allocate_run(&segment.a, size, CHUNK_QUEUE)
+        if loc == 0:
+            raise ObjectStoreFullError(
+                f"no room in the store for a queue of {capacity} tasks ({size} bytes)",
+                hint="start the store with more memory",
+            )
+        cdef queue *q = <queue *>at(&segment.a, loc)
+        memset(q, 0, size)
+        q.capacity = capacity
+        q.kind = kind
+        memcpy(q.job_id, <char *>job_id, 16)
+        memcpy(q.key, <char *>key, 16)
+        q.magic = QUEUE_MAGIC
+        return Queue(segment, loc)
+
+    def free(self):
+        """Gives the memory back. Nobody may use the locator afterwards."""
+        self.q.magic = 0
+        release_block(&self.segment.a, self.loc)
+
+    def close(self):
+        """Marks that nothing will be taken from it any more; submitters look at the mark."""
+        store32(&self.q.closed, 1)
+
+    @property
+    def closed(self):
+        return load32(&self.q.closed) != 0
+
+    @property
+    def capacity(self):
+        return self.q.capacity
+
+    @property
+    def key(self):
+        return PyBytes_FromStringAndSize(<char *>self.q.key, 16)
+
+    def __len__(self):
+        cdef int64_t n = <int64_t>(load64(&self.q.tail) - load64(&self.q.head))
+        return n if n > 0 else 0
+
+    def set_wants_scheduler(self, bint wanted):
+        """Whether a push that finds no sleeping worker shall poke the scheduler."""
+        store32(&self.q.wants_scheduler, wanted)
+
+    def wake_all(self):
+        """Wakes every worker that sleeps here: after a death that may have swallowed a wake-up."""
+        cdef uint32_t i
+        cdef uint64_t word
+        for i in range(SLOT_WORDS):
+            word = exchange64(&self.q.sleepers[i], 0)
+            while word:
+                wake_slot(&self.segment.a, i * 64 + lowest_bit(word))
+                word &= word - 1
+
+    def push(self, uint32_t task_loc):
+        """Appends a READY task (the scheduler: one whose claimer died). False when full."""
+        cdef bint done = push(&self.segment.a, self.q, task_loc)
+        if done:
+            wake_worker(&self.segment.a, self.q)
+        return done

@@ -1,0 +1,49 @@
+# The process's own view of the segment: what every other module of this folder works on.
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from rostral_objectstore._native.layout cimport chunk_record, header, index_group, slot
+
+# Blocks of one size that this process allocates from. Only this process sets bits in these chunks.
+cdef struct arena:
+    uint32_t *chunks
+    uint32_t count
+    uint32_t capacity
+    uint32_t current  # index into chunks
+    uint32_t word     # bitmap words below have no free bit, as far as we know
+    uint32_t block_size
+
+cdef struct attachment:
+    char *base
+    header *hdr
+    slot *slots
+    slot *me
+    index_group *index
+    uint64_t *chunk_words
+    chunk_record *chunk_records
+    char *chunks
+    uint32_t my_slot
+    int fd
+    bint closed        # after close() or in a forked child: nothing may be changed any more
+    uint32_t *held     # by locator / 4: how many of our handles and buffers hold the object
+    uint8_t *populated # by chunk: this process has its pages mapped
+    arena arenas[3][32]
+
+cdef class Segment:
+    cdef attachment a
+    cdef size_t size
+    cdef object __weakref__
+    @staticmethod
+    cdef Segment _map(int fd, size_t size)
+    cdef _locate(self)
+
+cdef inline void *at(attachment *a, uint32_t loc) noexcept nogil:
+    return a.base + (<uint64_t>loc << 6)
+
+cdef inline uint32_t locator(attachment *a, void *p) noexcept nogil:
+    return <uint32_t>((<char *>p - a.base) >> 6)
+
+cdef void wake_slot(attachment *a, uint32_t index) noexcept nogil
+cdef bint may_spin(attachment *a) noexcept nogil
+cdef void set_awake(attachment *a) noexcept nogil
+cdef void clear_awake(attachment *a) noexcept nogil
+cdef void poke_scheduler(attachment *a) noexcept nogil

@@ -1,0 +1,335 @@
+"""The segment: its memfd, its mapping in this process, the client slots, and sleeping and waking through them.
+
+This module owns the mapping and nothing in it but the header and the slots: blocks are the heap's, objects the
+table's, tasks and queues theirs. The store daemon formats the segment and hands out slots; every other process maps
+what the daemon sent it (OSDI'18 section 4.2.3; layout.h says what lies where).
+"""
+import os
+import weakref
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from rostral_objectstore._native.layout cimport *
+from rostral_objectstore.errors import LayoutVersionError, OutOfMemoryError, SegmentError
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
+    int munmap(void *addr, size_t length)
+    enum: PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    void *MAP_FAILED
+
+cdef extern from "<fcntl.h>" nogil:
+    int fallocate(int fd, int mode, int64_t offset, int64_t length)
+
+cdef enum:
+    INDEX_GROUPS_MIN = 1 << 10
+    # One object record for every 16 KiB of data is more than any workload here has shown; the index has room for twice
+    # that at half load, and costs nothing until it is touched.
+    BYTES_PER_INDEX_GROUP = 32 << 10
+    INDEX_GROUPS_MAX = 1 << 19
+
+_live = weakref.WeakSet()
+
+
+def _detach_in_child():
+    # A forked child shares the slot of its parent: whatever it released would be the parent's.
+    for segment in list(_live):
+        (<Segment>segment).a.closed = True
+
+
+os.register_at_fork(after_in_child=_detach_in_child)
+
+
+cdef class Segment:
+    """One process's mapping of the node's segment.
+
+    Made by `Segment.create` (the store daemon) or `Segment.attach` (everybody else). The mapping lives as long as this
+    object, which every handle and buffer of it keeps alive.
+    """
+
+    def __cinit__(self):
+        memset(&self.a, 0, sizeof(attachment))
+        self.a.fd = -1
+        self.a.my_slot = NO_SLOT
+
+    def __dealloc__(self):
+        cdef int kind, class_
+        if self.a.base != NULL:
+            munmap(self.a.base, self.size)
+        if self.a.held != NULL:
+            munmap(self.a.held, self.size // 64)
+        free(self.a.populated)
+        for kind in range(3):
+            for class_ in range(32):
+                free(self.a.arenas[kind][class_].chunks)
+        if self.a.fd >= 0:
+            os.close(self.a.fd)
+
+    @staticmethod
+    def create(size_t size, bytes node_id, uint32_t cpu_count):
+        """Makes and formats a segment of `size` bytes (rounded up to 64 KiB). Raises OutOfMemoryError."""
+        import fcntl
+
+        cdef uint64_t chunk_count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
+        cdef uint64_t groups = INDEX_GROUPS_MIN
+        while groups * BYTES_PER_INDEX_GROUP < size and groups < INDEX_GROUPS_MAX:
+            groups *= 2
+        cdef uint64_t slots_offset = 4096
+        cdef uint64_t index_offset = slots_offset + MAX_SLOTS * sizeof(slot)
+        cdef uint64_t words_offset = index_offset + groups * sizeof(index_group)
+        cdef uint64_t records_offset = words_offset + ((chunk_count * 8 + 4095) & ~(<uint64_t>4095))
+        cdef uint64_t chunks_offset = records_offset + chunk_count * sizeof(chunk_record)
+        chunks_offset = (chunks_offset + CHUNK_SIZE - 1) // CHUNK_SIZE * CHUNK_SIZE
+        cdef uint64_t total = chunks_offset + chunk_count * CHUNK_SIZE
+        if total >> 6 > 0xfffffffful:
+            raise SegmentError(f"a store of {size} bytes is too large", hint="256 GiB is the most a segment can hold")
+
+        fd = os.memfd_create("rostral-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            # A memfd is born with mode 0777: without this, another user could open it through /proc.
+            os.fchmod(fd, 0o600)
+            os.ftruncate(fd, total)
+            # Neither we nor a reader can cut pages away under another process's feet.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            if fallocate(fd, 0, 0, <int64_t>index_offset) != 0:
+                raise OutOfMemoryError(f"no memory for the tables of a store of {size} bytes")
+        except BaseException:
+            os.close(fd)
+            raise
+        cdef Segment self = Segment._map(fd, total)
+        cdef header *h = self.a.hdr
+        h.layout_version = LAYOUT_VERSION
+        h.cpu_count = cpu_count
+        h.segment_size = total
+        h.slots_offset = slots_offset
+        h.index_offset = index_offset
+        h.index_group_count = groups
+        h.chunk_words_offset = words_offset
+        h.chunk_records_offset = records_offset
+        h.chunk_count = chunk_count
+        h.chunks_offset = chunks_offset
+        h.scheduler_slot = NO_SLOT
+        memcpy(h.node_id, <char *>node_id, 16)
+        store64(&h.magic, SEGMENT_MAGIC)
+        self._locate()
+        return self
+
+    @staticmethod
+    def attach(int fd, uint32_t slot_index):
+        """Maps the segment behind `fd` (taken over: closed with the mapping) as the process that has the slot."""
+        cdef size_t size = os.fstat(fd).st_size
+        if size < 4096:
+            os.close(fd)
+            raise SegmentError(f"the segment has {size} bytes, which is less than its header")
+        cdef Segment self = Segment._map(fd, size)
+        cdef header *h = self.a.hdr
+        if h.magic != SEGMENT_MAGIC or h.layout_version != LAYOUT_VERSION:
+            raise LayoutVersionError(
+                f"the store's segment has layout {h.layout_version}, this process knows {LAYOUT_VERSION}",
+                hint="install the same version of rostral-objectstore on both sides",
+            )
+        if h.segment_size != size or slot_index >= MAX_SLOTS:
+            raise SegmentError(f"the segment says {h.segment_size} bytes but has {size}")
+        self._locate()
+        self.use_slot(slot_index)
+        return self
+
+    @staticmethod
+    cdef Segment _map(int fd, size_t size):
+        cdef Segment self = Segment.__new__(Segment)
+        self.a.fd = fd
+        self.size = size
+        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if base == MAP_FAILED:
+            raise OutOfMemoryError(f"cannot map a segment of {size} bytes")
+        self.a.base = <char *>base
+        self.a.hdr = <header *>base
+        _live.add(self)
+        return self
+
+    cdef _locate(self):
+        cdef header *h = self.a.hdr
+        self.a.slots = <slot *>(self.a.base + h.slots_offset)
+        self.a.index = <index_group *>(self.a.base + h.index_offset)
+        self.a.chunk_words = <uint64_t *>(self.a.base + h.chunk_words_offset)
+        self.a.chunk_records = <chunk_record *>(self.a.base + h.chunk_records_offset)
+        self.a.chunks = self.a.base + h.chunks_offset
+        # One counter for each possible object record (a multiple of 256 bytes); pages appear as they are touched.
+        cdef void *held = mmap(
+            NULL, self.size // 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if held == MAP_FAILED:
+            raise OutOfMemoryError("cannot map the table of held objects")
+        self.a.held = <uint32_t *>held
+        self.a.populated = <uint8_t *>_zeroed(h.chunk_count)
+
+    def use_slot(self, uint32_t index):
+        """From here on this process acts as the slot (of the daemon: its own)."""
+        self.a.my_slot = index
+        self.a.me = &self.a.slots[index]
+        if self.a.me.kind not in (KIND_STORE, KIND_SCHEDULER):
+            set_awake(&self.a)
+
+    def close(self):
+        """Nothing is changed in the segment from here on; the mapping stays while somebody reads from it."""
+        if not self.a.closed and self.a.me != NULL:
+            clear_awake(&self.a)
+        self.a.closed = True
+
+    @property
+    def closed(self):
+        return self.a.closed
+
+    @property
+    def fd(self):
+        return self.a.fd
+
+    @property
+    def slot(self):
+        return self.a.my_slot
+
+    @property
+    def node_id(self):
+        return PyBytes_FromStringAndSize(<char *>self.a.hdr.node_id, 16)
+
+    @property
+    def capacity(self):
+        """Bytes that objects can take, all bookkeeping of the heap included."""
+        return self.a.hdr.chunk_count * CHUNK_SIZE
+
+    @property
+    def cpu_count(self):
+        return self.a.hdr.cpu_count
+
+    # ---- slots -------------------------------------------------------------------------------------------------
+
+    def claim_slot(self, uint32_t pid, uint64_t start_time, uint32_t kind, bytes worker_id, bytes job_id):
+        """The store daemon: gives a free slot to a process. Returns its index, or -1 when all are taken."""
+        cdef uint32_t index
+        cdef slot *s
+        for index in range(MAX_SLOTS):
+            s = &self.a.slots[index]
+            if s.state == SLOT_FREE:
+                s.pid, s.start_time, s.kind = pid, start_time, kind
+                s.generation += 1
+                memcpy(s.worker_id, <char *>worker_id, 16)
+                memcpy(s.job_id, <char *>job_id, 16)
+                s.sleeping = s.wait_loc = s.claiming = s.running = s.blocked = 0
+                s.queue = s.queue_ack = s.idle = 0
+                s.finished_count = 0
+                store32(&s.state, SLOT_LIVE)
+                return index
+        return -1
+
+    def set_slot_state(self, uint32_t index, uint32_t state):
+        """The daemons: moves a slot along FREE, LIVE, DEAD, REPAIRED."""
+        store32(&self.a.slots[index].state, state)
+        if state == SLOT_DEAD:
+            and64(&self.a.hdr.awake[index >> 6], ~(<uint64_t>1 << (index & 63)))
+
+    def slot_info(self, uint32_t index):
+        """A dict of one slot's fields, read one by one without a lock."""
+        cdef slot *s = &self.a.slots[index]
+        return {
+            "slot": index, "state": s.state, "pid": s.pid, "start_time": s.start_time, "kind": s.kind,
+            "generation": s.generation, "worker_id": PyBytes_FromStringAndSize(<char *>s.worker_id, 16),
+            "job_id": PyBytes_FromStringAndSize(<char *>s.job_id, 16), "sleeping": s.sleeping,
+            "claiming": s.claiming, "running": s.running, "blocked": s.blocked, "queue": s.queue,
+            "queue_ack": s.queue_ack, "idle": s.idle, "finished_count": s.finished_count,
+        }
+
+    def slots_in_state(self, uint32_t state):
+        """Indexes of the slots in the state."""
+        cdef uint32_t index
+        return [index for index in range(MAX_SLOTS) if load32(&self.a.slots[index].state) == state]
+
+    def work_state(self, uint32_t index):
+        """(queue, queue_ack, running, blocked, idle) of a worker's slot: what the scheduler decides by."""
+        cdef slot *s = &self.a.slots[index]
+        return (load32(&s.queue), load32(&s.queue_ack), load32(&s.running), load32(&s.blocked), load32(&s.idle))
+
+    def assign_queue(self, uint32_t index, uint32_t queue_loc):
+        """The scheduler: grants the worker a ready queue, or withdraws it (0), and wakes the worker to see it."""
+        store32(&self.a.slots[index].queue, queue_loc)
+        wake_slot(&self.a, index)
+
+    def set_scheduler(self, uint32_t index):
+        """The scheduler registers its slot, so that others know whom to poke and who repairs after a death."""
+        store32(&self.a.hdr.scheduler_slot, index)
+
+    @property
+    def scheduler_slot(self):
+        return load32(&self.a.hdr.scheduler_slot)
+
+    def set_starved(self, bint starved):
+        """The scheduler says whether some queue has tasks that no resources are free for."""
+        store32(&self.a.hdr.starved, starved)
+
+    # ---- sleeping and waking -----------------------------------------------------------------------------------
+
+    def poke(self, uint32_t index):
+        """Wakes the process of the slot if it sleeps. Never blocks."""
+        wake_slot(&self.a, index)
+
+    def poke_scheduler(self):
+        poke_scheduler(&self.a)
+
+    def futex_value(self):
+        """Read before looking at what would be waited for; see wait_poke."""
+        return load32(&self.a.me.futex)
+
+    def wait_poke(self, uint32_t seen, int64_t timeout_ns):
+        """Sleeps without the GIL until somebody pokes this process after `seen` was read. True if poked."""
+        cdef slot *me = self.a.me
+        cdef int error
+        with nogil:
+            add32(&me.sleeping, 1)
+            error = 0
+            if load32(&me.futex) == seen:
+                error = futex_wait(&me.futex, seen, timeout_ns)
+            sub32(&me.sleeping, 1)
+        if error == 4:
+            PyErr_CheckSignals()
+        return load32(&me.futex) != seen
+
+
+cdef void *_zeroed(size_t size) except NULL:
+    cdef void *p = calloc(size + 1, 1)
+    if p == NULL:
+        raise MemoryError
+    return p
+
+
+cdef void wake_slot(attachment *a, uint32_t index) noexcept nogil:
+    """Bumps the slot's futex word, and enters the kernel only if its process sleeps."""
+    cdef slot *s = &a.slots[index]
+    add32(&s.futex, 1)
+    if load32(&s.sleeping) != 0:
+        futex_wake(&s.futex, 0x7fffffff)
+
+
+cdef bint may_spin(attachment *a) noexcept nogil:
+    """Whether this process, whose awake bit is set, has a core to spin on."""
+    cdef uint32_t i, count = 0
+    for i in range(SLOT_WORDS):
+        if a.hdr.awake[i] != 0:
+            count += bit_count(a.hdr.awake[i])
+    return count <= a.hdr.cpu_count
+
+
+cdef void set_awake(attachment *a) noexcept nogil:
+    or64(&a.hdr.awake[a.my_slot >> 6], <uint64_t>1 << (a.my_slot & 63))
+
+
+cdef void clear_awake(attachment *a) noexcept nogil:
+    and64(&a.hdr.awake[a.my_slot >> 6], ~(<uint64_t>1 << (a.my_slot & 63)))
+
+
+cdef void poke_scheduler(attachment *a) noexcept nogil:
+    cdef uint32_t index = load32(&a.hdr.scheduler_slot)
+    if index != NO_SLOT:
+        wake_slot(a, index)

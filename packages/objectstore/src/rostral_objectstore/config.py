@@ -1,0 +1,62 @@
+"""Settings of the store daemon, with their units, defaults and reasons. Parsed from the command line in cli.py only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rostral_gcs.errors import ConfigError
+
+MEMORY_SHARE = 0.3
+MEMORY_BYTES_MAX = 200 << 30
+MEMORY_BYTES_MIN = 16 << 20
+
+
+def machine_memory_bytes() -> int:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def default_memory_bytes() -> int:
+    """Three tenths of the machine's memory, at most 200 GiB: what Ray's users are used to."""
+    return max(MEMORY_BYTES_MIN, min(int(machine_memory_bytes() * MEMORY_SHARE), MEMORY_BYTES_MAX))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Settings of one store daemon."""
+
+    socket_path: str
+    """Unix socket for clients; its directory must exist. One user's: the socket gets mode 0600."""
+
+    memory_bytes: int = field(default_factory=default_memory_bytes)
+    """Room for objects. Pages are taken from the machine as they are used, so a large store costs nothing idle."""
+
+    node_id: bytes = field(default_factory=lambda: os.urandom(16))
+    """16 bytes; random unless the node has an id already."""
+
+    cpu_count: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Cores that waiting processes may spin on, together."""
+
+    repair_timeout_s: float = 2.0
+    """How long a dead process's holds are kept for the scheduler to take its tasks over. Longer than any repair seen;
+    a scheduler that hangs must not stop the clean-up."""
+
+    def validate(self) -> None:
+        """Raises ConfigError with everything that is wrong at once."""
+        errors = []
+        if self.memory_bytes < MEMORY_BYTES_MIN:
+            errors.append(f"memory_bytes is {self.memory_bytes}: the least that works is {MEMORY_BYTES_MIN} (16 MiB)")
+        if self.memory_bytes > machine_memory_bytes():
+            errors.append(
+                f"memory_bytes is {self.memory_bytes}, but the machine has {machine_memory_bytes()} bytes of memory"
+            )
+        if not Path(self.socket_path).parent.is_dir():
+            errors.append(f"socket_path: the directory {Path(self.socket_path).parent} does not exist")
+        if len(self.node_id) != 16:
+            errors.append(f"node_id has {len(self.node_id)} bytes, not 16")
+        if self.cpu_count < 1:
+            errors.append(f"cpu_count is {self.cpu_count}: at least 1")
+        if errors:
+            raise ConfigError("the store's configuration is wrong: " + "; ".join(errors), problems=errors)

@@ -1,0 +1,418 @@
+"""The control socket: how the processes of one node ask their daemons for something.
+
+Owns the framing, the check of who is calling, and both ends of the conversation. It carries decisions and not data: what
+is exchanged between processes in numbers lies in the shared segment. The store daemon and the local scheduler each
+listen on one such socket.
+
+On connecting, the client sends 16 bytes (magic, protocol version, zero); a peer of another user, another protocol or no
+protocol is turned away before anything of it is decoded. Then both sides send frames: a length of 4 bytes and a
+MessagePack array, ``[request, method, body]`` upwards, ``[request, ok, body]`` downwards; request 0 is one-way. Errors of
+ours travel by class name and are raised as the same class on the other side; nothing is ever unpickled here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from rostral_gcs.errors import RostralError
+from rostral_objectstore.errors import ProtocolError, StoreUnavailableError
+
+logger = logging.getLogger("rostral.objectstore.control")
+
+Body = dict[str, Any]
+
+PREAMBLE = struct.Struct("<8sII")
+MAGIC = b"ROSTRAL\0"
+PROTOCOL_VERSION = 1
+LENGTH = struct.Struct("<I")
+FRAME_BYTES_MAX = 64 << 20
+HANDSHAKE_TIMEOUT_S = 5.0
+PUSHES_QUEUED_MAX = 10_000
+PEER_CREDENTIALS = struct.Struct("3i")
+
+
+class Handler(Protocol):
+    """What a daemon does with the requests that come in on its socket."""
+
+    async def handle(self, session: Session, method: str, body: Body) -> Body:
+        """Answers one request. A RostralError goes back to the caller as such."""
+
+    def disconnected(self, session: Session) -> None:
+        """The peer is gone: it closed the connection, or died."""
+
+
+def encode_error(error: Exception) -> Body:
+    """An error as it travels: class, attributes, text."""
+    if not isinstance(error, RostralError):
+        return {"module": "", "name": type(error).__name__, "message": str(error), "state": {}}
+    state = {k: v for k, v in vars(error).items() if isinstance(v, str | bytes | int | float | bool | None)}
+    return {
+        "module": type(error).__module__,
+        "name": type(error).__qualname__,
+        "message": getattr(error, "message", str(error)),
+        "state": state,
+    }
+
+
+def decode_error(body: Body) -> Exception:
+    """The error that the other side raised; of an unknown class, a ProtocolError that says so."""
+    module, name = str(body["module"]), str(body["name"])
+    if module.startswith("rostral"):
+        with contextlib.suppress(ImportError, AttributeError):
+            cls = getattr(importlib.import_module(module), name)
+            if isinstance(cls, type) and issubclass(cls, RostralError):
+                error = cls.__new__(cls)
+                error.args = (body["message"],)
+                vars(error).update(body["state"])
+                return error
+    return ProtocolError(f"the daemon failed with {name}: {body['message']}", hint="its log says more")
+
+
+class Session:
+    """One connected peer, as the daemon sees it."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self.pid = pid
+        self.state: dict[str, Any] = {}
+        self.pushes_dropped = 0
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: asyncio.Queue[tuple[bytes, tuple[int, ...]]] = asyncio.Queue(PUSHES_QUEUED_MAX)
+
+    def push(self, topic: str, body: Body) -> None:
+        """Sends a one-way message. Never blocks: with too many waiting it is dropped and counted."""
+        try:
+            self._outgoing.put_nowait((_frame([0, topic, body]), ()))
+        except asyncio.QueueFull:
+            self.pushes_dropped += 1
+
+    async def reply(self, request: int, ok: bool, body: Body) -> None:
+        fds = tuple(body.pop("_fds", ()))
+        await self._outgoing.put((_frame([request, ok, body]), fds))
+
+    async def send_outgoing(self) -> None:
+        """Writes what is queued, until cancelled."""
+        while True:
+            frame, fds = await self._outgoing.get()
+            if fds:
+                # The descriptors ride on the first byte; the rest follows as usual.
+                socket.send_fds(self._connection, [frame[:1]], list(fds))
+                frame = frame[1:]
+            await self._loop.sock_sendall(self._connection, frame)
+
+    def close(self) -> None:
+        """Ends the conversation; ``disconnected`` follows."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+
+def _frame(message: list[Any]) -> bytes:
+    payload = msgspec.msgpack.encode(message)
+    if len(payload) > FRAME_BYTES_MAX:
+        raise ProtocolError(f"a message of {len(payload)} bytes is over the limit of {FRAME_BYTES_MAX}")
+    return LENGTH.pack(len(payload)) + payload
+
+
+class ControlServer:
+    """Listens on a Unix socket of mode 0600 and answers the peers of the same user.
+
+    Args:
+        path: where the socket lies; a stale one that nobody listens on is replaced.
+        handler: answers the requests.
+    """
+
+    def __init__(self, path: str, handler: Handler) -> None:
+        self.path = path
+        self._handler = handler
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listens from here on. Raises StoreUnavailableError when the path is taken or cannot be used."""
+        path = Path(self.path)
+        if len(os.fsencode(self.path)) > 107:
+            raise StoreUnavailableError(
+                f"the socket path {self.path} is longer than the 107 bytes a Unix socket allows",
+                hint="choose a shorter directory",
+            )
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    if probe.connect_ex(self.path) == 0:
+                        raise StoreUnavailableError(
+                            f"another daemon listens at {self.path}", hint="stop it, or choose another socket path"
+                        )
+                path.unlink()
+            listener.bind(self.path)
+            path.chmod(0o600)
+            listener.listen(512)
+        except OSError as error:
+            listener.close()
+            raise StoreUnavailableError(
+                f"cannot listen at {self.path}: {error.strerror}", hint="the directory must exist and be ours"
+            ) from error
+        except BaseException:
+            listener.close()
+            raise
+        self._listener = listener
+        self._spawn(self._accept(listener))
+
+    async def stop(self) -> None:
+        """Closes every connection and removes the socket."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            Path(self.path).unlink(missing_ok=True)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                logger.warning("cannot accept error=%s", error)
+                await asyncio.sleep(0.1)
+                continue
+            self._spawn(self._serve(connection))
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+            pid, uid, _ = PEER_CREDENTIALS.unpack(credentials)
+            if uid not in (os.getuid(), 0):
+                logger.warning("refused a peer of another user pid=%s uid=%s", pid, uid)
+                return
+            connection.setblocking(False)
+            session = Session(connection, pid)
+            try:
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                    magic, version, _ = PREAMBLE.unpack(await _receive(connection, PREAMBLE.size))
+            except (TimeoutError, EOFError, OSError):
+                return
+            if magic != MAGIC or version != PROTOCOL_VERSION:
+                logger.warning("refused a peer of another protocol pid=%s version=%s", pid, version)
+                return
+            sender = asyncio.get_running_loop().create_task(session.send_outgoing())
+            try:
+                await self._converse(connection, session)
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+                self._handler.disconnected(session)
+
+    async def _converse(self, connection: socket.socket, session: Session) -> None:
+        """Requests are answered one after the other: a peer sees the effects of its own calls in order."""
+        while True:
+            try:
+                (length,) = LENGTH.unpack(await _receive(connection, LENGTH.size))
+                if length > FRAME_BYTES_MAX:
+                    logger.warning("refused a frame of %s bytes pid=%s", length, session.pid)
+                    return
+                message = msgspec.msgpack.decode(await _receive(connection, length))
+                request, method, body = message
+            except (EOFError, OSError):
+                return
+            except (msgspec.DecodeError, ValueError, TypeError):
+                logger.warning("refused a frame that is no message pid=%s", session.pid)
+                return
+            try:
+                answer = await self._handler.handle(session, method, body)
+                ok = True
+            except RostralError as error:
+                answer, ok = encode_error(error), False
+            except (KeyError, TypeError, ValueError) as error:
+                logger.exception("request failed method=%s pid=%s", method, session.pid)
+                wrong = ProtocolError(f"{method}: the request's body is wrong ({type(error).__name__}: {error})")
+                answer, ok = encode_error(wrong), False
+            if request:
+                await session.reply(request, ok, answer)
+
+
+async def _receive(connection: socket.socket, size: int) -> bytes:
+    """Exactly ``size`` bytes, or EOFError."""
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    while len(received) < size:
+        part = await loop.sock_recv(connection, min(size - len(received), 1 << 20))
+        if not part:
+            raise EOFError
+        received += part
+    return bytes(received)
+
+
+class ControlClient:
+    """The calling side. Thread-safe; one thread of its own reads what comes in.
+
+    Args:
+        path: the daemon's socket.
+        timeout_s: how long connecting and, by default, a call may take.
+        on_push: called on the reading thread with (topic, body) of each one-way message.
+        on_close: called on the reading thread once the daemon is gone, not after ``close``.
+
+    Raises:
+        StoreUnavailableError: nothing listens there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        timeout_s: float = 10.0,
+        on_push: Callable[[str, Body], None] | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+        self._on_push, self._on_close = on_push, on_close
+        self._send_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting: dict[int, _Call] = {}
+        self._last_request = 0
+        self._closed = False
+        self._pid = os.getpid()
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._connection.settimeout(timeout_s)
+        try:
+            self._connection.connect(path)
+            self._connection.sendall(PREAMBLE.pack(MAGIC, PROTOCOL_VERSION, 0))
+        except OSError as error:
+            self._connection.close()
+            raise StoreUnavailableError(
+                f"nothing answers at {path}: {error.strerror or error}", hint="is the daemon running, and ours?"
+            ) from error
+        self._connection.settimeout(None)
+        self._reader = threading.Thread(target=self._read, name="rostral-control", daemon=True)
+        self._reader.start()
+
+    def call(self, method: str, body: Body, timeout_s: float | None = None) -> Body:
+        """Asks and waits for the answer. Raises what the daemon raised, or StoreUnavailableError."""
+        return self.call_with_fds(method, body, timeout_s)[0]
+
+    def call_with_fds(
+        self, method: str, body: Body, timeout_s: float | None = None
+    ) -> tuple[Body, list[int]]:
+        """``call`` for an answer that brings file descriptors; the caller owns them."""
+        call = _Call()
+        with self._lock:
+            self._check_open()
+            self._last_request += 1
+            request = self._last_request
+            self._waiting[request] = call
+        self._write(_frame([request, method, body]))
+        if not call.done.wait(self.timeout_s if timeout_s is None else timeout_s):
+            with self._lock:
+                self._waiting.pop(request, None)
+            raise StoreUnavailableError(
+                f"{self.path} did not answer {method} in time", hint="the daemon hangs or is stopped"
+            )
+        if call.body is None:
+            raise self._gone()
+        if not call.ok:
+            raise decode_error(call.body)
+        return call.body, call.fds
+
+    def send(self, method: str, body: Body) -> None:
+        """Tells, and waits for nothing."""
+        self._check_open()
+        self._write(_frame([0, method, body]))
+
+    def close(self) -> None:
+        """Ends the conversation. Idempotent; calls under way fail."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        if self._pid == os.getpid() and threading.current_thread() is not self._reader:
+            self._reader.join(timeout=5.0)
+        self._connection.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed or self._pid != os.getpid():
+            raise self._gone()
+
+    def _gone(self) -> StoreUnavailableError:
+        return StoreUnavailableError(f"the connection to {self.path} is closed", hint="the daemon has stopped")
+
+    def _write(self, frame: bytes) -> None:
+        try:
+            with self._send_lock:
+                self._connection.sendall(frame)
+        except OSError as error:
+            raise self._gone() from error
+
+    def _read(self) -> None:
+        fds: list[int] = []
+        try:
+            while True:
+                (length,) = LENGTH.unpack(self._receive(LENGTH.size, fds))
+                request, ok, body = msgspec.msgpack.decode(self._receive(length, fds))
+                if request == 0:
+                    if self._on_push is not None:
+                        self._on_push(ok, body)
+                    continue
+                with self._lock:
+                    call = self._waiting.pop(request, None)
+                if call is not None:
+                    call.ok, call.body, call.fds = ok, body, fds
+                    fds = []
+                    call.done.set()
+        except (EOFError, OSError, ValueError):
+            pass
+        finally:
+            closed_by_us, self._closed = self._closed, True
+            with self._lock:
+                waiting, self._waiting = self._waiting, {}
+            for call in waiting.values():
+                call.done.set()
+            for fd in fds:
+                os.close(fd)
+            if not closed_by_us and self._on_close is not None:
+                self._on_close()
+
+    def _receive(self, size: int, fds: list[int]) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            # Never more than asked for: descriptors stay with the frame that brought them.
+            part, new, _, _ = socket.recv_fds(self._connection, size - len(received), 4, socket.MSG_CMSG_CLOEXEC)
+            fds += new
+            if not part:
+                raise EOFError
+            received += part
+        return bytes(received)
+
+
+class _Call:
+    """A request under way."""
+
+    __slots__ = ("body", "done", "fds", "ok")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.ok = False
+        self.body: Body | None = None
+        self.fds: list[int] = []

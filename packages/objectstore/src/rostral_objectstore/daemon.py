@@ -1,0 +1,160 @@
+"""The store daemon: makes the segment, lets processes in, and cleans up after them.
+
+It is on nobody's path: once attached, a process creates, seals, gets and releases in shared memory alone. The daemon
+owns the client slots and does what only a survivor can: when a connection ends, it gives the scheduler (if there is
+one) the time to take the dead one's tasks over, and then clears its holds and takes its memory back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from rostral_objectstore._native import repair
+from rostral_objectstore._native.heap import Heap
+from rostral_objectstore._native.segment import Segment
+from rostral_objectstore._native.table import Handle, ObjectTable
+from rostral_objectstore.config import StoreConfig
+from rostral_objectstore.control import Body, ControlServer, Session
+from rostral_objectstore.errors import ProtocolError, TooManyClientsError
+from rostral_objectstore.layout import CHUNK_BYTES, NO_SLOT, SLOTS_MAX, SlotKind, SlotState
+
+logger = logging.getLogger("rostral.objectstore.daemon")
+
+REPAIR_POLL_S = 0.002
+ORPHANS_INTERVAL_S = 5.0
+
+
+def process_start_time(pid: int) -> int:
+    """Clock ticks after boot at which the process started, 0 when it is gone: tells a reused pid."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+class StoreDaemon:
+    """One node's store. ``start`` serves until ``stop``; both belong to the running event loop."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        config.validate()
+        self.config = config
+        self.segment = Segment.create(config.memory_bytes, config.node_id, config.cpu_count)
+        slot = self.segment.claim_slot(
+            os.getpid(), process_start_time(os.getpid()), SlotKind.STORE, bytes(16), bytes(16)
+        )
+        self.segment.use_slot(slot)
+        self.table = ObjectTable(self.segment)
+        self._server = ControlServer(config.socket_path, self)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pinned: dict[bytes, Handle] = {}
+
+    async def start(self) -> None:
+        """Listens from here on."""
+        await self._server.start()
+        self._spawn(self._free_orphans())
+        logger.info("store ready socket=%s memory_bytes=%s", self.config.socket_path, self.config.memory_bytes)
+
+    async def stop(self) -> None:
+        """Ends every connection. The segment goes with the last process that maps it."""
+        await self._server.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.segment.close()
+
+    def _spawn(self, coroutine: object) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- requests
+
+    async def handle(self, session: Session, method: str, body: Body) -> Body:
+        """The Handler protocol of the control socket."""
+        match method:
+            case "attach":
+                return self._attach(session, body)
+            case "stats":
+                return self.stats()
+            case "pin":
+                handle = self.table.adopt(Handle, body["loc"], body["version"], body["id"])
+                self._pinned[body["id"]] = handle
+                return {}
+            case "unpin":
+                return {"pinned": self._pinned.pop(body["id"], None) is not None}
+            case "list_objects":
+                return {"objects": repair.list_objects(self.table, int(body.get("limit", 10_000)))}
+        raise ProtocolError(f"the store has no method {method!r}", hint="both sides must have the same version")
+
+    def _attach(self, session: Session, body: Body) -> Body:
+        if "slot" in session.state:
+            raise ProtocolError("this connection is attached already")
+        try:
+            kind = SlotKind[str(body["kind"]).upper()]
+        except KeyError:
+            raise ProtocolError(f"no kind of client is called {body['kind']!r}") from None
+        worker_id, job_id = body["worker_id"], body["job_id"]
+        if len(worker_id) != 16 or len(job_id) != 16:
+            raise ProtocolError("worker_id and job_id have 16 bytes each")
+        slot = self.segment.claim_slot(session.pid, process_start_time(session.pid), kind, worker_id, job_id)
+        if slot < 0:
+            raise TooManyClientsError(
+                f"all {SLOTS_MAX} client slots of the store are taken", hint="use fewer processes on this node"
+            )
+        session.state["slot"] = slot
+        logger.debug("attached pid=%s slot=%s kind=%s", session.pid, slot, kind.name)
+        return {"slot": slot, "_fds": [self.segment.fd]}
+
+    def disconnected(self, session: Session) -> None:
+        """The Handler protocol: a peer is gone."""
+        slot = session.state.get("slot")
+        if slot is not None:
+            self.segment.set_slot_state(slot, SlotState.DEAD)
+            if slot == self.segment.scheduler_slot:
+                self.segment.set_scheduler(NO_SLOT)
+            self._spawn(self._bury(slot))
+
+    async def _bury(self, slot: int) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.repair_timeout_s
+        # A plain client has no tasks, but it may have stopped others while it held a lock: nobody is exempt.
+        while self.segment.scheduler_slot != NO_SLOT and loop.time() < deadline:
+            self.segment.poke(self.segment.scheduler_slot)
+            if self.segment.slot_info(slot)["state"] == SlotState.REPAIRED:
+                break
+            await asyncio.sleep(REPAIR_POLL_S)
+        repair.reap(self.table, slot)
+        self.segment.set_slot_state(slot, SlotState.FREE)
+        logger.debug("buried slot=%s", slot)
+
+    async def _free_orphans(self) -> None:
+        """Memory of dead processes comes free as the survivors drop what lies in it."""
+        while True:
+            await asyncio.sleep(ORPHANS_INTERVAL_S)
+            repair.free_empty_orphans(self.table)
+
+    def stats(self) -> Body:
+        """Bytes and chunks by use, and how many processes are attached."""
+        kinds = ("free", "claimed", "slabs", "objects", "tasks", "runs", "run_bodies", "queues")
+        chunks = Heap(self.segment).chunks_by_kind()
+        return {
+            "capacity_bytes": self.segment.capacity,
+            "used_bytes": self.segment.capacity - chunks[0] * CHUNK_BYTES,
+            "chunks": dict(zip(kinds, chunks, strict=True)),
+            "clients": len(self.segment.slots_in_state(SlotState.LIVE)),
+        }
+
+
+async def serve(config: StoreConfig, stopping: asyncio.Event) -> None:
+    """Runs a daemon until the event is set."""
+    daemon = StoreDaemon(config)
+    await daemon.start()
+    try:
+        await stopping.wait()
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await daemon.stop()

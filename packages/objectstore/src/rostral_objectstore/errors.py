@@ -1,0 +1,84 @@
+"""Errors of the object store.
+
+RostralError (rostral_gcs)
+└── ObjectStoreError
+    ├── misuse: the caller must change something
+    │   ├── ObjectAlreadyExistsError (ValueError)   an id was used twice
+    │   ├── ObjectStateError (ValueError)           seal or abort of what is not ours to seal
+    │   ├── StoreClosedError                        used after close, or in a forked child
+    │   └── QueueClosedError                        the consumer is gone
+    ├── environment: the caller can wait, or give the store more
+    │   ├── ObjectStoreFullError                    no room, after all that could be freed was
+    │   ├── QueueFullError                          as many tasks are queued as the queue can hold
+    │   ├── OutOfMemoryError (MemoryError)          the machine has no pages left
+    │   ├── TooManyClientsError                     all client slots are taken
+    │   ├── StoreUnavailableError (ConnectionError) nothing listens at the socket
+    │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
+    │   └── ObjectTimeoutError (TimeoutError)       not sealed in time
+    └── ours: a defect or a version mix
+        ├── SegmentError                            the shared segment is not what it should be
+        ├── LayoutVersionError                      made by another version
+        └── ProtocolError                           a message on the socket that cannot be understood
+"""
+
+from rostral_gcs.errors import RostralError
+
+
+class ObjectStoreError(RostralError):
+    """Base of all errors of this package."""
+
+
+class ObjectAlreadyExistsError(ObjectStoreError, ValueError):
+    """An object with this id exists already."""
+
+
+class ObjectStateError(ObjectStoreError, ValueError):
+    """The object is not in a state that allows this, or not this process's to change."""
+
+
+class StoreClosedError(ObjectStoreError):
+    """This process is no longer attached to the store."""
+
+
+class QueueClosedError(ObjectStoreError):
+    """Nothing will be taken from the queue any more."""
+
+
+class QueueFullError(ObjectStoreError):
+    """The queue holds as many tasks as it can."""
+
+
+class ObjectStoreFullError(ObjectStoreError):
+    """There is no room in the store for the object."""
+
+
+class OutOfMemoryError(ObjectStoreError, MemoryError):
+    """The machine has no memory left for the store."""
+
+
+class TooManyClientsError(ObjectStoreError):
+    """Every client slot of the store is taken."""
+
+
+class StoreUnavailableError(ObjectStoreError, ConnectionError):
+    """No store answers at the socket."""
+
+
+class ObjectNotFoundError(ObjectStoreError, LookupError):
+    """The node does not know the object."""
+
+
+class ObjectTimeoutError(ObjectStoreError, TimeoutError):
+    """The object was not sealed in time."""
+
+
+class SegmentError(ObjectStoreError):
+    """The shared segment is not what it should be."""
+
+
+class LayoutVersionError(SegmentError):
+    """The shared segment was made by another version of this package."""
+
+
+class ProtocolError(ObjectStoreError):
+    """The other side of the socket sent what this version does not understand."""
