@@ -26,9 +26,15 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--socket", "socket_path", required=True, type=click.Path(), help="Unix socket to listen at.")
 @click.option(
-    "--memory", "memory_bytes", type=int, default=None, help="Bytes for objects. [default: 0.3 of the machine's memory]"
+    "--socket", "socket_path", required=True, type=click.Path(), help="Unix socket to listen at."
+)
+@click.option(
+    "--memory",
+    "memory_bytes",
+    type=int,
+    default=None,
+    help="Bytes for objects. [default: 0.3 of the machine's memory]",
 )
 @click.option("--verbose", is_flag=True, help="Log what happens, to standard error.")
 def serve(socket_path: str, memory_bytes: int | None, verbose: bool) -> None:
@@ -36,7 +42,8 @@ def serve(socket_path: str, memory_bytes: int | None, verbose: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
     try:
         config = StoreConfig(
-            socket_path=str(Path(socket_path).absolute()), memory_bytes=memory_bytes or default_memory_bytes()
+            socket_path=str(Path(socket_path).absolute()),
+            memory_bytes=memory_bytes or default_memory_bytes(),
         )
         config.validate()
         asyncio.run(_serve(config))
@@ -63,7 +70,9 @@ async def _serve(config: StoreConfig) -> None:
 
 
 @main.command()
-@click.option("--socket", "socket_path", required=True, type=click.Path(), help="Unix socket of the store.")
+@click.option(
+    "--socket", "socket_path", required=True, type=click.Path(), help="Unix socket of the store."
+)
 def stats(socket_path: str) -> None:
     """Show how full the store is."""
     try:
@@ -72,4 +81,6 @@ def stats(socket_path: str) -> None:
     except ConnectionError as error:
         click.echo(f"rostral-objectstore: {error}", err=True)
         sys.exit(EXIT_UNREACHABLE)
-    click.echo(f"used {answer['used_bytes']} of {answer['capacity_bytes']} bytes, {answer['clients']} processes")
+    click.echo(
+        f"used {answer['used_bytes']} of {answer['capacity_bytes']} bytes, {answer['clients']} processes"
+    )

@@ -66,7 +66,12 @@ class WritableObject:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         if self._open:
             self.abort()
 
@@ -125,7 +130,12 @@ class StoreClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     # ---- writing
@@ -140,7 +150,9 @@ class StoreClient:
 
     def put_arrow(self, table: Any, id: ObjectID | None = None) -> ObjectHandle:
         """Stores an Arrow table or record batch as an IPC stream; `get` gives a table that lies in the store."""
-        return self.table.put(ObjectHandle, self._id(id), KIND_ARROW, serialize_arrow(table), [], [])
+        return self.table.put(
+            ObjectHandle, self._id(id), KIND_ARROW, serialize_arrow(table), [], []
+        )
 
     def create(self, size_bytes: int, id: ObjectID | None = None) -> WritableObject:
         """Room for `size_bytes` in the store, to be written in place and sealed with no copy at all."""
@@ -183,7 +195,13 @@ class StoreClient:
             raise TypeError(f"expected an ObjectID or an ObjectHandle, not {type(what).__name__}")
         return self.table.expect(ObjectHandle, what.binary())
 
-    def wait(self, handles: list[ObjectHandle], *, count: int | None = None, timeout_s: float | None = None) -> int:
+    def wait(
+        self,
+        handles: list[ObjectHandle],
+        *,
+        count: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
         """Blocks until `count` (default: all) of the objects are sealed or the time is over; says how many are."""
         timeout_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
         return self.table.wait(handles, len(handles) if count is None else count, timeout_ns)
@@ -197,7 +215,9 @@ class StoreClient:
 
     def pin(self, handle: ObjectHandle) -> None:
         """The store itself holds the object from now on: it stays when every client has left."""
-        self._control.call("pin", {"loc": handle.loc, "version": handle.version, "id": handle.binary()})
+        self._control.call(
+            "pin", {"loc": handle.loc, "version": handle.version, "id": handle.binary()}
+        )
 
     def unpin(self, id: ObjectID) -> None:
         """Ends `pin`. Raises ObjectNotFoundError when the object is not pinned."""

@@ -47,16 +47,22 @@ class StoreConfig:
         """Raises ConfigError with everything that is wrong at once."""
         errors = []
         if self.memory_bytes < MEMORY_BYTES_MIN:
-            errors.append(f"memory_bytes is {self.memory_bytes}: the least that works is {MEMORY_BYTES_MIN} (16 MiB)")
+            errors.append(
+                f"memory_bytes is {self.memory_bytes}: the least that works is {MEMORY_BYTES_MIN} (16 MiB)"
+            )
         if self.memory_bytes > machine_memory_bytes():
             errors.append(
                 f"memory_bytes is {self.memory_bytes}, but the machine has {machine_memory_bytes()} bytes of memory"
             )
         if not Path(self.socket_path).parent.is_dir():
-            errors.append(f"socket_path: the directory {Path(self.socket_path).parent} does not exist")
+            errors.append(
+                f"socket_path: the directory {Path(self.socket_path).parent} does not exist"
+            )
         if len(self.node_id) != 16:
             errors.append(f"node_id has {len(self.node_id)} bytes, not 16")
         if self.cpu_count < 1:
             errors.append(f"cpu_count is {self.cpu_count}: at least 1")
         if errors:
-            raise ConfigError("the store's configuration is wrong: " + "; ".join(errors), problems=errors)
+            raise ConfigError(
+                "the store's configuration is wrong: " + "; ".join(errors), problems=errors
+            )

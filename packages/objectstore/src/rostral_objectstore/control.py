@@ -21,7 +21,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +58,11 @@ def encode_error(error: Exception) -> Body:
     """An error as it travels: class, attributes, text."""
     if not isinstance(error, RostralError):
         return {"module": "", "name": type(error).__name__, "message": str(error), "state": {}}
-    state = {k: v for k, v in vars(error).items() if isinstance(v, str | bytes | int | float | bool | None)}
+    state = {
+        k: v
+        for k, v in vars(error).items()
+        if isinstance(v, str | bytes | int | float | bool | None)
+    }
     return {
         "module": type(error).__module__,
         "name": type(error).__qualname__,
@@ -78,7 +82,9 @@ def decode_error(body: Body) -> Exception:
                 error.args = (body["message"],)
                 vars(error).update(body["state"])
                 return error
-    return ProtocolError(f"the daemon failed with {name}: {body['message']}", hint="its log says more")
+    return ProtocolError(
+        f"the daemon failed with {name}: {body['message']}", hint="its log says more"
+    )
 
 
 class Session:
@@ -90,7 +96,9 @@ class Session:
         self.pushes_dropped = 0
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._outgoing: asyncio.Queue[tuple[bytes, tuple[int, ...]]] = asyncio.Queue(PUSHES_QUEUED_MAX)
+        self._outgoing: asyncio.Queue[tuple[bytes, tuple[int, ...]]] = asyncio.Queue(
+            PUSHES_QUEUED_MAX
+        )
 
     def push(self, topic: str, body: Body) -> None:
         """Sends a one-way message. Never blocks: with too many waiting it is dropped and counted."""
@@ -122,7 +130,9 @@ class Session:
 def _frame(message: list[Any]) -> bytes:
     payload = msgspec.msgpack.encode(message)
     if len(payload) > FRAME_BYTES_MAX:
-        raise ProtocolError(f"a message of {len(payload)} bytes is over the limit of {FRAME_BYTES_MAX}")
+        raise ProtocolError(
+            f"a message of {len(payload)} bytes is over the limit of {FRAME_BYTES_MAX}"
+        )
     return LENGTH.pack(len(payload)) + payload
 
 
@@ -154,7 +164,8 @@ class ControlServer:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                     if probe.connect_ex(self.path) == 0:
                         raise StoreUnavailableError(
-                            f"another daemon listens at {self.path}", hint="stop it, or choose another socket path"
+                            f"another daemon listens at {self.path}",
+                            hint="stop it, or choose another socket path",
                         )
                 path.unlink()
             listener.bind(self.path)
@@ -163,7 +174,8 @@ class ControlServer:
         except OSError as error:
             listener.close()
             raise StoreUnavailableError(
-                f"cannot listen at {self.path}: {error.strerror}", hint="the directory must exist and be ours"
+                f"cannot listen at {self.path}: {error.strerror}",
+                hint="the directory must exist and be ours",
             ) from error
         except BaseException:
             listener.close()
@@ -181,7 +193,7 @@ class ControlServer:
             self._listener = None
             Path(self.path).unlink(missing_ok=True)
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -199,7 +211,9 @@ class ControlServer:
 
     async def _serve(self, connection: socket.socket) -> None:
         with connection:
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+            credentials = connection.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
+            )
             pid, uid, _ = PEER_CREDENTIALS.unpack(credentials)
             if uid not in (os.getuid(), 0):
                 logger.warning("refused a peer of another user pid=%s uid=%s", pid, uid)
@@ -244,7 +258,9 @@ class ControlServer:
                 answer, ok = encode_error(error), False
             except (KeyError, TypeError, ValueError) as error:
                 logger.exception("request failed method=%s pid=%s", method, session.pid)
-                wrong = ProtocolError(f"{method}: the request's body is wrong ({type(error).__name__}: {error})")
+                wrong = ProtocolError(
+                    f"{method}: the request's body is wrong ({type(error).__name__}: {error})"
+                )
                 answer, ok = encode_error(wrong), False
             if request:
                 await session.reply(request, ok, answer)
@@ -300,7 +316,8 @@ class ControlClient:
         except OSError as error:
             self._connection.close()
             raise StoreUnavailableError(
-                f"nothing answers at {path}: {error.strerror or error}", hint="is the daemon running, and ours?"
+                f"nothing answers at {path}: {error.strerror or error}",
+                hint="is the daemon running, and ours?",
             ) from error
         self._connection.settimeout(None)
         self._reader = threading.Thread(target=self._read, name="rostral-control", daemon=True)
@@ -325,7 +342,8 @@ class ControlClient:
             with self._lock:
                 self._waiting.pop(request, None)
             raise StoreUnavailableError(
-                f"{self.path} did not answer {method} in time", hint="the daemon hangs or is stopped"
+                f"{self.path} did not answer {method} in time",
+                hint="the daemon hangs or is stopped",
             )
         if call.body is None:
             raise self._gone()
@@ -356,7 +374,9 @@ class ControlClient:
             raise self._gone()
 
     def _gone(self) -> StoreUnavailableError:
-        return StoreUnavailableError(f"the connection to {self.path} is closed", hint="the daemon has stopped")
+        return StoreUnavailableError(
+            f"the connection to {self.path} is closed", hint="the daemon has stopped"
+        )
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -398,7 +418,9 @@ class ControlClient:
         received = bytearray()
         while len(received) < size:
             # Never more than asked for: descriptors stay with the frame that brought them.
-            part, new, _, _ = socket.recv_fds(self._connection, size - len(received), 4, socket.MSG_CMSG_CLOEXEC)
+            part, new, _, _ = socket.recv_fds(
+                self._connection, size - len(received), 4, socket.MSG_CMSG_CLOEXEC
+            )
             fds += new
             if not part:
                 raise EOFError

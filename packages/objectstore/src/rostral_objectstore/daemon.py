@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Coroutine
 from pathlib import Path
 
 from rostral_objectstore._native import repair
@@ -56,7 +57,11 @@ class StoreDaemon:
         """Listens from here on."""
         await self._server.start()
         self._spawn(self._free_orphans())
-        logger.info("store ready socket=%s memory_bytes=%s", self.config.socket_path, self.config.memory_bytes)
+        logger.info(
+            "store ready socket=%s memory_bytes=%s",
+            self.config.socket_path,
+            self.config.memory_bytes,
+        )
 
     async def stop(self) -> None:
         """Ends every connection. The segment goes with the last process that maps it."""
@@ -66,8 +71,8 @@ class StoreDaemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.segment.close()
 
-    def _spawn(self, coroutine: object) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -88,7 +93,9 @@ class StoreDaemon:
                 return {"pinned": self._pinned.pop(body["id"], None) is not None}
             case "list_objects":
                 return {"objects": repair.list_objects(self.table, int(body.get("limit", 10_000)))}
-        raise ProtocolError(f"the store has no method {method!r}", hint="both sides must have the same version")
+        raise ProtocolError(
+            f"the store has no method {method!r}", hint="both sides must have the same version"
+        )
 
     def _attach(self, session: Session, body: Body) -> Body:
         if "slot" in session.state:
@@ -100,10 +107,13 @@ class StoreDaemon:
         worker_id, job_id = body["worker_id"], body["job_id"]
         if len(worker_id) != 16 or len(job_id) != 16:
             raise ProtocolError("worker_id and job_id have 16 bytes each")
-        slot = self.segment.claim_slot(session.pid, process_start_time(session.pid), kind, worker_id, job_id)
+        slot = self.segment.claim_slot(
+            session.pid, process_start_time(session.pid), kind, worker_id, job_id
+        )
         if slot < 0:
             raise TooManyClientsError(
-                f"all {SLOTS_MAX} client slots of the store are taken", hint="use fewer processes on this node"
+                f"all {SLOTS_MAX} client slots of the store are taken",
+                hint="use fewer processes on this node",
             )
         session.state["slot"] = slot
         logger.debug("attached pid=%s slot=%s kind=%s", session.pid, slot, kind.name)

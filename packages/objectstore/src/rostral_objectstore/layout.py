@@ -1,6 +1,10 @@
-"""The constants of _native/layout.h that Python code needs. test_layout.py holds them against the header."""
+"""What Python code needs of _native/layout.h: constants, and records as dicts.
+
+test_layout.py holds the constants against the header, where they are defined and explained.
+"""
 
 from enum import IntEnum
+from typing import TypedDict
 
 CHUNK_BYTES = 65536
 SLOTS_MAX = 1024
@@ -62,3 +66,51 @@ class TaskFlag(IntEnum):
 
     CANCELLED = 1
     ACTOR_CALL = 2
+
+
+class SlotInfo(TypedDict):
+    """One client slot, its fields read one by one without a lock."""
+
+    slot: int
+    state: int
+    pid: int
+    start_time: int
+    kind: int
+    generation: int
+    worker_id: bytes
+    job_id: bytes
+    sleeping: int
+    claiming: int
+    running: int
+    blocked: int
+    queue: int
+    queue_ack: int
+    idle: int
+    finished_count: int
+
+
+class ObjectInfo(TypedDict):
+    """One object of the node. `holders` are slots; `containers` counts objects that refer to it."""
+
+    id: bytes
+    state: int
+    size: int
+    holders: list[int]
+    containers: int
+    is_error: bool
+
+
+class TaskInfo(TypedDict):
+    """One task of the node. `loc`, `queue` and `returns` are locators, `submitter` is a slot."""
+
+    loc: int
+    id: bytes
+    state: int
+    slot: int
+    queue: int
+    submitter: int
+    attempt: int
+    retries_left: int
+    flags: int
+    function: int
+    returns: list[int]
