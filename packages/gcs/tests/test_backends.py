@@ -1,0 +1,199 @@
+"""The conformance suite: what every backend must do, whatever it stores in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rostral_gcs.backends.base import Answer, Backend, Change, Row
+from rostral_gcs.backends.embedded import EmbeddedBackend
+from rostral_gcs.errors import StorageError, VersionMismatchError
+
+Open = Callable[[], Backend]
+SIZE_MAX = 1 << 20
+
+
+def _embedded(folder: Path) -> Backend:
+    return EmbeddedBackend(folder / "shard.sqlite")
+
+
+@pytest.fixture(params=[_embedded], ids=["embedded"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Makes a backend on the same storage each time; all are closed at the end."""
+    made: list[Backend] = []
+
+    def make() -> Backend:
+        made.append(request.param(tmp_path))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+def _put(sequence: int, key: bytes, value: bytes = b"v", table: int = 1) -> Change:
+    return Change(sequence, table, key, value, True)
+
+
+def test_a_fresh_backend_is_empty(reopen: Open) -> None:
+    backend = reopen()
+    opened = backend.open()
+    assert (opened.last_sequence, opened.trimmed_sequence, opened.history_size) == (0, 0, 0)
+    assert backend.read(1, [b"a"]) == {}
+    assert backend.scan(1, b"", b"", 10, SIZE_MAX) == ([], False)
+    assert backend.history(0, 10, SIZE_MAX) == []
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_committed_rows_are_there_after_reopening(reopen: Open, durable: bool) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(1, b"a", b"x"), _put(2, b"b", b"y")], [], durable=durable)
+    backend.close()
+    again = reopen()
+    opened = again.open()
+    assert (opened.last_sequence, opened.history_size) == (2, 2)
+    assert again.read(1, [b"b", b"a", b"c"]) == {
+        b"a": Row(b"a", b"x", 1),
+        b"b": Row(b"b", b"y", 2),
+    }
+
+
+def test_later_changes_of_one_commit_win(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit(
+        [
+            _put(1, b"a", b"1"),
+            Change(2, 1, b"a", None, True),
+            _put(3, b"a", b"3"),
+            _put(4, b"b", b"4"),
+            Change(5, 1, b"b", None, True),
+        ],
+        [],
+        durable=True,
+    )
+    assert backend.read(1, [b"a", b"b"]) == {b"a": Row(b"a", b"3", 3)}
+
+
+def test_tables_do_not_see_each_other(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(1, b"a", table=1), _put(2, b"a", b"other", table=2)], [], durable=False)
+    assert backend.read(2, [b"a"]) == {b"a": Row(b"a", b"other", 2)}
+    assert [row.version for row in backend.scan(1, b"", b"", 10, SIZE_MAX)[0]] == [1]
+
+
+@pytest.mark.parametrize("prefix", [b"", b"a", b"a\xff", b"\xff", b"\xff\xff"])
+def test_scan_finds_exactly_the_prefix_in_order(reopen: Open, prefix: bytes) -> None:
+    keys = [
+        b"a",
+        b"a\x00",
+        b"ab",
+        b"a\xff",
+        b"a\xffz",
+        b"b",
+        b"\xff",
+        b"\xff\xff",
+        b"\xff\xffz",
+    ]
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(at, key) for at, key in enumerate(keys, 1)], [], durable=False)
+    expected = sorted(key for key in keys if key.startswith(prefix))
+    found: list[bytes] = []
+    more = True
+    while more:
+        rows, more = backend.scan(1, prefix, found[-1] if found else b"", 2, SIZE_MAX)
+        found.extend(row.key for row in rows)
+    assert found == expected
+
+
+def test_scan_and_history_stop_at_the_size(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(at, b"%d" % at, bytes(100)) for at in range(1, 6)], [], durable=False)
+    rows, more = backend.scan(1, b"", b"", 10, 150)
+    assert (len(rows), more) == (2, True)
+    assert [change.sequence for change in backend.history(0, 10, 150)] == [1, 2]
+
+
+def test_history_keeps_only_watchable_changes_in_order(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit(
+        [_put(1, b"a"), Change(2, 3, b"f", b"blob", False), Change(3, 1, b"a", None, True)],
+        [],
+        durable=False,
+    )
+    assert backend.history(0, 10, SIZE_MAX) == [_put(1, b"a"), Change(3, 1, b"a", None, True)]
+    assert backend.history(1, 10, SIZE_MAX) == [Change(3, 1, b"a", None, True)]
+
+
+def test_trim_is_remembered(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(at, b"%d" % at, bytes(10)) for at in range(1, 6)], [], durable=False)
+    assert backend.trim(3) == 30
+    backend.close()
+    again = reopen()
+    opened = again.open()
+    assert (opened.trimmed_sequence, opened.last_sequence, opened.history_size) == (3, 5, 20)
+    assert [change.sequence for change in again.history(0, 10, SIZE_MAX)] == [4, 5]
+
+
+def test_answers_are_recalled_until_forgotten(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(1, b"a")], [Answer(b"r1", b"p1", 100.0)], durable=True)
+    backend.commit([], [Answer(b"r2", b"p2", 200.0)], durable=False)
+    assert (backend.recall(b"r1"), backend.recall(b"r2"), backend.recall(b"r3")) == (
+        b"p1",
+        b"p2",
+        None,
+    )
+    backend.forget(150.0)
+    assert (backend.recall(b"r1"), backend.recall(b"r2")) == (None, b"p2")
+
+
+def test_a_failed_commit_changes_nothing(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.commit([_put(1, b"a")], [], durable=True)
+    with pytest.raises(StorageError):
+        # Sequence 1 is taken: the transaction fails after its row was written.
+        backend.commit([_put(1, b"b")], [Answer(b"r", b"p", 1.0)], durable=True)
+    assert backend.read(1, [b"b"]) == {}
+    assert backend.recall(b"r") is None
+    backend.commit([_put(2, b"b")], [], durable=True)
+
+
+def test_use_when_closed_is_a_typed_error(reopen: Open) -> None:
+    with pytest.raises(StorageError, match="not open"):
+        reopen().read(1, [b"a"])
+
+
+def test_embedded_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "shard.sqlite").write_bytes(b"not a database" * 1000)
+    backend = _embedded(tmp_path)
+    with pytest.raises(StorageError, match=r"shard\.sqlite"):
+        backend.open()
+    backend.close()
+
+
+def test_embedded_refuses_a_file_of_another_format(tmp_path: Path) -> None:
+    import sqlite3
+
+    backend = _embedded(tmp_path)
+    backend.open()
+    backend.close()
+    connection = sqlite3.connect(tmp_path / "shard.sqlite")
+    connection.execute("UPDATE meta SET number = 99 WHERE name = 'format'")
+    connection.commit()
+    connection.close()
+    again = _embedded(tmp_path)
+    with pytest.raises(VersionMismatchError, match="format 99"):
+        again.open()
+    again.close()
