@@ -13,9 +13,9 @@ needs them.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from rostral_rl.exports import resolve
 from rostral_rl.serve import serve
 from rostral_rl.train import train
 
@@ -44,26 +44,9 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {
-    "Evaluation": ("rostral_rl.train.parts.evaluate", "Evaluation"),
-    "PPO": ("rostral_rl.train.ppo", "PPO"),
-    "Policy": ("rostral_rl.policy", "Policy"),
-    "PolicyClient": ("rostral_rl.serve.client", "PolicyClient"),
-    "PolicyInfo": ("rostral_rl.policy", "PolicyInfo"),
-    "Run": ("rostral_rl.train.run", "Run"),
-    "evaluate": ("rostral_rl.train.parts.evaluate", "evaluate"),
-    "linear": ("rostral_rl.train.parts.schedules", "linear"),
-    "load": ("rostral_rl.checkpoint", "load_policy"),
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
-    return value
+    return resolve(name)
 
 
 def __dir__() -> list[str]:

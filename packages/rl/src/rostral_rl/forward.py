@@ -1,9 +1,9 @@
 """The forward pass of a small net in NumPy, for rollouts and serving.
 
-A torch call costs more than the arithmetic of a 2x64 net on a batch of 64: on one core of the
-2-core machine the same tower took 12 us here and 65 us in torch at batch 8. So whoever acts uses
-this file and whoever learns uses torch, and a policy can be loaded and served without importing
-torch at all.
+A torch call costs more than the arithmetic of a small net on a small batch: on one core of a 2-core
+machine a tower of two layers of 64 took 8 us here and 29 us in torch at batch 8, 15 and 40 us at
+batch 64. So whoever acts uses this file and whoever learns uses torch, and a policy can be loaded
+and served without importing torch at all.
 """
 
 from __future__ import annotations

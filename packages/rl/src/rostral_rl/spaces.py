@@ -172,7 +172,9 @@ def from_json(data: JsonObject) -> Space:
             case "MultiDiscrete":
                 return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
             case "MultiBinary":
-                return spaces.MultiBinary(data["shape"])
+                shape = data["shape"]
+                # One dimension comes as a number: MultiBinary(4) and MultiBinary([4]) differ.
+                return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
             case kind:
                 raise PolicyFormatError(f"unknown kind of space {kind!r}")
     except (KeyError, TypeError, ValueError) as error:

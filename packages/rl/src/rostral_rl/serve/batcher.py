@@ -68,16 +68,19 @@ class BatchLimit:
         """Rows that the next batch may have."""
         return int(self._limit)
 
-    def record(self, rows: int, latency_s: float) -> None:
-        """Learns from one batch of `rows` that took `latency_s`.
+    def record(self, rows: int, *, latency_s: float, saturated: bool) -> None:
+        """Learns from one batch.
 
-        A batch below the limit that was fast enough says nothing of larger ones, and does not raise
-        it.
+        Args:
+            rows: Its size; more than the limit where a single request was larger.
+            latency_s: Seconds its forward pass took.
+            saturated: Whether the limit kept it from being larger. A batch that was small because
+                nobody else asked says nothing about larger ones, and does not raise the limit.
         """
         if latency_s > self._slo_s:
             self._limit = max(1.0, self._limit * BACK_OFF)
-        elif rows >= self.rows:
-            self._limit = min(float(self._batch_max), self._limit + 1.0)
+        elif saturated:
+            self._limit = min(float(self._batch_max), max(self._limit, float(rows)) + 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,8 @@ class Batcher:
         took_s = time.perf_counter() - start
         # Smoothed, so that one preemption does not move a fast policy to the thread.
         self._pass_s += 0.1 * (took_s - self._pass_s)
-        self._limit.record(len(obs), took_s)
+        saturated = len(obs) >= self._limit.rows or bool(self._waiting)
+        self._limit.record(len(obs), latency_s=took_s, saturated=saturated)
         self.batches += 1
         self.rows_served += len(obs)
         return actions

@@ -250,6 +250,7 @@ class PolicyServer:
                 log_config=None,
                 access_log=False,
                 lifespan="on",
+                ws="none",
                 limit_concurrency=config.connections_max,
                 # Requests under way get this long after SIGTERM; then their connections are cut.
                 timeout_graceful_shutdown=int(STOP_TIMEOUT_S),

@@ -1,7 +1,8 @@
 """Environments stepped many at a time, here or by actors; usable with someone else's learner."""
 
+from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.make import make_vector
-from rostral_rl.simulate.sampler import Fragment, Sampler
+from rostral_rl.simulate.sampler import Sampler
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import GymVector, VectorEnv
 

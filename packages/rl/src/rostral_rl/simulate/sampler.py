@@ -7,66 +7,16 @@ does not know who learns, or where.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, TypedDict
-
 import numpy as np
 
 from rostral_rl import forward, spaces
-from rostral_rl.arrays import BoolArray, FloatArray, IntArray, SpaceArray, Weights
+from rostral_rl.arrays import FloatArray, IntArray, SpaceArray, Weights
 from rostral_rl.errors import SimulationError
 from rostral_rl.policy import to_env
 from rostral_rl.seeding import SeedTree, Stream
+from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import VectorEnv
-
-Column: TypeAlias = Literal[
-    "obs",
-    "actions",
-    "logp",
-    "value",
-    "next_value",
-    "reward",
-    "terminated",
-    "truncated",
-    "final_obs",
-    "episode_return",
-    "episode_length",
-]
-
-
-class Fragment(TypedDict):
-    """T steps of B environments under one version of the weights.
-
-    Attributes:
-        obs: (T + 1, B, *obs_shape); row T is where the next fragment starts.
-        actions: (T, B) int64 or (T, B, A) float32, as drawn, before clipping to the action space.
-        logp: (T, B) float32, log-probability of `actions` when they were drawn.
-        value: (T, B) float32, the critic's estimate of `obs[:-1]`.
-        next_value: (T, B) float32, the critic's estimate of what truly followed: of the final
-            observation where an episode was truncated, 0 where it terminated, else of `obs[t + 1]`.
-        reward: (T, B) float32, as the environment gave it.
-        terminated: (T, B) bool.
-        truncated: (T, B) bool.
-        final_index: (K, 2) int64, (t, b) of every episode's end, ascending in t.
-        final_obs: (K, *obs_shape), the true last observations.
-        episode_return: (K,) float64, undiscounted sum of rewards of those episodes.
-        episode_length: (K,) int64, their steps.
-        version: () int64, of the weights that acted.
-    """
-
-    obs: SpaceArray
-    actions: SpaceArray
-    logp: FloatArray
-    value: FloatArray
-    next_value: FloatArray
-    reward: FloatArray
-    terminated: BoolArray
-    truncated: BoolArray
-    final_index: IntArray
-    final_obs: SpaceArray
-    episode_return: SpaceArray
-    episode_length: IntArray
-    version: SpaceArray
 
 
 class Sampler:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rostral_rl.arrays import Weights
 from rostral_rl.errors import InvalidSettingError, WorkersLostError
 from rostral_rl.forward import NetSpec
+from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.make import EnvSource, make_vector
-from rostral_rl.simulate.sampler import Fragment, Sampler
+from rostral_rl.simulate.sampler import Sampler
 
 if TYPE_CHECKING:
     from types import ModuleType

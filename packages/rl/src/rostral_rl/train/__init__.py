@@ -43,7 +43,8 @@ def train(
         workers: Rollout actors on a cluster; 0 simulates in this process and needs no cluster.
         address: Cluster to use; None for the one this process has joined, else a new one for this
             run.
-        stop_at: Stop as soon as the mean of 100 greedy evaluation episodes reaches this.
+        stop_at: Stop as soon as 100 greedy evaluation episodes say that the mean return is at least
+            this: the lower end of its 95 % confidence interval.
         progress: Show a live line on stderr.
         out: Folder for `metrics.csv` and `metrics.jsonl`, and for the policy; None writes nothing.
         settings: The algorithm's settings; they win over the preset tested for `env`, which wins

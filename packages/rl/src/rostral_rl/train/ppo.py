@@ -23,8 +23,8 @@ from rostral_rl.arrays import FloatArray, IntArray, SpaceArray, Weights
 from rostral_rl.errors import InvalidSettingError
 from rostral_rl.policy import Policy, PolicyInfo
 from rostral_rl.seeding import SeedTree, Stream
+from rostral_rl.simulate.fragment import Fragment, join
 from rostral_rl.simulate.make import EnvSource, check_known, make_vector
-from rostral_rl.simulate.sampler import Column, Fragment
 from rostral_rl.simulate.worker import Layout, make_rollouts
 from rostral_rl.train.parts import dists, gae
 from rostral_rl.train.parts.nets import ActorCritic
@@ -35,7 +35,8 @@ from rostral_rl.train.parts.settings import check_count, check_number
 
 RECENT = 100
 """Episodes behind the reported mean return."""
-_LR = Linear(2.5e-4, 0.0)
+LEARNING_RATE = Linear(2.5e-4, 0.0)
+"""Default step size: that of the paper's Atari experiments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class PPO:
     steps: int = 128
     minibatch: int = 256
     epochs: int = 4
-    lr: Schedule = _LR
+    lr: Schedule = LEARNING_RATE
     gamma: float = 0.99
     lam: float = 0.95
     clip: Schedule = 0.2
@@ -309,6 +310,11 @@ class Trainer:
         )
 
     @property
+    def weights(self) -> Weights:
+        """Actor, critic and normaliser after the last completed update."""
+        return dict(self._weights)
+
+    @property
     def recent_returns(self) -> tuple[float, ...]:
         """Returns of the newest episodes, oldest first, at most `RECENT`."""
         return tuple(self._recent)
@@ -423,39 +429,6 @@ class Trainer:
             **dict(zip(names, diagnostics.tolist(), strict=True)),
             "restarts": float(self._rollouts.restarts),
         }
-
-
-def join(fragments: list[Fragment]) -> Fragment:
-    """Puts workers' fragments side by side: (T, B1) and (T, B2) to (T, B1 + B2).
-
-    That is what one process would have made.
-    The result is a copy, which torch may alias: what comes from the object store is read-only.
-    """
-    side = [len(f["reward"][0]) for f in fragments]
-    offsets = np.concatenate(([0], np.cumsum(side)[:-1]))
-
-    def wide(name: Column) -> SpaceArray:
-        return np.concatenate([f[name] for f in fragments], axis=1)
-
-    def long(name: Column) -> SpaceArray:
-        return np.concatenate([f[name] for f in fragments])
-
-    index = [f["final_index"] + np.array((0, o)) for f, o in zip(fragments, offsets, strict=True)]
-    return Fragment(
-        obs=wide("obs"),
-        actions=wide("actions"),
-        logp=wide("logp"),
-        value=wide("value"),
-        next_value=wide("next_value"),
-        reward=wide("reward"),
-        terminated=wide("terminated"),
-        truncated=wide("truncated"),
-        final_index=np.concatenate(index),
-        final_obs=long("final_obs"),
-        episode_return=long("episode_return"),
-        episode_length=long("episode_length"),
-        version=fragments[0]["version"],
-    )
 
 
 def _spaces_of(env: EnvSource) -> tuple[spaces.Space, spaces.Space]:

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 
 Row = Mapping[str, float]
+LOG_WIDTH = 140
+"""Columns of the last line that a training leaves in a log file."""
 
 
 class LiveLine:
@@ -34,14 +36,18 @@ class LiveLine:
     """
 
     def __init__(self, title: str, total: int, *, enabled: bool) -> None:
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            # A log file is as wide as it needs to be; rich would cut its line at 80.
+            console = Console(stderr=True, width=LOG_WIDTH)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console,
             disable=not enabled,
             refresh_per_second=5,
         )

@@ -61,10 +61,10 @@ class FlatAdam:
         self._gradient.zero_()
         with torch.enable_grad():
             loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.linalg.vector_norm(self._gradient))
-        if not math.isfinite(norm) or not math.isfinite(float(loss)):
+        norm = torch.linalg.vector_norm(self._gradient).item()
+        if not math.isfinite(norm) or not math.isfinite(loss.item()):
             raise NonFiniteLossError(
-                f"loss {float(loss)} with a gradient of length {norm} after {self._steps} steps",
+                f"loss {loss.item()} with a gradient of length {norm} after {self._steps} steps",
                 hint="lower lr, or check the scale of rewards and observations",
             )
         if norm > norm_max:

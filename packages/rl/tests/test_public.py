@@ -1,0 +1,29 @@
+"""The public face: what `rostral_rl` promises does not change unannounced, and all of it can be had."""
+
+from __future__ import annotations
+
+import rostral_rl as rl
+from rostral_rl.exports import LAZY
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(rl.__all__) == [
+        "Evaluation",
+        "PPO",
+        "Policy",
+        "PolicyClient",
+        "PolicyInfo",
+        "Run",
+        "evaluate",
+        "linear",
+        "load",
+        "serve",
+        "train",
+    ]
+    assert dir(rl) == sorted(rl.__all__)
+
+
+def test_every_public_name_can_be_had() -> None:
+    assert set(LAZY) < set(rl.__all__)
+    for name in rl.__all__:
+        assert callable(getattr(rl, name))
