@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,13 @@ def play(config: GcsConfig) -> Callable[..., None]:
     """Plays an async scenario against a server and a connected client in one fresh loop."""
 
     def run(scenario: Scenario, **changes: object) -> None:
+        left_behind: list[dict[str, Any]] = []
+
         async def body() -> None:
+            # What no task waits for any more is told to nobody but this handler.
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: left_behind.append(context)
+            )
             server = GcsServer(replace(config, **changes))  # type: ignore[arg-type]
             await server.start()
             try:
@@ -40,6 +47,7 @@ def play(config: GcsConfig) -> Callable[..., None]:
                 await server.stop()
 
         asyncio.run(body())
+        assert left_behind == []
 
     return run
 

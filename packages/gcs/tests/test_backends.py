@@ -175,6 +175,16 @@ def test_use_when_closed_is_a_typed_error(reopen: Open) -> None:
         reopen().read(1, [b"a"])
 
 
+def test_embedded_files_are_private(tmp_path: Path) -> None:
+    backend = _embedded(tmp_path)
+    backend.open()
+    backend.commit([_put(1, b"a")], [], durable=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    backend.close()
+    assert set(modes.values()) == {0o600}
+    assert len(modes) == 3
+
+
 def test_embedded_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "shard.sqlite").write_bytes(b"not a database" * 1000)
     backend = _embedded(tmp_path)

@@ -221,7 +221,7 @@ def test_object_locations_add_up_and_go(play: Play, shard_count: int) -> None:
         await client.add_object_locations(there, {first: 10})
         found = await client.get_object_locations([first, second, ObjectID.from_random()])
         assert found[first].node_ids == {here, there}
-        assert (found[second].node_ids, found[second].size_bytes) == ({here}, 20)
+        assert (found[second].node_ids, found[second].size_bytes) == (frozenset({here}), 20)
         assert len(found) == 2
         await client.remove_object_locations(here, [first, second])
         await client.remove_object_locations(here, [first, second])

@@ -122,7 +122,7 @@ def test_a_watch_resumes_after_any_event_without_loss_or_repeat(play: Play) -> N
         while len(versions) < 100:
             # A new watch for every few events, each time from the last event dealt with.
             events = client.watch(KV, position=position)
-            for _ in range(7):
+            for _turn in range(7):
                 event = await anext(events)
                 versions.append(event.version)
                 position = event.position

@@ -6,6 +6,7 @@ watches in ``client_watch.py``; the blocking face over this one is ``sync_client
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ from rostral_gcs.tables.table import RowT, Table
 __all__ = ["AsyncGcsClient"]
 
 _CHUNKS_PER_READ = 16
+# Lookups under way together: the server answers those that wait together in one go.
+_LOOKUPS_AT_ONCE = 64
 
 
 class AsyncGcsClient:
@@ -354,8 +357,11 @@ class AsyncGcsClient:
     ) -> dict[ObjectID, ObjectRow]:
         """The objects that some node holds, with their holders; others are left out."""
         locations: list[ObjectLocation] = []
-        for object_id in object_ids:
-            locations.extend(await self._rows.scan(OBJECTS, object_id.binary()))
+        wanted = [object_id.binary() for object_id in object_ids]
+        for at in range(0, len(wanted), _LOOKUPS_AT_ONCE):
+            part = wanted[at : at + _LOOKUPS_AT_ONCE]
+            for found in await asyncio.gather(*(self._rows.scan(OBJECTS, key) for key in part)):
+                locations.extend(found)
         return join_locations(locations)
 
     async def _write_locations(

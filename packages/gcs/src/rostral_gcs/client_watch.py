@@ -125,24 +125,25 @@ async def _follow_once(
         request.cluster_id = position.cluster_id
         for shard, sequence in enumerate(position.sequences):
             request.cursors.add(shard=shard, sequence=sequence)
-    async for reply in connection.stream(request):
-        for event in reply.events:
-            if position is not None:
-                sequences = list(position.sequences)
-                sequences[event.shard] = event.version
-                position = WatchPosition(position.cluster_id, tuple(sequences))
-            exists = event.HasField("value")
-            yield WatchEvent(
-                kind=WatchKind.PUT if exists else WatchKind.DELETE,
-                key=event.key,
-                row=table.decode(event.key, event.value, event.version) if exists else None,
-                version=event.version,
-                position=position,
-            )
-        if reply.cursors:
-            by_shard = {cursor.shard: cursor.sequence for cursor in reply.cursors}
-            position = WatchPosition(
-                connection.cluster_id, tuple(by_shard[shard] for shard in sorted(by_shard))
-            )
-        if reply.synced:
-            yield WatchEvent(kind=WatchKind.SYNCED, position=position)
+    async with contextlib.aclosing(connection.stream(request)) as replies:
+        async for reply in replies:
+            for event in reply.events:
+                if position is not None:
+                    sequences = list(position.sequences)
+                    sequences[event.shard] = event.version
+                    position = WatchPosition(position.cluster_id, tuple(sequences))
+                exists = event.HasField("value")
+                yield WatchEvent(
+                    kind=WatchKind.PUT if exists else WatchKind.DELETE,
+                    key=event.key,
+                    row=table.decode(event.key, event.value, event.version) if exists else None,
+                    version=event.version,
+                    position=position,
+                )
+            if reply.cursors:
+                by_shard = {cursor.shard: cursor.sequence for cursor in reply.cursors}
+                position = WatchPosition(
+                    connection.cluster_id, tuple(by_shard[shard] for shard in sorted(by_shard))
+                )
+            if reply.synced:
+                yield WatchEvent(kind=WatchKind.SYNCED, position=position)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -140,8 +140,12 @@ class Connection:
             await asyncio.sleep(pause_s)
             attempt += 1
 
-    async def stream(self, request: gcs_pb2.WatchRequest) -> AsyncIterator[gcs_pb2.WatchReply]:
+    async def stream(
+        self, request: gcs_pb2.WatchRequest
+    ) -> AsyncGenerator[gcs_pb2.WatchReply, None]:
         """Opens one watch and yields its replies until it breaks. No retry.
+
+        The caller must close it, with ``aclosing``, before the connection.
 
         Raises:
             GcsUnavailableError: Nothing answers, or it went away.

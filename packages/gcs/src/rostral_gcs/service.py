@@ -279,7 +279,7 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
                     "the position is of another store", hint="watch again from a snapshot"
                 )
             cursors = {cursor.shard: cursor.sequence for cursor in request.cursors}
-        pages = aiter(self._store.hub.watch(spec, prefix=request.prefix, cursors=cursors))
+        pages = self._store.hub.watch(spec, prefix=request.prefix, cursors=cursors)
         # A watcher sleeps until a change comes, so stopping must be able to wake it.
         stopping = asyncio.ensure_future(self._stopping.wait())
         following: asyncio.Future[WatchPage] | None = None
@@ -296,6 +296,7 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
                 following.cancel()
                 with contextlib.suppress(asyncio.CancelledError, GcsError):
                     await following
+            await pages.aclose()
 
 
 def _watch_reply(page: WatchPage) -> gcs_pb2.WatchReply:

@@ -9,7 +9,8 @@ reader costs nothing but its own cursor, and memory is bounded by the ring. It k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -151,7 +152,7 @@ class WatchHub:
 
     async def watch(
         self, spec: TableSpec, *, prefix: bytes, cursors: Mapping[int, int] | None
-    ) -> AsyncIterator[WatchPage]:
+    ) -> AsyncGenerator[WatchPage, None]:
         """Yields a snapshot, unless cursors are given, and then changes for ever.
 
         Args:
@@ -183,16 +184,18 @@ class WatchHub:
                 position = {
                     shard.index: self._rings[shard.index].last_sequence for shard in self._shards
                 }
-                async for page in self._snapshot(spec, prefix, position):
-                    yield page
+                async with contextlib.aclosing(self._snapshot(spec, prefix, position)) as pages:
+                    async for page in pages:
+                        yield page
                 yield WatchPage([], [], dict(position), synced=True)
             else:
                 position = dict(cursors)
             while True:
                 # Cleared before reading: a change that comes while we read sets it again.
                 waker.clear()
-                async for page in self._changes(spec, prefix, position):
-                    yield page
+                async with contextlib.aclosing(self._changes(spec, prefix, position)) as pages:
+                    async for page in pages:
+                        yield page
                 await waker.wait()
         finally:
             self._wakers[spec.number].discard(waker)
@@ -226,7 +229,7 @@ class WatchHub:
 
     async def _snapshot(
         self, spec: TableSpec, prefix: bytes, position: Mapping[int, int]
-    ) -> AsyncIterator[WatchPage]:
+    ) -> AsyncGenerator[WatchPage, None]:
         """Pages of the rows as old as ``position``; newer ones come as changes after it.
 
         Pages are read one after the other while writes go on. A row that changes before its page is
@@ -246,7 +249,7 @@ class WatchHub:
 
     async def _changes(
         self, spec: TableSpec, prefix: bytes, position: dict[int, int]
-    ) -> AsyncIterator[WatchPage]:
+    ) -> AsyncGenerator[WatchPage, None]:
         """Pages of changes up to now; moves ``position`` with them."""
         for shard in self._shards:
             ring = self._rings[shard.index]

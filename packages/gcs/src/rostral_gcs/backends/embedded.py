@@ -11,6 +11,7 @@ wrote before it, so the order of writes holds across the classes.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ class EmbeddedBackend:
     def open(self) -> Opened:
         """Opens the file and replays the write-ahead log that a killed process left."""
         with self._translated():
+            # SQLite would make it by the umask; its log files take the mode of this one.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             # check_same_thread: opened by the shard's starter, used by its thread, never by both.
             connection = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, timeout=5.0
@@ -244,7 +247,9 @@ class EmbeddedBackend:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
             raise StorageError(
                 f"{self._path}: {error}",
                 hint="check that the disk is not full, read-only or damaged",
