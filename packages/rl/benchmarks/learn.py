@@ -1,9 +1,9 @@
-"""Seconds and steps until PPO holds 475 on CartPole-v1, and steps a second at the settings of SB3's zoo.
+"""Time until PPO holds 475 on CartPole-v1, and steps a second at the settings of SB3's zoo.
 
     python packages/rl/benchmarks/learn.py --seeds 20
 
-Prints one line a seed and the medians. For comparison, Stable-Baselines3 2.9.2 with the zoo's settings on a 2-core machine:
-4,700 steps a second, 475 after 6.5 to 9 s and 31,000 to 42,000 steps.
+Prints one line a seed and the medians. For comparison, Stable-Baselines3 2.9.2 with the zoo's
+settings on a 2-core machine: 4,700 steps a second, 475 after 6.5 to 9 s and 31,000 to 42,000 steps.
 """
 
 from __future__ import annotations

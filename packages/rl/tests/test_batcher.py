@@ -155,11 +155,12 @@ def test_an_error_of_the_policy_reaches_its_caller_and_the_next_is_served() -> N
 
 
 def test_a_slow_policy_runs_off_the_loop_and_requests_gather_meanwhile() -> None:
-    release = threading.Event()
+    started, release = threading.Event(), threading.Event()
     sizes: list[int] = []
 
     def act(obs: SpaceArray) -> SpaceArray:
         sizes.append(len(obs))
+        started.set()
         assert release.wait(10.0)
         return obs[:, 0]
 
@@ -167,8 +168,7 @@ def test_a_slow_policy_runs_off_the_loop_and_requests_gather_meanwhile() -> None
         batcher = Batcher(act, BatchConfig(slo_ms=60_000))
         batcher._pass_s = 1.0  # As after a measured slow pass.
         first = asyncio.ensure_future(batcher.submit(rows(0.0)))
-        while not sizes:
-            await asyncio.sleep(0)
+        await asyncio.to_thread(started.wait, 10.0)
         others = [asyncio.ensure_future(batcher.submit(rows(i))) for i in range(1, 5)]
         await asyncio.sleep(0)
         assert sizes == [1], "the loop is free while the pass runs, and nothing else starts"
@@ -184,4 +184,4 @@ def test_a_slow_policy_runs_off_the_loop_and_requests_gather_meanwhile() -> None
 @pytest.mark.parametrize("name", ["slo_ms", "batch_max", "queue_rows_max", "deadline_ms"])
 def test_limits_must_be_positive(name: str) -> None:
     with pytest.raises(InvalidSettingError, match=name):
-        BatchConfig(**{name: 0})  # type: ignore[arg-type]
+        BatchConfig(**{name: 0})

@@ -1,4 +1,4 @@
-"""The command: train, evaluate and serve with the exit codes and words that scripts and people need."""
+"""The command: train, evaluate and serve, with exit codes and words for scripts and people."""
 
 from __future__ import annotations
 

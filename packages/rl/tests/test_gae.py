@@ -1,4 +1,4 @@
-"""Advantages against a slow oracle that follows the definition, and against numbers worked out by hand."""
+"""Advantages against a slow oracle that follows the definition, and by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies and their folders: what was saved acts the same, and what was not saved is refused by name."""
+"""Policies and their folders: what was saved acts the same, what was not is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PPO: the loss by hand, the twins of the distributions, schedules, settings and what stops a training."""
+"""PPO: the loss by hand, twins of distributions, schedules, settings, what stops a training."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def test_flat_adam_equals_torchs() -> None:
         ) -> torch.Tensor:
             outputs, value = net(features)
             assert net.log_std is not None
-            return -dists.gaussian(outputs, net.log_std, actions)[0].mean() + value.square().mean()
+            logp, _ = dists.gaussian(outputs, net.log_std, actions)
+            total: torch.Tensor = value.square().mean() - logp.mean()
+            return total
 
         flat.step(loss(mine), lr=0.01, norm_max=0.5)
         adam.zero_grad()

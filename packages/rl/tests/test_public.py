@@ -1,4 +1,4 @@
-"""The public face: what `rostral_rl` promises does not change unannounced, and all of it can be had."""
+"""The public face: what `rostral_rl` promises does not change unannounced."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Fragments: what the critic bootstraps from, whose log-probability is stored, and who sees which noise."""
+"""Fragments: what the critic bootstraps from, whose log-probability is stored, which noise."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -23,7 +24,7 @@ def random_weights(spec: forward.NetSpec, *, seed: int = 0) -> Weights:
     weights: Weights = {}
     for name, outputs in (("pi", spec.outputs), ("vf", 1)):
         widths = (spec.inputs, *spec.hidden, outputs)
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             weights[f"{name}.{i}.weight"] = generator.standard_normal(
                 (before, after), dtype=np.float32
             )
@@ -99,7 +100,7 @@ def test_a_fragment_is_not_touched_by_the_next() -> None:
     sampler = Sampler(make_vector("CartPole-v1", 3, seed=1), spec=SPEC, horizon=9, seed=1)
     weights = random_weights(SPEC)
     first = sampler.collect(weights, 0)
-    kept = {name: np.copy(array) for name, array in first.items()}
+    kept = {name: np.array(array) for name, array in first.items()}
     second = sampler.collect(weights, 1)
     for name, array in kept.items():
         np.testing.assert_array_equal(first[name], array)  # type: ignore[literal-required]
@@ -129,7 +130,7 @@ def test_sampling_follows_the_categorical(outputs: int) -> None:
         inputs=1, hidden=(), outputs=outputs, activation="tanh", head="categorical"
     )
     logits = np.linspace(-1.0, 1.0, outputs, dtype=np.float32)
-    grid = (np.arange(20_000, dtype=np.float32) + 0.5) / 20_000
+    grid = ((np.arange(20_000) + 0.5) / 20_000).astype(np.float32)
     actions = forward.sample(spec, np.tile(logits, (20_000, 1)), grid, {})
     shares = np.bincount(actions, minlength=outputs) / 20_000
     np.testing.assert_allclose(shares, np.exp(logits) / np.exp(logits).sum(), atol=2e-4)
@@ -167,7 +168,7 @@ def test_fragments_of_any_split_join_to_the_same() -> None:
 
     whole, split = play([(0, 7)]), play([(0, 2), (2, 4), (6, 1)])
     for name in ("obs", "actions", "reward", "terminated", "truncated"):
-        np.testing.assert_array_equal(whole[name], split[name])  # type: ignore[literal-required]
+        np.testing.assert_array_equal(whole[name], split[name])
     # Matrix products of other sizes round otherwise in the last place.
     np.testing.assert_allclose(whole["logp"], split["logp"], atol=1e-5)
     np.testing.assert_allclose(whole["next_value"], split["next_value"], atol=1e-4)

@@ -41,7 +41,7 @@ def test_features_equal_gymnasiums_flatten(space: gymnasium.Space[Any]) -> None:
     space.seed(3)
     sampled = [space.sample() for _ in range(9)]
     got = features(space, np.stack(sampled))
-    expected = np.stack([spaces.flatten(space, each) for each in sampled])
+    expected = np.stack([np.asarray(spaces.flatten(space, each)) for each in sampled])
     assert got.shape == (9, feature_count(space))
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, expected.astype(np.float32))

@@ -111,8 +111,8 @@ def sample(spec: NetSpec, outputs: FloatArray, noise: FloatArray, weights: Weigh
         (N,) int64 choices from 0, or (N, A) float32 before any clipping to the action space.
     """
     if spec.head == "gaussian":
-        drawn: FloatArray = outputs + np.exp(weights["log_std"]) * noise  # (N, A)
-        return drawn
+        drawn = outputs + np.exp(weights["log_std"]) * noise  # (N, A)
+        return np.asarray(drawn, np.float32)
     if spec.outputs == 2:
         # The same inversion in closed form: P(first) is the logistic of the difference, written
         # as a hyperbolic tangent because that cannot overflow.

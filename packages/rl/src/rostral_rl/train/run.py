@@ -116,5 +116,5 @@ def _near(trainer: Trainer, stop_at: float) -> bool:
 
 def _reached(trainer: Trainer, stop_at: float) -> bool:
     result = evaluate(trainer.policy, trainer.env, episodes=STOP_EPISODES, seed=trainer.seed)
-    # The interval's lower end: a policy that scores just enough by luck would fail when looked at again.
+    # The interval's lower end: what scored just enough by luck would fail at the next look.
     return result.ci_low >= stop_at
