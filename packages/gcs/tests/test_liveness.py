@@ -17,7 +17,7 @@ NODE = NodeRow(node_id=NodeID(b"n" * 16), address="h", epoch=1, lease_s=10.0, ve
 @pytest.fixture
 def liveness() -> NodeLiveness:
     """One node, registered at time 100."""
-    made = NodeLiveness(lease_s_min=1.0, lease_s_max=60.0)
+    made = NodeLiveness(lease_s_min=1.0, lease_s_max=60.0, pause_s_min=50.0)
     made.handle_row(NODE, 100.0)
     return made
 
@@ -38,6 +38,19 @@ def test_renewing_starts_the_lease_anew(liveness: NodeLiveness) -> None:
 def test_an_update_of_the_row_does_not_renew_the_lease(liveness: NodeLiveness) -> None:
     liveness.handle_row(replace(NODE, version=2, resources_available={"CPU": 1.0}), 109.0)
     assert len(liveness.expired(110.1)) == 1
+
+
+def test_a_pause_of_the_server_kills_no_node(liveness: NodeLiveness) -> None:
+    assert liveness.expired(105.0) == []
+    # Nobody called for a minute: the server was stopped, and renewals wait in its sockets.
+    assert liveness.expired(165.0) == []
+    assert len(liveness.expired(170.1)) == 1
+
+
+def test_a_renewal_after_a_pause_of_the_server_is_heard(liveness: NodeLiveness) -> None:
+    assert liveness.expired(105.0) == []
+    liveness.renew(NODE.node_id, 1, 165.0)
+    assert liveness.expired(175.0) == []
 
 
 def test_a_lease_that_ran_out_cannot_be_renewed(liveness: NodeLiveness) -> None:

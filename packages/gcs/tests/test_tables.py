@@ -232,6 +232,7 @@ def test_object_locations_add_up_and_go(play: Play, shard_count: int) -> None:
     play(scenario, shard_count=shard_count)
 
 
+@pytest.mark.slow
 def test_more_locations_than_fit_in_a_page_are_all_written(play: Play, shard_count: int) -> None:
     async def scenario(_: GcsServer, client: AsyncGcsClient) -> None:
         node_id = NodeID.from_random()
@@ -264,6 +265,7 @@ def test_keys_are_namespaced_and_versioned(play: Play, shard_count: int) -> None
     play(scenario, shard_count=shard_count)
 
 
+@pytest.mark.slow
 def test_keys_are_listed_in_order_over_all_pages_and_shards(play: Play, shard_count: int) -> None:
     async def scenario(_: GcsServer, client: AsyncGcsClient) -> None:
         keys = [b"p%05d" % at for at in range(2300)]

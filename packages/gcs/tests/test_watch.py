@@ -79,6 +79,7 @@ def test_a_watch_gives_only_its_table_and_prefix(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_count", [1, 3])
 def test_a_watch_during_writes_ends_with_the_truth(play: Play, shard_count: int) -> None:
     async def scenario(_: GcsServer, client: AsyncGcsClient) -> None:

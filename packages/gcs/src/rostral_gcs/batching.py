@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.client_options import ClientOptions
-from rostral_gcs.errors import ClientClosedError, GcsError
+from rostral_gcs.errors import ClientClosedError
 
 __all__ = ["Batcher", "Send"]
 
@@ -80,10 +80,13 @@ class Batcher:
             ops = [op for _, part in batch for op in part]
             try:
                 results = await self._send(ops)
-            except BaseException as error:
+            except asyncio.CancelledError as error:
+                # The loop is going down: nobody will send what waits.
+                self._fail([*batch, *((entry, ()) for entry in self._waiting)], error)
+                raise
+            except Exception as error:
+                # Theirs to handle; what waits behind is sent all the same.
                 self._fail(batch, error)
-                if not isinstance(error, GcsError):
-                    raise
             else:
                 self._resolve(batch, results)
             async with self._room:
@@ -133,7 +136,7 @@ class Batcher:
         for entry, _ in batch:
             if entry.ops:
                 # The rest of a split entry: its caller hears of the failure now.
-                self._waiting.remove(entry)
+                self._waiting = deque(other for other in self._waiting if other is not entry)
                 self._pending_count -= len(entry.ops)
                 entry.ops = ()
             if not entry.future.done():

@@ -48,6 +48,8 @@ class GcsConfig:
             would look like deaths.
         node_lease_s_max: Longest lease a node may ask for.
         lease_check_interval_s: How often expired leases are looked for.
+        pause_s_min: When upkeep has not run for this long the server itself was stopped, and the
+            time does not count against leases. Many check intervals, so that a busy loop is none.
         watchers_max: Watches open at once.
         shutdown_grace_s: How long a stop waits for calls under way.
     """
@@ -74,6 +76,7 @@ class GcsConfig:
     node_lease_s_min: float = 0.1
     node_lease_s_max: float = 3600.0
     lease_check_interval_s: float = 0.1
+    pause_s_min: float = 1.0
     watchers_max: int = 10_000
     shutdown_grace_s: float = 2.0
 

@@ -26,10 +26,9 @@ from rostral_gcs.errors import (
     GcsOverloadedError,
     GcsUnavailableError,
 )
+from rostral_gcs.protocol import PROTOCOL_VERSION
 
-__all__ = ["PROTOCOL_VERSION", "Connection", "backoff_s"]
-
-PROTOCOL_VERSION = 1
+__all__ = ["Connection", "backoff_s"]
 
 _T = TypeVar("_T")
 

@@ -31,9 +31,13 @@ class NodeLiveness:
     Args:
         lease_s_min: Shortest lease a node may ask for, seconds.
         lease_s_max: Longest lease, seconds.
+        pause_s_min: When nobody has called for this long, we ourselves were stopped, and so could
+            hear no renewal: the time does not count against the leases.
     """
 
-    def __init__(self, *, lease_s_min: float, lease_s_max: float) -> None:
+    def __init__(self, *, lease_s_min: float, lease_s_max: float, pause_s_min: float) -> None:
+        self._pause_s_min = pause_s_min
+        self._last_call_s: float | None = None
         self._lease_s_min = lease_s_min
         self._lease_s_max = lease_s_max
         self._nodes: dict[NodeID, _Known] = {}
@@ -92,6 +96,7 @@ class NodeLiveness:
             NotFoundError: There is no such node: it must register again.
             FencedError: It is dead, or another epoch is current, or the lease has run out.
         """
+        self._forgive_pause(now_s)
         row = self.check_writer(node_id, epoch)
         known = self._nodes[node_id]
         if known.deadline_s < now_s:
@@ -105,7 +110,8 @@ class NodeLiveness:
         return row
 
     def expired(self, now_s: float) -> list[NodeRow]:
-        """The live nodes whose lease ran out, as rows to be written DEAD."""
+        """The live nodes whose lease ran out, as rows to be written DEAD. Call it regularly."""
+        self._forgive_pause(now_s)
         return [
             replace(
                 known.row,
@@ -115,6 +121,12 @@ class NodeLiveness:
             for known in self._nodes.values()
             if known.row.state is NodeState.ALIVE and known.deadline_s < now_s
         ]
+
+    def _forgive_pause(self, now_s: float) -> None:
+        last_s, self._last_call_s = self._last_call_s, now_s
+        if last_s is not None and now_s - last_s > self._pause_s_min:
+            for known in self._nodes.values():
+                known.deadline_s += now_s - last_s
 
 
 def with_resources(row: NodeRow, resources_available: Mapping[str, float]) -> NodeRow | None:

@@ -23,9 +23,7 @@ from rostral_gcs.tables.jobs import JOBS
 from rostral_gcs.tables.nodes import NODES
 from rostral_gcs.tables.registry import table_spec
 
-__all__ = ["REQUEST_ID_SIZE", "check_keys", "check_scan", "parse_op"]
-
-REQUEST_ID_SIZE: Final = 16
+__all__ = ["check_keys", "check_prefix", "check_scan", "parse_op"]
 
 # Tables whose rows the server decodes before it stores them: low in rate, read by everybody.
 _DECODED: Final = {table.name: table for table in (NODES, JOBS, ACTORS)}

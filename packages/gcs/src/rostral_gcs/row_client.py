@@ -16,6 +16,7 @@ from rostral_gcs.connection import Connection
 from rostral_gcs.error_wire import error_from_detail
 from rostral_gcs.errors import ConflictError, GcsError, NotFoundError
 from rostral_gcs.ids import NodeID
+from rostral_gcs.protocol import REQUEST_ID_SIZE
 from rostral_gcs.tables.registry import Durability, table_spec
 from rostral_gcs.tables.table import RowT, Table
 
@@ -159,6 +160,8 @@ class RowClient:
 
     async def _send(self, ops: Sequence[gcs_pb2.WriteOp]) -> Sequence[gcs_pb2.WriteResult]:
         # The id is made once, here, and travels with every retry below.
-        request = gcs_pb2.WriteRequest(request_id=os.urandom(16), ops=ops, writer=self._writer)
+        request = gcs_pb2.WriteRequest(
+            request_id=os.urandom(REQUEST_ID_SIZE), ops=ops, writer=self._writer
+        )
         reply = await self._connection.call("Write", request, gcs_pb2.WriteReply)
         return reply.results

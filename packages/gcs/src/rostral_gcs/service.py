@@ -14,7 +14,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -34,17 +34,16 @@ from rostral_gcs.errors import (
 )
 from rostral_gcs.ids import NodeID
 from rostral_gcs.interceptor import TokenInterceptor
-from rostral_gcs.requests import REQUEST_ID_SIZE, check_keys, check_prefix, check_scan, parse_op
+from rostral_gcs.protocol import PROTOCOL_VERSION, REQUEST_ID_SIZE
+from rostral_gcs.requests import check_keys, check_prefix, check_scan, parse_op
 from rostral_gcs.store import Store
 from rostral_gcs.tables.nodes import NODES
 from rostral_gcs.tables.registry import table_spec
 from rostral_gcs.watch import WatchPage
 
-__all__ = ["PROTOCOL_VERSION", "GcsServer"]
+__all__ = ["GcsServer"]
 
 logger = logging.getLogger("rostral.gcs.service")
-
-PROTOCOL_VERSION: Final = 1
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 

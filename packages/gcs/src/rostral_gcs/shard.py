@@ -82,6 +82,7 @@ class Shard:
         self._trimmed_sequence = 0
         self._history_size = 0
         self._commit_count = 0
+        self._closing = False
 
     @property
     def last_sequence(self) -> int:
@@ -112,6 +113,8 @@ class Shard:
 
     async def close(self) -> None:
         """Finishes the queued commands, closes the backend and ends the thread."""
+        # What came after the end mark would wait for ever.
+        self._closing = True
         if self._thread is not None:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
@@ -164,7 +167,7 @@ class Shard:
         return await future
 
     def _submit(self, command: _Command) -> None:
-        if self._thread is None:
+        if self._closing or self._thread is None:
             raise GcsOverloadedError("the server is stopping", hint="try again in a moment")
         if self._queue.qsize() >= self._config.queue_commands_max:
             raise GcsOverloadedError(

@@ -48,7 +48,9 @@ class Store:
         self._shards: list[Shard] = []
         self._hub: WatchHub | None = None
         self._liveness = NodeLiveness(
-            lease_s_min=config.node_lease_s_min, lease_s_max=config.node_lease_s_max
+            lease_s_min=config.node_lease_s_min,
+            lease_s_max=config.node_lease_s_max,
+            pause_s_min=config.pause_s_min,
         )
 
     @property
