@@ -196,6 +196,10 @@ cdef class Queue:
         return self.q.capacity
 
     @property
+    def job_id(self):
+        return PyBytes_FromStringAndSize(<char *>self.q.job_id, 16)
+
+    @property
     def key(self):
         return PyBytes_FromStringAndSize(<char *>self.q.key, 16)
 

@@ -766,6 +766,7 @@ cdef class ObjectTable:
                 target = WAIT_ANY
             if not self._sleep(a, rest, target, deadline):
                 PyErr_CheckSignals()
+            self._open()  # closed meanwhile, because the daemon is gone: nothing will be sealed any more
 
     cdef bint _sleep(self, attachment *a, list rest, uint32_t target, int64_t deadline) except -1:
         """Spins, then sleeps, until `target` (or any of `rest`) may be sealed. False after a signal."""

@@ -486,3 +486,7 @@ cdef class Tasks:
     def mark_running(self, ClaimedTask claimed):
         """Says which of several claimed tasks is being run: what others see of this process."""
         store32(&self.segment.a.me.running, claimed.loc)
+
+    def forget(self, ClaimedTask claimed):
+        """The task went back into its queue: it is no longer this process's to finish."""
+        store32(&self._open().me.running, 0)

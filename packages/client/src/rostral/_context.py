@@ -1,0 +1,40 @@
+"""Where this process's runtime is found, and the running task's context. The only process-wide state of the package."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+from typing import TYPE_CHECKING
+
+from rostral.exceptions import NotConnectedError
+
+if TYPE_CHECKING:
+    from rostral.runtime import Runtime, TaskScope
+
+_runtime: Runtime | None = None
+task_scope: contextvars.ContextVar[TaskScope | None] = contextvars.ContextVar("rostral_task_scope", default=None)
+
+
+def set_runtime(runtime: Runtime | None) -> None:
+    """Makes `runtime` the one of this process (None: there is none)."""
+    global _runtime
+    _runtime = runtime
+
+
+def current_runtime() -> Runtime | None:
+    """This process's runtime, or None."""
+    return _runtime
+
+
+def runtime() -> Runtime:
+    """This process's runtime. Starts a cluster on first use, unless ROSTRAL_AUTO_INIT=0. Raises NotConnectedError."""
+    if _runtime is not None:
+        return _runtime
+    if os.environ.get("ROSTRAL_AUTO_INIT", "1") == "0":
+        raise NotConnectedError("rostral is not connected to a cluster", hint="call rostral.init() first")
+    from rostral.api import init
+
+    init()
+    if _runtime is None:
+        raise NotConnectedError("rostral is not connected to a cluster", hint="call rostral.init() first")
+    return _runtime

@@ -1,0 +1,103 @@
+"""The payload of a task: its arguments on their way from the caller to the worker.
+
+A payload is one tag byte, the number of values that the worker must fetch, and a pickle. References among the arguments travel as dependencies of the task and are put
+back in their places by the worker, as values; references inside other values stay references. Large arguments become
+objects of their own, so a payload stays small enough to be copied.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from rostral.object_ref import CollectedRefs, ObjectRef
+from rostral.serialization import SCALARS, dumps
+
+# Above this an argument is put into the store: it is then copied once, and the worker reads it in place.
+INLINE_BYTES_MAX = 100 << 10
+
+EMPTY = b"E"
+PLAIN = b"P"  # pickle of (args, kwargs)
+PLACED = b"D"  # pickle of (args, kwargs, places): dependency i belongs at places[i], a position or a keyword
+STORED = b"S"  # the PLAIN or PLACED payload is itself the value of the last dependency
+
+
+COUNT = struct.Struct("<cI")
+
+
+class Arguments(NamedTuple):
+    """Arguments ready to be submitted."""
+
+    payload: bytes
+    dependencies: list[ObjectRef[Any]]
+    nested: list[ObjectRef[Any]]
+
+
+NO_ARGUMENTS = Arguments(EMPTY, [], [])
+
+
+def _is_large(value: object) -> bool:
+    if type(value) in SCALARS:
+        return type(value) in (bytes, str) and len(value) > INLINE_BYTES_MAX  # type: ignore[arg-type]
+    size = getattr(value, "nbytes", 0)
+    return type(size) is int and size > INLINE_BYTES_MAX
+
+
+def encode(args: tuple[Any, ...], kwargs: dict[str, Any], put: Callable[[Any], ObjectRef[Any]]) -> Arguments:
+    """Packs the arguments of a call. `put` stores a value. Raises NotPicklableError."""
+    if not args and not kwargs:
+        return NO_ARGUMENTS
+    dependencies: list[ObjectRef[Any]] = []
+    places: list[int | str] = []
+    placed_args: Sequence[Any] = args
+    for index, value in enumerate(args):
+        if isinstance(value, ObjectRef) or _is_large(value):
+            if placed_args is args:
+                placed_args = list(args)
+            dependencies.append(value if isinstance(value, ObjectRef) else put(value))
+            places.append(index)
+            placed_args[index] = None  # type: ignore[index]
+    placed_kwargs = kwargs
+    for key, value in kwargs.items():
+        if isinstance(value, ObjectRef) or _is_large(value):
+            if placed_kwargs is kwargs:
+                placed_kwargs = dict(kwargs)
+            dependencies.append(value if isinstance(value, ObjectRef) else put(value))
+            places.append(key)
+            placed_kwargs[key] = None
+    with CollectedRefs() as nested:
+        if places:
+            payload = COUNT.pack(PLACED, len(places)) + dumps((placed_args, placed_kwargs, places))
+        else:
+            payload = COUNT.pack(PLAIN, 0) + dumps((args, kwargs))
+    if len(payload) > INLINE_BYTES_MAX:
+        dependencies.append(put(payload))
+        payload = COUNT.pack(STORED, len(dependencies))
+    return Arguments(payload, dependencies, nested)
+
+
+def value_count(payload: bytes) -> int:
+    """How many of the task's dependencies, the first ones, are values to fetch; the others are only kept."""
+    return 0 if payload == EMPTY else int(COUNT.unpack_from(payload)[1])
+
+
+def decode(payload: bytes, values: list[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments of a call; `values` are those of its dependencies, in order."""
+    if payload == EMPTY:
+        return (), {}
+    if payload[:1] == STORED:
+        payload = values.pop()
+    loaded = pickle.loads(memoryview(payload)[COUNT.size :])
+    if payload[:1] == PLAIN:
+        args, kwargs = loaded
+        return args, kwargs
+    args, kwargs, places = loaded
+    args = list(args)
+    for place, value in zip(places, values, strict=True):
+        if type(place) is int:
+            args[place] = value
+        else:
+            kwargs[place] = value
+    return args, kwargs

@@ -1,0 +1,5 @@
+"""The `rostral` command."""
+
+from rostral.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,140 @@
+"""The `rostral` command: start, stop and look at the nodes of this user on this machine.
+
+Exit statuses: 0 done, 1 failed, 2 wrong usage, 3 nothing to reach, 78 wrong configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from rostral_gcs.errors import ConfigError, RostralError
+from rostral_objectstore.control import ControlClient
+
+EXIT_FAILED = 1
+EXIT_UNREACHABLE = 3
+EXIT_BAD_CONFIG = 78
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the command with the error's text and status."""
+    click.echo(f"rostral: {error}", err=True)
+    if isinstance(error, ConfigError):
+        sys.exit(EXIT_BAD_CONFIG)
+    sys.exit(EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rostral")
+def main() -> None:
+    """Tasks, actors and futures across processes and machines."""
+
+
+@main.command()
+@click.option("--head", is_flag=True, help="Start the first node of a new cluster.")
+@click.option("--address", metavar="HOST:PORT", help="Join the cluster whose GCS listens there.")
+@click.option("--port", type=click.IntRange(0, 65535), default=6380, show_default=True,
+              help="Port of a head's GCS; 0 takes a free one.")
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address of a head's GCS.")
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False),
+              help="Cluster token; not needed to join a head of this user on this machine.")
+@click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer. [default: this machine's]")
+@click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs to offer.")
+@click.option("--resources", metavar="JSON", help='Custom resources, such as \'{"arm": 2}\'.')
+@click.option("--object-store-memory", type=click.IntRange(min=1), help="Bytes for objects. [default: 0.3 of memory]")
+def start(
+    head: bool, address: str | None, port: int, bind: str, token_file: str | None, num_cpus: float | None,
+    num_gpus: float, resources: str | None, object_store_memory: int | None,
+) -> None:
+    """Start a node that runs until `rostral stop`."""
+    from rostral.launcher import NodeSettings, start_node
+    from rostral.session import live_records
+
+    if head == (address is not None):
+        raise click.UsageError("say either --head or --address HOST:PORT")
+    if address is not None and token_file is None:
+        heads = [record for record in live_records() if record.head and record.address == address]
+        if not heads:
+            raise click.UsageError(
+                f"no head of this user at {address} runs on this machine: give its token with --token-file"
+            )
+        token_file = heads[0].token_file
+    settings = NodeSettings(
+        head=head, gcs_address=address, token_file=token_file, bind=bind, port=port, num_cpus=num_cpus,
+        num_gpus=num_gpus, resources=_parse_resources(resources), memory_bytes=object_store_memory, detached=True,
+    )
+    try:
+        record = start_node(settings).record
+    except RostralError as error:
+        fail(error)
+    click.echo(f"node {record.node_id} serves, cluster at {record.address}")
+    click.echo(f"connect with rostral.init({record.address!r}); end it with: rostral stop")
+
+
+def _parse_resources(text: str | None) -> dict[str, float]:
+    if text is None:
+        return {}
+    try:
+        resources = json.loads(text)
+        if not isinstance(resources, dict):
+            raise TypeError("not an object")
+        return {str(name): float(quantity) for name, quantity in resources.items()}
+    except (ValueError, TypeError) as error:
+        raise click.BadParameter(f"{text[:80]!r} is no JSON object of names and numbers: {error}") from error
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Kill instead of ending in order.")
+def stop(force: bool) -> None:
+    """Stop this user's nodes on this machine that `rostral start` started."""
+    from rostral.launcher import stop_node
+    from rostral.session import live_records
+
+    # The head last: the others say good-bye to its GCS.
+    records = sorted((r for r in live_records() if r.detached), key=lambda r: r.head)
+    for record in records:
+        stop_node(record, force=force)
+    click.echo(f"stopped {len(records)} node{'s' if len(records) != 1 else ''}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(as_json: bool) -> None:
+    """Show this user's running nodes on this machine, their resources, workers and actors."""
+    from rostral.session import live_records
+
+    nodes = []
+    for record in live_records():
+        try:
+            client = ControlClient(record.scheduler_socket)
+            try:
+                nodes.append({"node_id": record.node_id, "address": record.address, "head": record.head,
+                              "pid": record.pid, **client.call("status", {})})
+            finally:
+                client.close()
+        except RostralError as error:
+            nodes.append({"node_id": record.node_id, "address": record.address, "head": record.head,
+                          "pid": record.pid, "error": str(error)})
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "nodes": nodes}, default=_as_text))
+    elif nodes:
+        for node in nodes:
+            _print_node(node)
+    if not nodes:
+        if not as_json:
+            click.echo("no node of this user runs on this machine; start one with: rostral start --head", err=True)
+        sys.exit(EXIT_UNREACHABLE)
+
+
+def _as_text(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _print_node(node: dict[str, Any]) -> None:
+    click.echo(f"node {node['node_id']}  {'head' if node['head'] else 'node'}  {node['address']}  pid {node['pid']}")
+    for key, value in node.items():
+        if key not in ("node_id", "head", "address", "pid"):
+            click.echo(f"  {key}: {json.dumps(value, default=_as_text)}")

@@ -1,0 +1,110 @@
+"""One claimed task from its record to its sealed results.
+
+Pure in that it decides nothing: fetches the inputs, runs the code, stores what it returns or raises. How tasks are
+claimed, and in which thread they run, is the worker's and the actor's affair.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rostral._context import task_scope
+from rostral.arguments import decode, value_count
+from rostral.exceptions import ObjectLostError, RostralError, TaskError
+from rostral.object_ref import ObjectRef
+from rostral.runtime import Runtime, TaskScope
+from rostral.serialization import Packed, pack
+from rostral_objectstore._native import repair
+from rostral_objectstore._native.task import ClaimedTask
+from rostral_objectstore.layout import ObjectFlag
+from rostral_objectstore.serialization import KIND_PICKLE, deserialize
+
+
+class FailedInput(Exception):
+    """An input of the task is an error; carries the error as it is stored, to be passed on unchanged."""
+
+    def __init__(self, inband: bytes) -> None:
+        super().__init__()
+        self.inband = inband
+
+
+def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The call's arguments, references among them replaced by their values. Raises FailedInput."""
+    table = runtime.table
+    values = []
+    for loc in task.dependencies[: value_count(task.payload)]:
+        read = table.read(table.adopt_held(ObjectRef, loc))
+        if read is None:
+            raise ObjectLostError("an input of the task is not in the store any more")
+        kind, is_error, inband, buffers = read
+        if is_error:
+            raise FailedInput(bytes(inband))
+        values.append(deserialize(kind, inband, buffers))
+    return decode(task.payload, values)
+
+
+def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) -> None:
+    """Seals the task's results with what its code returned."""
+    count = len(task.returns)
+    if count == 1:
+        values: Sequence[Any] = (value,)
+    elif count == 0:
+        return
+    else:
+        try:
+            values = tuple(value)
+        except TypeError:
+            raise ValueError(f"{name}() has num_returns={count} but returned {type(value).__name__}") from None
+        if len(values) != count:
+            raise ValueError(f"{name}() has num_returns={count} but returned {len(values)} values")
+    packed: list[Packed] = [pack(item) for item in values]
+    for loc, item in zip(task.returns, packed, strict=True):
+        runtime.table.fill_at(loc, item.kind, item.inband, item.buffers, item.refs)
+
+
+def store_error(runtime: Runtime, task: ClaimedTask, name: str, error: BaseException) -> None:
+    """Seals the task's results with an error."""
+    if isinstance(error, FailedInput):
+        inband = error.inband
+    else:
+        wrapped = TaskError.from_exception(name, error, os.getpid())
+        try:
+            inband = pickle.dumps(wrapped, protocol=5)
+        except Exception:  # whatever a user's exception class does
+            inband = pickle.dumps(TaskError(name, wrapped.remote_traceback, None, os.getpid()), protocol=5)
+    for loc in task.returns:
+        runtime.table.fill_at(loc, KIND_PICKLE, inband, [], [], ObjectFlag.ERROR)
+
+
+def should_retry(error: BaseException, retry_exceptions: bool | tuple[type[BaseException], ...]) -> bool:
+    """Whether the user asked for another try after this error."""
+    if isinstance(error, FailedInput | RostralError):
+        return False
+    if isinstance(retry_exceptions, bool):
+        return retry_exceptions
+    return isinstance(error, retry_exceptions)
+
+
+def execute(
+    runtime: Runtime, task: ClaimedTask, name: str, code: Callable[..., Any], scope: TaskScope,
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False,
+) -> None:
+    """Runs the task in this thread and finishes it. SystemExit is the process's end, and passes through."""
+    token = task_scope.set(scope)
+    try:
+        args, kwargs = fetch_arguments(runtime, task)
+        store_results(runtime, task, name, code(*args, **kwargs))
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if retry_exceptions and should_retry(error, retry_exceptions):
+            if repair.run_again(runtime.store.segment, task.loc):
+                runtime.tasks.forget(task)
+                return
+        store_error(runtime, task, name, error)
+    finally:
+        task_scope.reset(token)
+    runtime.tasks.finish(task)

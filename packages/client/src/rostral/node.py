@@ -1,0 +1,131 @@
+"""The node process: store, local scheduler and, on a head, the GCS, on one event loop.
+
+Run as `python -m rostral.node SETTINGS READY_FD`: settings as JSON; a JSON answer goes to the descriptor once the node
+serves, or once it is clear that it cannot. The node stops on SIGTERM and SIGINT and, unless it is detached, when its
+standard input ends, which is when the process that started it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+
+from rostral.launcher import NodeSettings
+from rostral.session import NodeRecord, remove_record, remove_session_dir, write_record
+from rostral_gcs.auth import load_token, write_token
+from rostral_gcs.client import AsyncGcsClient
+from rostral_gcs.config import GcsConfig
+from rostral_gcs.errors import RostralError
+from rostral_gcs.service import GcsServer
+from rostral_objectstore.config import StoreConfig, default_memory_bytes
+from rostral_objectstore.daemon import StoreDaemon, process_start_time
+from rostral_scheduler import LocalScheduler, SchedulerConfig
+
+logger = logging.getLogger("rostral.node")
+
+
+@contextlib.asynccontextmanager
+async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> AsyncIterator[NodeRecord]:
+    """Runs a node within the `async with` block. Raises what a part of it fails with; then nothing is left."""
+    session = Path(settings.session_dir)
+    node_id = os.urandom(16)
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.head:
+            token_file = str(session / "token")
+            token = write_token(token_file)
+            gcs = GcsServer(
+                GcsConfig(data_dir=session / "gcs", token=token, bind=settings.bind, port=settings.port)
+            )
+            await gcs.start()
+            stack.push_async_callback(gcs.stop)
+            address = gcs.address
+        else:
+            token_file, address = str(settings.token_file), str(settings.gcs_address)
+            token = load_token(token_file)
+        client = AsyncGcsClient(address, token)
+        await client.connect()
+        stack.push_async_callback(client.close)
+
+        store = StoreDaemon(
+            StoreConfig(
+                socket_path=str(session / "store.sock"), node_id=node_id,
+                memory_bytes=settings.memory_bytes if settings.memory_bytes is not None else default_memory_bytes(),
+            )
+        )
+        await store.start()
+        stack.push_async_callback(store.stop)
+
+        scheduler = LocalScheduler(
+            SchedulerConfig(
+                node_id=node_id, store_socket=store.config.socket_path, socket_path=str(session / "scheduler.sock"),
+                session_dir=str(session),
+                num_cpus=settings.num_cpus if settings.num_cpus is not None else len(os.sched_getaffinity(0)),
+                num_gpus=settings.num_gpus, resources=settings.resources, labels=settings.labels,
+            ),
+            gcs=client, on_shutdown=stopping.set,
+        )
+        await scheduler.start()
+        stack.push_async_callback(scheduler.stop)
+
+        record = NodeRecord(
+            node_id=node_id.hex(), pid=os.getpid(), start_time=process_start_time(os.getpid()), head=settings.head,
+            address=address, session_dir=settings.session_dir, store_socket=store.config.socket_path,
+            scheduler_socket=scheduler.config.socket_path, token_file=token_file, detached=settings.detached,
+        )
+        write_record(record)
+        stack.callback(remove_record, record.node_id)
+        yield record
+
+
+async def run(settings: NodeSettings, ready_fd: int) -> int:
+    """Serves until told to stop. Returns the exit status."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if not settings.detached:
+        loop.add_reader(0, _lifeline, loop, stopping)
+    try:
+        async with running_node(settings, stopping) as record:
+            _answer(ready_fd, {"record": asdict(record)})
+            await stopping.wait()
+    except* RostralError as group:
+        error = group.exceptions[0]
+        logger.error("node failed error=%s", error)
+        if isinstance(error, RostralError):
+            _answer(ready_fd, {"name": type(error).__name__, "message": error.message, "hint": error.hint})
+        return 1
+    finally:
+        remove_session_dir(settings.session_dir)
+    return 0
+
+
+def _lifeline(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    if not os.read(0, 4096):
+        loop.remove_reader(0)
+        stopping.set()
+
+
+def _answer(fd: int, answer: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(fd, json.dumps(answer).encode())
+        os.close(fd)
+
+
+def main() -> None:
+    """Entry of `python -m rostral.node`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = NodeSettings(**json.loads(sys.argv[1]))
+    sys.exit(asyncio.run(run(settings, int(sys.argv[2]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Values between processes: what the store's pickles lack, which is code and references.
+
+Functions and classes of `__main__` and lambdas are pickled by value (cloudpickle); references inside a value are listed,
+so that the store keeps what they name for as long as the value lives.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from typing import Any
+
+import cloudpickle
+
+from rostral.exceptions import NotPicklableError
+from rostral.object_ref import CollectedRefs, ObjectRef
+from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, OutOfBand
+
+SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
+# How far into containers the look for plain values goes: further, the look costs more than cloudpickle.
+PLAIN_ITEMS_MAX = 64
+PLAIN_DEPTH_MAX = 3
+
+_numpy_array: type | None = None
+
+
+def is_plain(value: object, depth: int = 0) -> bool:
+    """Whether C pickle alone does: builtin values, arrays and references, in small builtin containers."""
+    kind = type(value)
+    if kind in SCALARS or kind is ObjectRef:
+        return True
+    if depth < PLAIN_DEPTH_MAX:
+        if (kind is list or kind is tuple) and len(value) <= PLAIN_ITEMS_MAX:  # type: ignore[arg-type]
+            return all(is_plain(item, depth + 1) for item in value)  # type: ignore[attr-defined]
+        if kind is dict and len(value) <= PLAIN_ITEMS_MAX:  # type: ignore[arg-type]
+            return all(type(k) in SCALARS and is_plain(v, depth + 1) for k, v in value.items())  # type: ignore[attr-defined]
+    return _is_array(value)
+
+
+def _is_array(value: object) -> bool:
+    global _numpy_array
+    if _numpy_array is None:
+        numpy = sys.modules.get("numpy")
+        if numpy is None:
+            return False
+        _numpy_array = numpy.ndarray
+    return type(value) is _numpy_array and not value.dtype.hasobject  # type: ignore[attr-defined]
+
+
+def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:
+    """Pickles a value, its large buffers beside it if `out_of_band` is given. Raises NotPicklableError."""
+    try:
+        if is_plain(value):
+            return pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
+        with io.BytesIO() as stream:
+            cloudpickle.Pickler(stream, protocol=5, buffer_callback=out_of_band).dump(value)
+            return stream.getvalue()
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise NotPicklableError(
+            f"a value of type {type(value).__qualname__} cannot be pickled: {error}",
+            hint="locks, sockets, open files and generators stay in their process: make them inside the task or actor",
+        ) from error
+
+
+class Packed:
+    """A value as the object table takes it."""
+
+    __slots__ = ("buffers", "inband", "kind", "refs")
+
+    def __init__(self, kind: int, inband: bytes, buffers: list[memoryview], refs: list[ObjectRef[Any]]) -> None:
+        self.kind, self.inband, self.buffers, self.refs = kind, inband, buffers, refs
+
+
+def pack(value: object) -> Packed:
+    """Serializes a value for the store. Raises NotPicklableError."""
+    kind = type(value)
+    if kind in SCALARS:
+        if kind is bytes:
+            return Packed(KIND_BYTES, value, [], [])  # type: ignore[arg-type]
+        return Packed(KIND_PICKLE, pickle.dumps(value, protocol=5), [], [])
+    out_of_band = OutOfBand()
+    with CollectedRefs() as refs:
+        inband = dumps(value, out_of_band)
+    return Packed(KIND_PICKLE, inband, out_of_band.buffers, refs)

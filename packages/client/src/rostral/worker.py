@@ -1,0 +1,106 @@
+"""A worker process: attaches to its node, runs tasks until it is told to stop, or one actor until the actor ends.
+
+`main` is what the zygote calls in the process it has forked. Everything a worker learns from the scheduler, it learns
+at its start and with its first task; between tasks it asks nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from rostral import _context
+from rostral.execution import execute
+from rostral.runtime import Runtime, TaskScope
+from rostral_objectstore._native.queue import Queue
+from rostral_objectstore._native.task import ClaimedTask
+from rostral_objectstore.client import StoreClient
+from rostral_objectstore.control import ControlClient
+from rostral_scheduler import WorkerStart
+
+logger = logging.getLogger("rostral.worker")
+
+
+class NamedOutput:
+    """Standard output or error that tells the scheduler whose lines follow, before the first of them."""
+
+    _announced: str | None = None
+
+    def __init__(self, stream: Any, scheduler: ControlClient) -> None:
+        self._stream = stream
+        self._scheduler = scheduler
+
+    def write(self, text: str) -> int:
+        """Passes the text on, announced."""
+        scope = _context.task_scope.get()
+        name = scope.name if scope is not None else None
+        if name is not None and name != NamedOutput._announced:
+            NamedOutput._announced = name
+            # Waits for the answer, so that the lines that follow cannot overtake the name.
+            self._scheduler.call("worker_name", {"name": name})
+        written: int = self._stream.write(text)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def main(start: WorkerStart) -> None:
+    """Runs a worker or an actor until its end. Called in a fresh process."""
+    kind = "actor" if start.kind == "actor" else "worker"
+    store = StoreClient.connect(start.store_socket, kind=kind, worker_id=start.worker_id)
+    # Without its scheduler a worker has no purpose, and nobody to count it.
+    scheduler = ControlClient(start.scheduler_socket, on_close=lambda: os._exit(1))
+    scheduler.call("register_worker", {"slot": store.slot, "pid": os.getpid(), "worker_id": start.worker_id})
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout = NamedOutput(sys.stdout, scheduler)
+    sys.stderr = NamedOutput(sys.stderr, scheduler)
+    if start.kind == "actor":
+        from rostral.actor_process import run_actor
+
+        assignment = scheduler.call("worker_assignment", {"worker_id": start.worker_id})
+        runtime = join_job(store, scheduler, start, assignment["job_id"])
+        run_actor(runtime, assignment)
+    else:
+        run_worker(store, scheduler, start)
+
+
+def join_job(store: StoreClient, scheduler: ControlClient, start: WorkerStart, job_id: bytes) -> Runtime:
+    """Becomes a process of the job: its import path, its directory, its namespace."""
+    job = scheduler.call("job_info", {"job_id": job_id})
+    for path in job["sys_path"]:
+        if path not in sys.path:
+            sys.path.append(path)
+    if os.path.isdir(job["cwd"]):
+        os.chdir(job["cwd"])
+    runtime = Runtime(
+        store, scheduler, job_id=job_id, namespace=job["namespace"], node_id=start.node_id,
+        root=TaskScope(start.worker_id, "worker"),
+    )
+    _context.set_runtime(runtime)
+    return runtime
+
+
+def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart) -> None:
+    """Claims and runs tasks, one after the other, for ever: the scheduler ends this process."""
+    runtime: Runtime | None = None
+    tasks = store.tasks
+    while True:
+        task = tasks.next(0, -1, [])
+        if task is None:
+            tasks.sweep()
+            continue
+        if runtime is None:
+            queue, *_ = store.segment.work_state(store.slot)
+            runtime = join_job(store, scheduler, start, Queue(store.segment, queue).job_id)
+        run_task(runtime, task)
+
+
+def run_task(runtime: Runtime, task: ClaimedTask) -> None:
+    """One task of a remote function."""
+    name, (function, meta) = runtime.functions.load(task.function)
+    scope = TaskScope(task.id, name)
+    execute(runtime, task, name, function, scope, meta.get("retry_exceptions", False))
