@@ -76,6 +76,8 @@ def served(folder: Path) -> Iterator[str]:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
+        if process.wait() != 0:
+            raise RuntimeError(f"the server ended with status {process.returncode}")
 
 
 def play(url: str) -> float:

@@ -24,7 +24,7 @@ SHARED = Path("/dev/shm")
 def restart_marked() -> None:
     """Replaces this process by itself, marked and with a private directory.
 
-    It must be in the environment that the kernel saw at exec: that is the one a fork shows in /proc.
+    It must be the environment of an exec: that is the one which a fork shows in /proc.
     """
     if MARK in os.environ:
         return

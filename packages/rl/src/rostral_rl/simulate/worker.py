@@ -20,6 +20,7 @@ from rostral_rl.forward import NetSpec
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.make import EnvSource, make_vector
 from rostral_rl.simulate.sampler import Sampler
+from rostral_rl.threads import threads_for
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -97,8 +98,9 @@ class RolloutActor:
         self._sampler = layout.sampler(first, count, life=life)
 
     def collect(self, weights: Weights, version: int) -> Fragment:
-        """Plays one fragment."""
-        return self._sampler.collect(weights, version)
+        """Plays one fragment, on one thread: the other cores have workers of their own."""
+        with threads_for(0):
+            return self._sampler.collect(weights, version)
 
 
 @dataclass(slots=True)

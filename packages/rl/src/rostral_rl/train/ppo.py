@@ -26,6 +26,7 @@ from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.fragment import Fragment, join
 from rostral_rl.simulate.make import EnvSource, check_known, make_vector
 from rostral_rl.simulate.worker import Layout, make_rollouts
+from rostral_rl.threads import threads_for
 from rostral_rl.train.parts import dists, gae
 from rostral_rl.train.parts.nets import ActorCritic
 from rostral_rl.train.parts.normalise import RunningMoments
@@ -327,6 +328,10 @@ class Trainer:
             SimulationError: An environment failed.
             WorkersLostError: Rollout actors kept dying.
         """
+        with threads_for(self.settings.minibatch * self._adam.size):
+            return self._step()
+
+    def _step(self) -> Iteration:
         started = time.perf_counter()
         fragments = self._rollouts.collect(self._weights, self.update)
         collected = time.perf_counter()
@@ -360,23 +365,16 @@ class Trainer:
         lr = at(settings.lr, fraction)
         size, part = settings.batch, settings.minibatch
         last: list[Tensor] = []
-        # These nets are too small to share between threads: two threads took 1.3 times as long as
-        # one.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for _ in range(settings.epochs):
-                last.clear()
-                order = (
-                    None if part == size else torch.from_numpy(self._shuffle.permutation(size))
-                )  # (N,)
-                for start in range(0, size, part):
-                    rows = batch if order is None else batch.rows(order[start : start + part])
-                    loss, diagnostics = ppo_loss(self._net, rows, settings, fraction)
-                    self._adam.step(loss, lr=lr, norm_max=settings.grad_norm_max)
-                    last.append(diagnostics)
-        finally:
-            torch.set_num_threads(threads)
+        for _ in range(settings.epochs):
+            last.clear()
+            order = (
+                None if part == size else torch.from_numpy(self._shuffle.permutation(size))
+            )  # (N,)
+            for start in range(0, size, part):
+                rows = batch if order is None else batch.rows(order[start : start + part])
+                loss, diagnostics = ppo_loss(self._net, rows, settings, fraction)
+                self._adam.step(loss, lr=lr, norm_max=settings.grad_norm_max)
+                last.append(diagnostics)
         result: FloatArray = torch.stack(last).mean(0).numpy()
         return result
 

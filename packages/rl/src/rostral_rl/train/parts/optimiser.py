@@ -31,7 +31,8 @@ class FlatAdam:
 
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
-        size = sum(p.numel() for p in parameters)
+        #: Number of parameters.
+        self.size = size = sum(p.numel() for p in parameters)
         self._value = torch.empty(size)  # (P,)
         self._gradient = torch.zeros(size)  # (P,)
         self._first = torch.zeros(size)  # (P,)
