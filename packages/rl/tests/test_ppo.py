@@ -81,7 +81,8 @@ def test_the_loss_by_hand() -> None:
     net = ActorCritic(spec_for("categorical"), log_std=0.0, seed=0)
     batch = batch_of(net, ratio=[1.5, 0.5, 1.1, 1.5], advantage=[1.0, -1.0, 2.0, -1.0])
     settings = PPO(**SMALL, clip=0.2, vf_coef=0.5, ent_coef=0.0, normalise_advantage=False)
-    loss, diagnostics = ppo_loss(net, batch, settings, 0.0)
+    loss, terms = ppo_loss(net, batch, settings, 0.0)
+    diagnostics = terms.diagnostics()
     # min(r A, clip(r) A): 1.2 * 1; -max(0.5, 0.8) = -0.8; 1.1 * 2; -1.5 (pessimism does not clip).
     surrogate = (1.2 - 0.8 + 2.2 - 1.5) / 4
     assert loss.item() == pytest.approx(-surrogate + 0.5 * 4.0, abs=1e-5)

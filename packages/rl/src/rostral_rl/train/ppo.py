@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -174,9 +174,35 @@ class Batch:
         )
 
 
+class LossTerms(NamedTuple):
+    """Parts of one minibatch's loss.
+
+    Attributes:
+        policy: () float32, clipped surrogate, negated.
+        value: () float32, the critic's squared error.
+        entropy: () float32.
+        ratio: (M,) float32, probability now over probability when drawn.
+        clipped: (M,) float32, the same within its limits.
+    """
+
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+    @torch.no_grad()
+    def diagnostics(self) -> Tensor:
+        """Policy loss, value loss, entropy, KL estimate and clipped share, (5,) float32."""
+        # Schulman's low-variance estimate of KL(old, new): E[(r - 1) - log r], never negative.
+        divergence = (self.ratio - 1.0 - self.ratio.log()).mean()
+        share = (self.ratio != self.clipped).float().mean()
+        return torch.stack((self.policy, self.value, self.entropy, divergence, share))
+
+
 def ppo_loss(
     net: ActorCritic, batch: Batch, settings: PPO, fraction: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, LossTerms]:
     """Clipped surrogate, critic's error and entropy bonus (eq. 9 of the paper, negated).
 
     Args:
@@ -186,8 +212,7 @@ def ppo_loss(
         fraction: How much of the training is done, for schedules.
 
     Returns:
-        Loss () float32, and detached diagnostics (5,): policy loss, value loss, entropy, KL
-        estimate, clipped share.
+        Loss () float32, and what it is made of.
     """
     outputs, value = net(batch.features)  # (M, A), (M,)
     if net.log_std is None:
@@ -196,29 +221,23 @@ def ppo_loss(
         logp, entropy = dists.gaussian(outputs, net.log_std, batch.actions)  # (M,), (M,)
     advantage = batch.advantage  # (M,)
     if settings.normalise_advantage:
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    log_ratio = logp - batch.logp  # (M,)
-    ratio = log_ratio.exp()  # (M,)
+        deviation, mean = torch.std_mean(advantage)
+        advantage = (advantage - mean) / (deviation + 1e-8)
+    ratio = (logp - batch.logp).exp()  # (M,)
     clip = at(settings.clip, fraction)
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip)  # (M,)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    if settings.clip_value is None:
-        value_loss = (value - batch.target).square().mean()
-    else:
-        near = batch.value + (value - batch.value).clamp(
-            -settings.clip_value, settings.clip_value
-        )  # (M,)
-        value_loss = torch.maximum(
-            (value - batch.target).square(), (near - batch.target).square()
-        ).mean()
-    bonus = entropy.mean()
-    loss = policy_loss + settings.vf_coef * value_loss - at(settings.ent_coef, fraction) * bonus
-    with torch.no_grad():
-        # Schulman's low-variance estimate of KL(old, new): E[(r - 1) - log r], never negative.
-        divergence = (ratio - 1.0 - log_ratio).mean()
-        share = (ratio != clipped).float().mean()
-        diagnostics = torch.stack((policy_loss, value_loss, bonus, divergence, share))  # (5,)
-    return loss, diagnostics
+    error = (value - batch.target).square()  # (M,)
+    if settings.clip_value is not None:
+        limit = settings.clip_value
+        near = batch.value + (value - batch.value).clamp(-limit, limit)  # (M,)
+        error = torch.maximum(error, (near - batch.target).square())
+    terms = LossTerms(policy_loss, error.mean(), entropy.mean(), ratio, clipped)
+    loss = terms.policy + settings.vf_coef * terms.value
+    entropy_coefficient = at(settings.ent_coef, fraction)
+    if entropy_coefficient:
+        loss = loss - entropy_coefficient * terms.entropy
+    return loss, terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,16 +384,16 @@ class Trainer:
         lr = at(settings.lr, fraction)
         size, part = settings.batch, settings.minibatch
         last: list[Tensor] = []
-        for _ in range(settings.epochs):
-            last.clear()
+        for epoch in range(settings.epochs):
             order = (
                 None if part == size else torch.from_numpy(self._shuffle.permutation(size))
             )  # (N,)
             for start in range(0, size, part):
                 rows = batch if order is None else batch.rows(order[start : start + part])
-                loss, diagnostics = ppo_loss(self._net, rows, settings, fraction)
+                loss, terms = ppo_loss(self._net, rows, settings, fraction)
                 self._adam.step(loss, lr=lr, norm_max=settings.grad_norm_max)
-                last.append(diagnostics)
+                if epoch == settings.epochs - 1:
+                    last.append(terms.diagnostics())
         result: FloatArray = torch.stack(last).mean(0).numpy()
         return result
 
