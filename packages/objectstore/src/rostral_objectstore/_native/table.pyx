@@ -372,6 +372,14 @@ cdef class Handle:
         """The object's id in 40 hexadecimal digits."""
         return self.binary().hex()
 
+    def packed(self):
+        """28 bytes by which another process of this node finds the object: id, locator, version."""
+        cdef uint8_t p[28]
+        memcpy(p, self.id_bytes, 20)
+        memcpy(p + 20, &self.loc, 4)
+        memcpy(p + 24, &self.version, 4)
+        return PyBytes_FromStringAndSize(<char *>p, 28)
+
     def __hash__(self):
         cdef int64_t h
         memcpy(&h, self.id_bytes, 8)
@@ -645,6 +653,16 @@ cdef class ObjectTable:
             if memcmp(handle.id_bytes, <char *>id, 20) == 0:
                 return handle
         raise ObjectNotFoundError(f"object {id.hex()} is gone from this node", hint="keep a reference to what you pass on")
+
+    def adopt_packed(self, object cls, bytes packed):
+        """`adopt` from the 28 bytes that Handle.packed gave. Raises ObjectNotFoundError, ValueError."""
+        cdef uint32_t loc, version
+        cdef const char *p = packed
+        if PyBytes_GET_SIZE(packed) != 28:
+            raise ValueError(f"a packed reference has 28 bytes, not {len(packed)}")
+        memcpy(&loc, p + 20, 4)
+        memcpy(&version, p + 24, 4)
+        return self.adopt(cls, loc, version, packed[:20])
 
     def share(self, object cls, Handle handle):
         """One more handle of the same object."""
