@@ -24,6 +24,8 @@ from __future__ import annotations
 import functools
 import pickle
 import traceback
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rostral_gcs.errors import RostralError
@@ -99,7 +101,7 @@ class TaskError(RostralError):
     @classmethod
     def from_exception(cls, function_name: str, error: BaseException, pid: int) -> TaskError:
         """The error to store for a task that raised `error`. An input's TaskError is passed on, not wrapped again."""
-        lines = traceback.format_exception(error)
+        lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
         cause: BaseException | None = error.cause if isinstance(error, TaskError) else error
         try:
             pickle.loads(pickle.dumps(cause))
@@ -120,6 +122,15 @@ class TaskError(RostralError):
         for name, value in vars(self.cause).items():
             vars(error).setdefault(name, value)
         return error
+
+
+def _user_frames(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of ours at its top: they say nothing about the user's error."""
+    own = str(Path(__file__).parent)
+    at = frames
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(own):
+        at = at.tb_next
+    return at or frames
 
 
 def _rebuild_task_error(name: str, remote_traceback: str, cause: BaseException | None, pid: int) -> TaskError:

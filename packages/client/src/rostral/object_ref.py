@@ -8,6 +8,7 @@ import threading
 from collections.abc import Generator
 from typing import Any, Generic, TypeVar
 
+from rostral import _context
 from rostral_gcs.ids import ObjectID, TaskID
 from rostral_objectstore._native.table import Handle
 
@@ -36,18 +37,14 @@ class ObjectRef(Handle, Generic[T_co]):
         refs: list[ObjectRef[Any]] | None = getattr(_collecting, "refs", None)
         if refs is None:
             # Pickled by the user's own hand: nobody can say how long that pickle lives, so the object stays.
-            from rostral._context import runtime
-
-            runtime().keep_for_good(self)
+            _context.runtime().keep_for_good(self)
         else:
             refs.append(self)
-        return rebuild_ref, (self.binary(), self.loc, self.version)
+        return rebuild_ref, (self.packed(),)
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A concurrent.futures.Future of the value. Cancelling it does not cancel the task."""
-        from rostral._context import runtime
-
-        return runtime().future_of(self)
+        return _context.runtime().future_of(self)
 
     def as_future(self) -> asyncio.Future[T_co]:
         """An asyncio future of the value, for the running loop."""
@@ -57,11 +54,9 @@ class ObjectRef(Handle, Generic[T_co]):
         return self.as_future().__await__()
 
 
-def rebuild_ref(id: bytes, loc: int, version: int) -> ObjectRef[Any]:
+def rebuild_ref(packed: bytes) -> ObjectRef[Any]:
     """Takes hold of the object behind a reference that came from another process of this node."""
-    from rostral._context import runtime
-
-    return runtime().table.adopt(ObjectRef, loc, version, id)
+    return _context.runtime().adopt(ObjectRef, packed)
 
 
 class CollectedRefs:

@@ -73,6 +73,7 @@ class Runtime:
         self.store = store
         self.table = store.table
         self.tasks = store.tasks
+        self.adopt = store.table.adopt_packed
         self.scheduler = scheduler
         self.functions = FunctionTable(store.table)
         self.job_id = job_id
