@@ -192,7 +192,7 @@ def test_errors_survive_pickling() -> None:
 
 
 @pytest.mark.slow
-def test_loading_and_acting_import_neither_torch_nor_the_engine(tmp_path: Path) -> None:
+def test_loading_and_acting_import_neither_torch_nor_a_web_server(tmp_path: Path) -> None:
     make_policy().save(tmp_path)
     program = (
         "import sys, rostral_rl as rl\n"

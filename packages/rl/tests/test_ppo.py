@@ -254,7 +254,7 @@ def test_misspelt_names_get_the_nearest() -> None:
 def test_own_settings_win_over_the_preset_and_the_preset_over_defaults() -> None:
     settings = build_settings(PPO, "ppo", "CartPole-v1", {"gamma": 0.5, "hidden": [16]})
     assert (settings.gamma, settings.lam, settings.hidden) == (0.5, 0.8, (16,))
-    assert build_settings(PPO, "ppo", "Pendulum-v1", {}).gamma == 0.99
+    assert build_settings(PPO, "ppo", "Acrobot-v1", {}).gamma == 0.99
 
 
 def test_a_box_of_two_dimensions_is_no_action_space_of_ours() -> None:

@@ -7,8 +7,7 @@
     run.policy.save("cartpole/")
     act = rl.load("cartpole/")
 
-Importing this loads neither torch nor the engine: acting needs NumPy alone, and both come with what
-needs them.
+Importing this does not load torch: acting needs NumPy alone.
 """
 
 from __future__ import annotations
