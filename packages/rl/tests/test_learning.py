@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import rostral_rl as rl
@@ -18,7 +20,7 @@ def test_ppo_holds_475_on_cart_pole_within_100_000_steps(seed: int) -> None:
 
 
 def test_training_stops_early_only_where_told_to() -> None:
-    small = {"envs": 4, "steps": 8, "minibatch": 16, "epochs": 1}
+    small: dict[str, Any] = {"envs": 4, "steps": 8, "minibatch": 16, "epochs": 1}
     run = rl.train("ppo", "CartPole-v1", total_steps=3_200, seed=0, stop_at=5.0, **small)
     assert run.env_steps < 3_200, "nobody scores below five"
     run = rl.train("ppo", "CartPole-v1", total_steps=640, seed=0, stop_at=499.0, **small)

@@ -3,7 +3,7 @@
     import rostral_rl as rl
 
     run = rl.train("ppo", "CartPole-v1", total_steps=100_000, seed=1)
-    print(run.evaluate(episodes=100))
+    result = run.evaluate(episodes=100)
     run.policy.save("cartpole/")
     act = rl.load("cartpole/")
 
