@@ -1,0 +1,196 @@
+"""The configuration of a local scheduler and its limits: all bounds stand here.
+
+This file owns the fields, units, defaults and their reasons. It reads neither environment nor
+command line (``cli.py`` does) and starts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from rostral_gcs.errors import ConfigError, RostralError
+
+from rostral_scheduler.core.resources import CPU, GPU, ResourceSet
+
+__all__ = ["LocalSchedulerConfig"]
+
+SLOTS_MAX = 1024
+"""Processes that one store can have attached."""
+
+
+def default_cpu_count() -> float:
+    """CPUs that this process may use."""
+    return float(len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSchedulerConfig:
+    """How one local scheduler runs. Call ``validate()`` before use.
+
+    Attributes:
+        store_socket: The object store's Unix socket on this node.
+        socket_path: Where the scheduler listens; its directory must exist.
+        session_dir: Logs go to ``logs/`` in it; made when missing.
+        num_cpus: CPUs to hand out; those this process may use, unless told otherwise.
+        num_gpus: GPUs to hand out, by index from 0.
+        memory_bytes: Memory to hand out as the resource ``memory``, in bytes; 0: none. Accounted
+            for, not enforced.
+        resources: Further resources by name.
+        labels: Free labels of the node, for placement.
+        address: The host that other nodes reach this one at.
+        worker_module: What a worker runs, ``module:function`` with one WorkerStart argument.
+        preload_modules: Imported in the zygote if installed, so that workers have them at once.
+        worker_environment: Set in every worker, over what the scheduler's own environment has.
+        prestart_count: Workers kept ready; None: one for each whole CPU, as a driver's first tasks
+            will want.
+        workers_max: Most processes, actors included. Each task that waits for others keeps one,
+            so this bounds how deep tasks may nest; each needs a slot of the store.
+        starts_in_flight_max: Most forks whose worker has not registered yet: more only makes each
+            of them slower.
+        start_timeout_s: How long the zygote's imports and a worker's registration may take.
+        idle_worker_timeout_s: After this, idle workers beyond one for each CPU end.
+        grant_quantum_s: How long a busy worker keeps its queue while another has nobody: long
+            against a grant (well under a millisecond), short against a person's patience.
+        tick_interval_s: Between two looks at everything, needed or not. What it finds is rare:
+            actors that nobody refers to, lost wake-ups.
+        poke_interval_s: At least this between two looks when workers call: bounds what a program
+            that blocks all the time can cost.
+        kill_grace_s: Between asking a worker to end and killing it.
+        death_report_timeout_s: How long a dead worker's exit status is waited for.
+        ready_queue_capacity: Tasks queued at once for one job and shape; a power of two. 8 bytes
+            each.
+        queues_per_job_max: Shapes that one job may use.
+        mailbox_capacity_max: Calls queued at once for one actor; a power of two.
+        jobs_max: Drivers at once.
+        actors_max: Actors, and dead ones that somebody still refers to.
+        log_line_size_max: Longer lines are split, bytes.
+        log_file_size_max: A worker's log file is begun anew after this, bytes; one old one is
+            kept.
+        log_lines_kept_max: Lines kept for a driver that is not known yet, for each worker.
+        stderr_lines_kept: Last lines of stderr that go into the error of a crash.
+        gcs_address: ``host:port`` of the GCS; None: this node is alone.
+        gcs_token: The cluster token, with ``gcs_address``.
+        gcs_writes_queued_max: Writes that wait for the GCS; beyond it the oldest is dropped and
+            counted.
+        node_lease_s: The node is found dead when it has not renewed for this long.
+        allow_shutdown: Whether a client of the same user may stop the scheduler by request.
+    """
+
+    store_socket: str
+    socket_path: str
+    session_dir: Path
+    num_cpus: float = field(default_factory=default_cpu_count)
+    num_gpus: int = 0
+    memory_bytes: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+    worker_module: str = "rostral.worker:main"
+    preload_modules: tuple[str, ...] = ("numpy", "cloudpickle")
+    worker_environment: Mapping[str, str] = field(default_factory=dict)
+    prestart_count: int | None = None
+    workers_max: int = 512
+    starts_in_flight_max: int = 16
+    start_timeout_s: float = 30.0
+    idle_worker_timeout_s: float = 30.0
+    grant_quantum_s: float = 0.05
+    tick_interval_s: float = 0.1
+    poke_interval_s: float = 0.001
+    kill_grace_s: float = 0.5
+    death_report_timeout_s: float = 0.1
+    ready_queue_capacity: int = 1 << 16
+    queues_per_job_max: int = 256
+    mailbox_capacity_max: int = 1 << 16
+    jobs_max: int = 256
+    actors_max: int = 10_000
+    log_line_size_max: int = 64 * 1024
+    log_file_size_max: int = 64 * 1024 * 1024
+    log_lines_kept_max: int = 200
+    stderr_lines_kept: int = 20
+    gcs_address: str | None = None
+    gcs_token: str = field(default="", repr=False)
+    gcs_writes_queued_max: int = 10_000
+    node_lease_s: float = 10.0
+    allow_shutdown: bool = True
+
+    def total(self) -> ResourceSet:
+        """Everything the node hands out.
+
+        Raises:
+            RequestError: An amount is out of range.
+        """
+        return ResourceSet.of(
+            {
+                **self.resources,
+                CPU: self.num_cpus,
+                GPU: self.num_gpus,
+                "memory": self.memory_bytes,
+            }
+        )
+
+    @property
+    def ready_workers(self) -> int:
+        """``prestart_count``, decided."""
+        if self.prestart_count is not None:
+            return self.prestart_count
+        return min(int(self.num_cpus), self.workers_max)
+
+    def validate(self) -> None:
+        """Checks every field and reports all faults at once.
+
+        Raises:
+            ConfigError: One or more fields are wrong; ``problems`` lists them.
+        """
+        problems = [*self._check_counts(), *self._check_seconds(), *self._check_places()]
+        try:
+            self.total()
+        except RostralError as error:
+            problems.append(error.message)
+        for name in {CPU, GPU, "memory"} & set(self.resources):
+            problems.append(f"resources has {name}; allowed: names of your own, it has a field")
+        for name in ("ready_queue_capacity", "mailbox_capacity_max"):
+            capacity = getattr(self, name)
+            if capacity > 0 and capacity & (capacity - 1):
+                problems.append(f"{name} is {capacity}; allowed: a power of two")
+        if self.workers_max >= SLOTS_MAX:
+            problems.append(f"workers_max is {self.workers_max}; allowed: less than {SLOTS_MAX}")
+        if self.ready_workers < 0:
+            problems.append(f"prestart_count is {self.prestart_count}; allowed: 0 or more")
+        if self.gcs_address is not None and not self.gcs_token:
+            problems.append("gcs_address is given without gcs_token; allowed: both or neither")
+        if problems:
+            raise ConfigError(
+                "the configuration is wrong: " + "; ".join(problems),
+                hint="nothing was started; correct all of these",
+                problems=problems,
+            )
+
+    def _check_counts(self) -> list[str]:
+        names = [f.name for f in fields(self) if f.name.endswith(("_max", "_kept", "_capacity"))]
+        return [
+            f"{name} is {getattr(self, name)}; allowed: 1 or more"
+            for name in names
+            if getattr(self, name) < 1
+        ]
+
+    def _check_seconds(self) -> list[str]:
+        names = [f.name for f in fields(self) if f.name.endswith("_s")]
+        return [
+            f"{name} is {getattr(self, name)}; allowed: a finite number of seconds above 0"
+            for name in names
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0)
+        ]
+
+    def _check_places(self) -> list[str]:
+        problems = []
+        folder = Path(self.socket_path).parent
+        if not folder.is_dir():
+            problems.append(f"socket_path: the directory {folder} does not exist")
+        module, _, function = self.worker_module.partition(":")
+        if not module or not function:
+            problems.append(f"worker_module is {self.worker_module!r}; allowed: module:function")
+        return problems

@@ -1,0 +1,504 @@
+"""The local scheduler's policy: who may take from which queue, and which processes there are.
+
+This file owns the decisions of one node (OSDI'18 §4.2.2, bottom-up: what is submitted here runs
+here while it can). It takes events and returns actions; it must not know memory, processes or
+clocks. Tasks themselves it never sees: workers claim them from the queues that it grants.
+
+The rules, in the order in which an observation applies them:
+
+1. A worker that waits for objects lends its CPU, and takes it again when it goes on.
+2. A withdrawal is over when the worker has seen it and runs nothing.
+3. Demands are served in turn: those with nobody working on them first, the longest-waiting of
+   these first. One that cannot be served reserves what it needs, so that smaller ones that come
+   later do not take it away piece by piece.
+4. What an unserved demand lacks is withdrawn from workers that sleep, and if nobody at all works
+   for it, after a quantum also from workers at work: they finish their task first.
+5. What is taken beyond the node's CPUs (rule 1) is withdrawn likewise.
+6. Idle processes beyond the node's CPUs end after a while; some are kept ready for the next job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rostral_scheduler.core import actions as act
+from rostral_scheduler.core import events as ev
+from rostral_scheduler.core.records import PendingActor, Queue, Worker, WorkerStage
+from rostral_scheduler.core.resources import CPU, NOTHING, UNITS, NodeResources, ResourceSet
+
+__all__ = ["LocalPolicy", "PolicyLimits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLimits:
+    """The bounds that the policy keeps; ``config.py`` has their reasons."""
+
+    workers_max: int
+    starts_in_flight_max: int
+    prestart_count: int
+    idle_worker_timeout_s: float
+    grant_quantum_s: float
+    start_backoff_s: float = 0.1
+    start_backoff_s_max: float = 5.0
+
+
+@dataclass(slots=True)
+class _Demand:
+    """Tasks of one queue, or one actor, that need one more process."""
+
+    job_id: bytes
+    shape: ResourceSet
+    count: int
+    served_by: int
+    since_s: float
+    queue: Queue | None = None
+    actor: PendingActor | None = None
+
+
+class LocalPolicy:
+    """Events in, actions out. Not thread-safe."""
+
+    def __init__(self, total: ResourceSet, limits: PolicyLimits) -> None:
+        self.resources = NodeResources(total)
+        self.limits = limits
+        self.queues: dict[int, Queue] = {}
+        self.workers: dict[int, Worker] = {}
+        self.pending: dict[bytes, PendingActor] = {}
+        self._next_worker = 1
+        self._starved = False
+        self._now_s = 0.0
+        self._start_failures = 0
+        self._no_start_before_s = 0.0
+
+    def handle(self, event: ev.Event) -> list[act.Action]:
+        """Takes one event; returns what to do about it, in order."""
+        match event:
+            case ev.Observed():
+                return self._handle_observed(event)
+            case ev.QueueOpened():
+                self.queues[event.queue] = Queue(event.queue, event.job_id, event.shape)
+            case ev.QueueClosed():
+                self.queues.pop(event.queue, None)
+            case ev.WorkerReady():
+                self._handle_worker_ready(event)
+            case ev.WorkerGone():
+                return self._handle_worker_gone(event)
+            case ev.ActorWanted():
+                self.pending[event.actor_id] = PendingActor(
+                    event.actor_id, event.job_id, event.placement, event.held
+                )
+            case ev.ActorGone():
+                self.pending.pop(event.actor_id, None)
+            case ev.JobEnded():
+                return self._handle_job_ended(event)
+        return []
+
+    # ---- single events
+
+    def _handle_worker_ready(self, event: ev.WorkerReady) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is None or worker.stage is not WorkerStage.STARTING:
+            return
+        self._start_failures = 0
+        if worker.actor_id is None:
+            worker.stage = WorkerStage.FREE
+            return
+        worker.stage = WorkerStage.ACTOR
+        # From here on it holds what it asked to hold; what placing it took beyond that is free.
+        self.resources.release(worker.allocation)
+        worker.allocation = self.resources.acquire(worker.held)
+
+    def _handle_worker_gone(self, event: ev.WorkerGone) -> list[act.Action]:
+        worker = self.workers.pop(event.worker, None)
+        if worker is None:
+            return []
+        if worker.stage is WorkerStage.STARTING:
+            # A worker module that fails at once must not be forked in a hot loop.
+            pause_s = self.limits.start_backoff_s * 2 ** min(self._start_failures, 10)
+            self._start_failures += 1
+            self._no_start_before_s = event.now_s + min(pause_s, self.limits.start_backoff_s_max)
+        self._give_back(worker)
+        if worker.queue in self.queues:
+            return [act.WakeQueue(worker.queue)]
+        return []
+
+    def _handle_job_ended(self, event: ev.JobEnded) -> list[act.Action]:
+        for actor in [a for a in self.pending.values() if a.job_id == event.job_id]:
+            del self.pending[actor.actor_id]
+        orders: list[act.Action] = []
+        for worker in self.workers.values():
+            if worker.job_id == event.job_id and worker.stage is not WorkerStage.KILLED:
+                orders.append(self._kill(worker))
+        return orders
+
+    # ---- observations
+
+    def _handle_observed(self, event: ev.Observed) -> list[act.Action]:
+        self._now_s = event.now_s
+        orders: list[act.Action] = []
+        for seen in event.workers:
+            self._see_worker(seen, orders)
+        for queue_seen in event.queues:
+            if queue_seen.queue in self.queues:
+                self.queues[queue_seen.queue].length = queue_seen.length
+        unserved = self._serve(self._demands(), orders)
+        withdrawn = self._withdraw_for(unserved, orders)
+        if event.tick:
+            self._wake_suspicious(orders)
+            self._trim(orders)
+        self._keep_prestarted(orders)
+        self._set_wanted(orders)
+        withdrawing = any(w.stage is WorkerStage.WITHDRAWING for w in self.workers.values())
+        starved = bool(unserved) or withdrawn or withdrawing
+        if starved != self._starved:
+            self._starved = starved
+            orders.append(act.SetStarved(starved))
+        return orders
+
+    def _see_worker(self, seen: ev.WorkerSeen, orders: list[act.Action]) -> None:
+        worker = self.workers.get(seen.worker)
+        if worker is None or worker.stage in (WorkerStage.STARTING, WorkerStage.KILLED):
+            return
+        worker.running, worker.idle = seen.running, seen.idle and not seen.running
+        if not worker.idle:
+            worker.idle_since_s = None
+        elif worker.idle_since_s is None:
+            worker.idle_since_s = self._now_s
+        if worker.stage is WorkerStage.GRANTED and seen.acknowledged == worker.queue:
+            worker.acknowledged = True
+        finished = not seen.acknowledged and not seen.running
+        if worker.stage is WorkerStage.WITHDRAWING and finished:
+            # A wake-up that the worker got for its former queue must reach another one.
+            if worker.queue in self.queues:
+                orders.append(act.WakeQueue(worker.queue))
+            self._give_back(worker)
+            worker.queue, worker.stage = 0, WorkerStage.FREE
+            return
+        blocked = seen.blocked and (seen.running or worker.stage is WorkerStage.ACTOR)
+        if blocked != worker.lent and worker.allocation is not NOTHING:
+            worker.lent = blocked
+            if blocked:
+                self.resources.lend_cpu(worker.allocation)
+            else:
+                self.resources.reclaim_cpu(worker.allocation)
+
+    def _demands(self) -> list[_Demand]:
+        """Who needs one more process, in the order of rule 3."""
+        served, soon = self._workers_by_queue()
+        demands = []
+        for queue in self.queues.values():
+            count = queue.length - soon.get(queue.loc, 0)
+            if count <= 0:
+                queue.unmet_since_s = None
+                continue
+            if queue.unmet_since_s is None:
+                queue.unmet_since_s = self._now_s
+            demands.append(
+                _Demand(
+                    job_id=queue.job_id,
+                    shape=queue.shape,
+                    count=count,
+                    served_by=served.get(queue.loc, 0),
+                    since_s=queue.unmet_since_s,
+                    queue=queue,
+                )
+            )
+        for actor in self.pending.values():
+            if actor.since_s is None:
+                actor.since_s = self._now_s
+            shape = actor.placement.maximum(actor.held)
+            demands.append(_Demand(actor.job_id, shape, 1, 0, actor.since_s, actor=actor))
+        demands.sort(key=lambda demand: (demand.served_by, demand.since_s))
+        return demands
+
+    def _workers_by_queue(self) -> tuple[dict[int, int], dict[int, int]]:
+        """How many workers serve each queue, and how many of them will look at it by themselves."""
+        served: dict[int, int] = {}
+        soon: dict[int, int] = {}
+        for worker in self.workers.values():
+            if worker.stage is WorkerStage.GRANTED and not worker.lent:
+                served[worker.queue] = served.get(worker.queue, 0) + 1
+                if worker.available_soon:
+                    soon[worker.queue] = soon.get(worker.queue, 0) + 1
+        return served, soon
+
+    # ---- rule 3: serving
+
+    def _serve(self, demands: list[_Demand], orders: list[act.Action]) -> list[_Demand]:
+        """Grants and starts what fits. Returns the demands that lack resources."""
+        unserved = []
+        reserved: dict[str, int] = {}
+        free = [w for w in self.workers.values() if w.stage is WorkerStage.FREE]
+        starting = self._count(lambda w: w.stage is WorkerStage.STARTING and not w.actor_id)
+        for demand in demands:
+            while demand.count > 0 and self._fits(demand.shape, reserved):
+                if demand.actor is not None:
+                    if not self._start_actor(demand.actor, demand.shape, orders):
+                        break
+                elif (worker := _choose_free(free, demand.job_id)) is not None:
+                    free.remove(worker)
+                    self._grant(worker, demand, orders)
+                elif starting > 0:
+                    starting -= 1
+                    _reserve(reserved, demand.shape)
+                elif self._start_worker(orders):
+                    _reserve(reserved, demand.shape)
+                else:
+                    break
+                demand.count -= 1
+            if demand.count > 0:
+                if not self._fits(demand.shape, reserved):
+                    unserved.append(demand)
+                if demand.served_by == 0:
+                    _reserve(reserved, demand.shape)
+        return unserved
+
+    def _fits(self, shape: ResourceSet, reserved: dict[str, int]) -> bool:
+        available = self.resources.available
+        for name, units in shape:
+            if available.get(name, 0) - reserved.get(name, 0) < units:
+                return False
+        return self.resources.fits(shape)
+
+    def _grant(self, worker: Worker, demand: _Demand, orders: list[act.Action]) -> None:
+        assert demand.queue is not None
+        worker.allocation = self.resources.acquire(demand.shape)
+        worker.job_id, worker.queue = demand.job_id, demand.queue.loc
+        worker.stage, worker.acknowledged = WorkerStage.GRANTED, False
+        worker.granted_at_s, worker.idle_since_s = self._now_s, None
+        demand.served_by += 1
+        orders.append(act.Grant(worker.number, worker.queue))
+
+    def _start_actor(
+        self, actor: PendingActor, shape: ResourceSet, orders: list[act.Action]
+    ) -> bool:
+        if not self._may_start(orders):
+            return False
+        worker = self._new_worker()
+        worker.actor_id, worker.job_id, worker.held = actor.actor_id, actor.job_id, actor.held
+        worker.allocation = self.resources.acquire(shape)
+        del self.pending[actor.actor_id]
+        orders.append(act.StartWorker(worker.number, actor.actor_id))
+        return True
+
+    def _start_worker(self, orders: list[act.Action]) -> bool:
+        if not self._may_start(orders):
+            return False
+        orders.append(act.StartWorker(self._new_worker().number))
+        return True
+
+    def _may_start(self, orders: list[act.Action]) -> bool:
+        if self._now_s < self._no_start_before_s:
+            return False
+        starting = self._count(lambda w: w.stage is WorkerStage.STARTING)
+        if starting >= self.limits.starts_in_flight_max:
+            return False
+        if len(self.workers) < self.limits.workers_max:
+            return True
+        # Full: a process that idles for another job, or for none, makes room.
+        for worker in self.workers.values():
+            if worker.stage is WorkerStage.FREE:
+                orders.append(self._kill(worker))
+                break
+        return False
+
+    def _new_worker(self) -> Worker:
+        worker = Worker(self._next_worker)
+        self._next_worker += 1
+        self.workers[worker.number] = worker
+        return worker
+
+    # ---- rules 4 and 5: withdrawing
+
+    def _withdraw_for(self, unserved: list[_Demand], orders: list[act.Action]) -> bool:
+        """Withdraws what the unserved and the overdrawn ledger lack. True if the CPU is overdrawn."""
+        coming = dict(self.resources.available)
+        for worker in self.workers.values():
+            if worker.stage in (WorkerStage.WITHDRAWING, WorkerStage.KILLED) and not worker.lent:
+                _add(coming, worker.allocation.resources)
+        overdrawn = self.resources.available.get(CPU, 0) < 0
+        if coming.get(CPU, 0) < 0:
+            lacking = ResourceSet(((CPU, -coming[CPU]),))
+            self._withdraw_until(lacking, {CPU: 0}, self._victims(None, 0), coming, orders)
+            coming[CPU] = min(coming[CPU], 0)
+        for demand in unserved:
+            if _covers(coming, demand.shape):
+                _subtract(coming, demand.shape)
+                continue
+            victims = self._victims(demand.queue, demand.served_by)
+            if self._withdraw_until(demand.shape, coming, victims, coming, orders):
+                _subtract(coming, demand.shape)
+        return overdrawn
+
+    def _withdraw_until(
+        self,
+        shape: ResourceSet,
+        base: dict[str, int],
+        victims: Iterable[Worker],
+        coming: dict[str, int],
+        orders: list[act.Action],
+    ) -> bool:
+        """Withdraws from the fewest victims, in order, that bring ``base`` up to the shape."""
+        gathered = dict(base)
+        chosen = []
+        for worker in victims:
+            if _covers(gathered, shape):
+                break
+            lacking = [name for name, units in shape if gathered.get(name, 0) < units]
+            if any(worker.allocation.resources.get(name) for name in lacking):
+                _add(gathered, worker.allocation.resources)
+                chosen.append(worker)
+        if not _covers(gathered, shape) and base is coming:
+            return False  # It would not help: leave them at their work.
+        for worker in chosen:
+            worker.stage = WorkerStage.WITHDRAWING
+            _add(coming, worker.allocation.resources)
+            orders.append(act.Withdraw(worker.number))
+        return True
+
+    def _victims(self, wanting: Queue | None, served_by: int) -> list[Worker]:
+        """Whom a grant may be withdrawn from, first choice first.
+
+        Only who has acknowledged its grant: before that, "has seen the withdrawal" cannot be told
+        from "has not yet seen the grant".
+        """
+        served, _ = self._workers_by_queue()
+        granted = [
+            worker
+            for worker in self.workers.values()
+            if worker.stage is WorkerStage.GRANTED
+            and worker.acknowledged
+            and not worker.lent
+            and (wanting is None or worker.queue != wanting.loc)
+        ]
+        asleep = [w for w in granted if w.idle and not self._has_tasks(w.queue)]
+        at_work = [
+            w
+            for w in granted
+            if w not in asleep
+            and served_by == 0
+            and self._now_s - w.granted_at_s >= self.limits.grant_quantum_s
+        ]
+        at_work.sort(key=lambda w: (-served[w.queue], -w.granted_at_s))
+        return asleep + at_work
+
+    def _has_tasks(self, queue: int) -> bool:
+        return queue in self.queues and self.queues[queue].length > 0
+
+    # ---- flags, wake-ups, rule 6
+
+    def _set_wanted(self, orders: list[act.Action]) -> None:
+        """A push is worth a wake-up of the scheduler where it could do something about it."""
+        served, _ = self._workers_by_queue()
+        room = self._count(lambda w: w.stage is WorkerStage.FREE) > 0 or (
+            len(self.workers) < self.limits.workers_max
+        )
+        for queue in self.queues.values():
+            nobody = served.get(queue.loc, 0) == 0
+            wanted = nobody or (room and self.resources.fits(queue.shape))
+            if wanted != queue.wanted:
+                queue.wanted = wanted
+                orders.append(act.SetWanted(queue.loc, wanted))
+
+    def _wake_suspicious(self, orders: list[act.Action]) -> None:
+        """Tasks, and all workers asleep, at two ticks in a row: a wake-up was lost with its bearer."""
+        awake = {
+            w.queue for w in self.workers.values() if w.stage is WorkerStage.GRANTED and not w.idle
+        }
+        served, _ = self._workers_by_queue()
+        for queue in self.queues.values():
+            stuck = queue.length > 0 and queue.loc in served and queue.loc not in awake
+            if stuck and queue.suspicious:
+                orders.append(act.WakeQueue(queue.loc))
+            queue.suspicious = stuck
+
+    def _trim(self, orders: list[act.Action]) -> None:
+        """Ends processes that idle, beyond one for each CPU; withdraws from those that hold one."""
+        keep = max(self.resources.total.get(CPU) // UNITS, self.limits.prestart_count)
+        tasks = [w for w in self.workers.values() if w.actor_id is None]
+        surplus = len([w for w in tasks if w.stage is not WorkerStage.KILLED]) - keep
+        tasks.sort(key=lambda w: w.idle_since_s if w.idle_since_s is not None else self._now_s)
+        for worker in tasks:
+            if surplus <= 0 or worker.idle_since_s is None:
+                return
+            if self._now_s - worker.idle_since_s < self.limits.idle_worker_timeout_s:
+                return
+            if worker.stage is WorkerStage.FREE:
+                orders.append(self._kill(worker))
+                surplus -= 1
+            elif worker.stage is WorkerStage.GRANTED and worker.acknowledged:
+                if not self._has_tasks(worker.queue):
+                    worker.stage = WorkerStage.WITHDRAWING
+                    orders.append(act.Withdraw(worker.number))
+                    surplus -= 1
+
+    def _keep_prestarted(self, orders: list[act.Action]) -> None:
+        have = self._count(lambda w: w.actor_id is None and w.stage is not WorkerStage.KILLED)
+        while have < self.limits.prestart_count and self._start_worker(orders):
+            have += 1
+
+    # ---- small change
+
+    def _kill(self, worker: Worker) -> act.KillWorker:
+        worker.stage = WorkerStage.KILLED
+        return act.KillWorker(worker.number)
+
+    def _give_back(self, worker: Worker) -> None:
+        if worker.allocation is NOTHING:
+            return
+        if worker.lent:
+            self.resources.reclaim_cpu(worker.allocation)
+        self.resources.release(worker.allocation)
+        worker.allocation, worker.lent = NOTHING, False
+
+    def _count(self, condition: Callable[[Worker], bool]) -> int:
+        return sum(1 for worker in self.workers.values() if condition(worker))
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the ledger and the records do not agree."""
+        self.resources.check_invariants()
+        taken: dict[str, int] = {}
+        lent = 0
+        for worker in self.workers.values():
+            _add(taken, worker.allocation.resources)
+            lent += worker.allocation.resources.get(CPU) if worker.lent else 0
+            assert worker.queue == 0 or worker.stage in (
+                WorkerStage.GRANTED,
+                WorkerStage.WITHDRAWING,
+                WorkerStage.KILLED,
+            ), worker
+            assert worker.stage is not WorkerStage.FREE or worker.allocation is NOTHING, worker
+        for name, total in self.resources.total:
+            expected = total - taken.get(name, 0) + (lent if name == CPU else 0)
+            assert self.resources.available[name] == expected, (name, expected)
+        assert len(self.workers) <= self.limits.workers_max
+
+
+def _choose_free(free: list[Worker], job_id: bytes) -> Worker | None:
+    """One that has served the job before, else one that has served nobody: jobs share no process."""
+    for worker in free:
+        if worker.job_id == job_id:
+            return worker
+    for worker in free:
+        if worker.job_id is None:
+            return worker
+    return None
+
+
+def _add(amounts: dict[str, int], shape: ResourceSet) -> None:
+    for name, units in shape:
+        amounts[name] = amounts.get(name, 0) + units
+
+
+def _subtract(amounts: dict[str, int], shape: ResourceSet) -> None:
+    for name, units in shape:
+        amounts[name] = amounts.get(name, 0) - units
+
+
+def _reserve(reserved: dict[str, int], shape: ResourceSet) -> None:
+    _add(reserved, shape)
+
+
+def _covers(amounts: dict[str, int], shape: ResourceSet) -> bool:
+    return all(amounts.get(name, 0) >= units for name, units in shape)

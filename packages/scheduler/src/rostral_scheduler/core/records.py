@@ -1,0 +1,84 @@
+"""What the local scheduler's policy remembers of queues, workers and waiting actors.
+
+This file owns the records and what can be read off one of them alone; ``local.py`` decides.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from rostral_scheduler.core.resources import NOTHING, Allocation, ResourceSet
+
+__all__ = ["PendingActor", "Queue", "Worker", "WorkerStage"]
+
+
+# STARTING ──> FREE ──> GRANTED ──> WITHDRAWING ──> FREE       (workers)
+# STARTING ──> ACTOR                                           (actors' processes)
+# any ──> KILLED ──> forgotten
+class WorkerStage(enum.Enum):
+    """Where a worker's process is in its life; the drawing is above."""
+
+    STARTING = enum.auto()
+    FREE = enum.auto()
+    GRANTED = enum.auto()
+    WITHDRAWING = enum.auto()
+    ACTOR = enum.auto()
+    KILLED = enum.auto()
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process.
+
+    Invariant: ``queue`` is set exactly in GRANTED and WITHDRAWING.
+    Invariant: ``lent`` only with an allocation that is counted as taken.
+    """
+
+    number: int
+    stage: WorkerStage = WorkerStage.STARTING
+    job_id: bytes | None = None
+    actor_id: bytes | None = None
+    held: ResourceSet = ResourceSet()
+    """Of an actor: what it keeps once it has started."""
+    allocation: Allocation = NOTHING
+    queue: int = 0
+    lent: bool = False
+    """Its CPU is given back while it waits."""
+    acknowledged: bool = False
+    """It has looked at the queue granted to it."""
+    running: bool = False
+    idle: bool = False
+    idle_since_s: float | None = None
+    granted_at_s: float = 0.0
+
+    @property
+    def available_soon(self) -> bool:
+        """It will look at its queue without anybody finishing anything."""
+        return self.stage is WorkerStage.GRANTED and not self.running
+
+
+@dataclass(slots=True)
+class Queue:
+    """One ready queue: the tasks of one job and shape."""
+
+    loc: int
+    job_id: bytes
+    shape: ResourceSet
+    length: int = 0
+    unmet_since_s: float | None = None
+    """Since when it has tasks that nobody is there to take."""
+    wanted: bool = False
+    suspicious: bool = False
+    """At the last tick it had tasks and all its workers slept."""
+
+
+@dataclass(slots=True)
+class PendingActor:
+    """An actor that waits for resources."""
+
+    actor_id: bytes
+    job_id: bytes
+    placement: ResourceSet
+    held: ResourceSet
+    since_s: float | None = None

@@ -1,0 +1,165 @@
+"""Errors of the schedulers, of workers and of actors.
+
+RostralError (rostral_gcs)
+└── SchedulerError
+    ├── misuse: the caller must change something
+    │   ├── UnschedulableError (ValueError)       the node can never have the resources asked for
+    │   ├── ActorAlreadyExistsError (ValueError)  the name is taken
+    │   ├── ActorNotFoundError (ValueError)       no living actor has the name or id
+    │   ├── JobNotFoundError (LookupError)        the job is unknown, or has ended
+    │   └── RequestError (ValueError)             a request that makes no sense to this scheduler
+    ├── environment: whoever runs the cluster must act, or the caller can wait
+    │   ├── LimitReachedError                     a bound of the configuration
+    │   ├── WorkerStartError                      worker processes cannot be started
+    │   └── NodeDiedError                         the node is gone
+    ├── WorkerCrashedError                        the process that ran the task died
+    └── ActorError                                what a caller sees of an actor that cannot answer
+        ├── ActorDiedError                        it will not come back
+        └── ActorUnavailableError                 it may come back: the call was lost in its restart
+
+This module imports nothing slow: every worker process reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rostral_gcs.errors import RostralError
+
+__all__ = [
+    "ActorAlreadyExistsError",
+    "ActorDiedError",
+    "ActorError",
+    "ActorNotFoundError",
+    "ActorUnavailableError",
+    "JobNotFoundError",
+    "LimitReachedError",
+    "NodeDiedError",
+    "RequestError",
+    "SchedulerError",
+    "UnschedulableError",
+    "WorkerCrashedError",
+    "WorkerStartError",
+]
+
+
+class SchedulerError(RostralError):
+    """Base of all errors of this package."""
+
+
+class UnschedulableError(SchedulerError, ValueError):
+    """The node can never satisfy the resources asked for.
+
+    Attributes:
+        resource: The first resource that cannot be had; empty when not known.
+        requested: How much of it was asked for.
+        total: How much of it the node has.
+    """
+
+    resource: str
+    requested: float
+    total: float
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        resource: str = "",
+        requested: float = 0.0,
+        total: float = 0.0,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.resource, self.requested, self.total = resource, requested, total
+
+
+class ActorAlreadyExistsError(SchedulerError, ValueError):
+    """A living actor has the name in this namespace."""
+
+
+class ActorNotFoundError(SchedulerError, ValueError):
+    """No living actor has the name or id."""
+
+
+class JobNotFoundError(SchedulerError, LookupError):
+    """The job is unknown to this node, or has ended."""
+
+
+class RequestError(SchedulerError, ValueError):
+    """The request makes no sense to this scheduler: unknown method, wrong caller, wrong body."""
+
+
+class LimitReachedError(SchedulerError):
+    """A bound of the configuration was reached; the message names it."""
+
+
+class WorkerStartError(SchedulerError):
+    """Worker processes cannot be started; the message has what they said."""
+
+
+class NodeDiedError(SchedulerError):
+    """The node that had the task, object or actor is gone."""
+
+
+class WorkerCrashedError(SchedulerError):
+    """The process that ran the task died, and the task may not be run again.
+
+    Attributes:
+        task_id: The task's id, 16 bytes; empty when not known.
+        pid: The process that died; 0 when not known.
+        exit_status: Its exit status; minus the signal's number when a signal killed it.
+    """
+
+    task_id: bytes
+    pid: int
+    exit_status: int
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        task_id: bytes = b"",
+        pid: int = 0,
+        exit_status: int = 0,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.task_id, self.pid, self.exit_status = task_id, pid, exit_status
+
+
+class ActorError(SchedulerError):
+    """An actor cannot answer.
+
+    Attributes:
+        actor_id: The actor's id, 16 bytes; empty when not known.
+        actor_init_failed: Whether it died in its constructor.
+    """
+
+    actor_id: bytes
+    actor_init_failed: bool
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        actor_id: bytes = b"",
+        actor_init_failed: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.actor_id, self.actor_init_failed = actor_id, actor_init_failed
+
+
+class ActorDiedError(ActorError):
+    """The actor is dead and will not come back."""
+
+
+class ActorUnavailableError(ActorError):
+    """The call was lost because the actor is being restarted; it may be made again."""
+
+
+def last_lines(stderr_lines: Sequence[str]) -> str:
+    """The tail of a dead process's stderr, as it goes at the end of an error's text."""
+    if not stderr_lines:
+        return ""
+    return "; the last lines of its stderr:\n" + "\n".join(f"  {line}" for line in stderr_lines)

@@ -1,0 +1,316 @@
+"""The actors of the node: made, placed, restarted, found by name, ended.
+
+This file owns the actors' records, their names on this node and their mailboxes. Calls never pass
+through here: callers push them into the mailbox and the actor's process takes them out
+(OSDI'18 §4.1). An actor ends when nobody refers to the object that says how to build it, with its
+job, when it is killed or asks to end, or when its process has died too often.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.events import ActorGone, ActorWanted, Event
+from rostral_scheduler.core.resources import NodeResources, ResourceSet
+from rostral_scheduler.errors import (
+    ActorAlreadyExistsError,
+    ActorNotFoundError,
+    LimitReachedError,
+    RequestError,
+)
+from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
+from rostral_scheduler.local.jobs import Job
+from rostral_scheduler.local.node_memory import QUEUE_MAILBOX, Body, NodeMemory, TaskInfo, pickled
+from rostral_scheduler.local.repair import TaskRepair
+from rostral_scheduler.local.worker_pool import Death, WorkerPool, WorkerProcess
+
+__all__ = ["Actors"]
+
+logger = logging.getLogger("rostral.scheduler.actors")
+
+OUT_OF_SCOPE = "nobody refers to it any more"
+KILLED = "it was killed by kill()"
+EXITED = "it ended itself"
+JOB_ENDED = "the job that made it has ended"
+KILLED_TO_RESTART = "it was killed by kill(no_restart=False)"
+
+
+class Actors:
+    """All actors of the node, on one event loop.
+
+    Args:
+        config: Of the scheduler.
+        memory: The node's.
+        resources: The ledger, to refuse what can never be had.
+        pool: The processes.
+        repair: What becomes of calls that a dead process had begun.
+        tell: Gives an event to the policy and carries out what it orders.
+        changed: Called after each change that the GCS shall know of.
+        forgotten: Called when nothing is left of an actor.
+    """
+
+    def __init__(
+        self,
+        config: LocalSchedulerConfig,
+        memory: NodeMemory,
+        resources: NodeResources,
+        pool: WorkerPool,
+        repair: TaskRepair,
+        *,
+        tell: Callable[[Event], None],
+        changed: Callable[[ActorRecord], None],
+        forgotten: Callable[[ActorRecord], None],
+    ) -> None:
+        self._config = config
+        self._memory = memory
+        self._resources = resources
+        self._pool = pool
+        self._repair = repair
+        self._tell = tell
+        self._changed = changed
+        self._forgotten = forgotten
+        self.by_id: dict[bytes, ActorRecord] = {}
+        self._by_name: dict[tuple[str, str], ActorRecord] = {}
+
+    # ---- making and finding
+
+    def create(self, job: Job, body: Body) -> ActorRecord:
+        """Takes an actor on; ``place`` must follow. Returns before any process of it runs.
+
+        Raises:
+            ActorAlreadyExistsError: A living actor has the name.
+            UnschedulableError: The node can never have what it needs.
+            LimitReachedError: The node has ``actors_max`` actors, or the mailbox is too large.
+            ObjectNotFoundError: The creation object is gone.
+            ObjectStoreFullError: No memory for the mailbox.
+        """
+        actor_id, name = bytes(body["actor_id"]), body["name"] or None
+        namespace = str(body["namespace"])
+        placement = ResourceSet.of(body["placement_resources"])
+        held = ResourceSet.of(body["resources"])
+        self._check_new(actor_id, name, namespace, placement.maximum(held))
+        creation = body["creation"]
+        hold = self._memory.hold(creation["loc"], creation["version"], creation["id"])
+        mailbox = self._memory.make_queue(
+            QUEUE_MAILBOX, job.job_id, actor_id, self._capacity(int(body["mailbox_capacity"]))
+        )
+        actor = ActorRecord(
+            actor_id=actor_id,
+            job_id=job.job_id,
+            name=name,
+            namespace=namespace,
+            class_name=str(body["class_name"]),
+            placement=placement,
+            held=held,
+            max_restarts=int(body["max_restarts"]),
+            detached=bool(body["detached"]),
+            creation=creation,
+            creation_hold=hold,
+            meta=bytes(body["meta"]),
+            mailbox=mailbox,
+        )
+        self.by_id[actor_id] = actor
+        if name is not None:
+            self._by_name[namespace, name] = actor
+        return actor
+
+    def _check_new(
+        self, actor_id: bytes, name: str | None, namespace: str, shape: ResourceSet
+    ) -> None:
+        if len(actor_id) != 16 or actor_id in self.by_id:
+            raise RequestError(f"{actor_id.hex()!r} is not a new actor id")
+        if name is not None and (holder := self._by_name.get((namespace, name))) is not None:
+            raise ActorAlreadyExistsError(
+                f"the name {name!r} in namespace {namespace!r} belongs to {holder.title}",
+                hint="choose another name, or get that actor by its name",
+            )
+        self._resources.check_feasible(shape)
+        if len(self.by_id) >= self._config.actors_max:
+            raise LimitReachedError(
+                f"the node has {len(self.by_id)} actors, as many as it may (actors_max)",
+                hint="drop references to actors that are no longer needed",
+            )
+
+    def _capacity(self, wanted: int) -> int:
+        if not 1 <= wanted <= self._config.mailbox_capacity_max:
+            raise LimitReachedError(
+                f"a mailbox of {wanted} calls was asked for; allowed: 1 to "
+                f"{self._config.mailbox_capacity_max} (mailbox_capacity_max)"
+            )
+        return 1 << (wanted - 1).bit_length()
+
+    def place(self, actor: ActorRecord) -> None:
+        """Asks for a process for it."""
+        self._tell(
+            ActorWanted(
+                actor_id=actor.actor_id,
+                job_id=actor.job_id,
+                placement=actor.placement,
+                held=actor.held,
+            )
+        )
+
+    def withdraw(self, actor: ActorRecord) -> None:
+        """Undoes ``create``: the cluster refused the name."""
+        self._end(actor, "its name is taken elsewhere", None)
+        self._forget(actor)
+
+    def get(self, actor_id: bytes) -> ActorRecord:
+        """The actor, dead or alive. Raises ActorNotFoundError."""
+        actor = self.by_id.get(actor_id)
+        if actor is None:
+            raise ActorNotFoundError(f"this node knows no actor {actor_id.hex()}")
+        return actor
+
+    def find(self, name: str, namespace: str) -> ActorRecord:
+        """The living actor of that name. Raises ActorNotFoundError."""
+        actor = self._by_name.get((namespace, name))
+        if actor is None:
+            raise ActorNotFoundError(
+                f"no living actor is called {name!r} in namespace {namespace!r}",
+                hint="names are given by options(name=...); they end with the actor",
+            )
+        return actor
+
+    # ---- its process
+
+    def started(self, actor_id: bytes, worker: WorkerProcess) -> None:
+        """A process is being forked for it."""
+        actor = self.by_id[actor_id]
+        actor.move(ActorStage.STARTING)
+        actor.worker_id = worker.worker_id
+
+    def ready(self, actor_id: bytes, worker: WorkerProcess) -> None:
+        """Its constructor has returned."""
+        actor = self._of_worker(actor_id, worker)
+        if actor.stage is ActorStage.STARTING:
+            actor.move(ActorStage.ALIVE)
+            self._changed(actor)
+
+    def failed(self, actor_id: bytes, worker: WorkerProcess, error: bytes) -> None:
+        """Its constructor has raised; the exception, pickled, is what its callers get."""
+        actor = self._of_worker(actor_id, worker)
+        if actor.stage is ActorStage.STARTING:
+            self._end(actor, "its constructor failed", error)
+            self._pool.retire(worker, "the actor's constructor failed")
+
+    def _of_worker(self, actor_id: bytes, worker: WorkerProcess) -> ActorRecord:
+        actor = self.get(actor_id)
+        if actor.worker_id != worker.worker_id:
+            raise RequestError(f"process {worker.pid} does not run actor {actor_id.hex()}")
+        return actor
+
+    def process_died(self, worker: WorkerProcess, death: Death, claimed: list[int]) -> None:
+        """Its process is dead: it comes again, or that was its end."""
+        assert worker.actor_id is not None
+        actor = self.by_id.get(worker.actor_id)
+        if actor is None or actor.worker_id != worker.worker_id:
+            return
+        actor.worker_id = None
+        error = actor.died_of(death)
+
+        def error_of(_: TaskInfo) -> Exception:
+            return error
+
+        if actor.stage is ActorStage.DEAD:
+            assert actor.death is not None
+            self._repair.fail(claimed, actor.death)
+        elif actor.may_restart:
+            self._repair.settle(claimed, error_of)
+            actor.restarts += 1
+            actor.death_cause = death.cause
+            actor.move(ActorStage.RESTARTING)
+            self._changed(actor)
+            self.place(actor)
+        else:
+            self._end(actor, actor.ending or death.cause, pickled(error))
+            self._repair.fail(claimed, pickled(error))
+
+    # ---- ending
+
+    def kill(self, actor_id: bytes, *, no_restart: bool) -> None:
+        """Kills its process; for good, unless it may and shall be restarted."""
+        actor = self.get(actor_id)
+        if no_restart:
+            self._stop(actor, KILLED, at_once=True)
+        elif (worker := self._process_of(actor)) is not None:
+            self._pool.kill(worker, KILLED_TO_RESTART)
+
+    def exit(self, actor_id: bytes, worker: WorkerProcess) -> None:
+        """The actor asks to end."""
+        self._stop(self._of_worker(actor_id, worker), EXITED, at_once=False)
+
+    def end_job(self, job_id: bytes) -> None:
+        """The job's actors end with it."""
+        for actor in list(self.by_id.values()):
+            if actor.job_id == job_id:
+                self._stop(actor, JOB_ENDED, at_once=True)
+
+    def _stop(self, actor: ActorRecord, reason: str, *, at_once: bool) -> None:
+        if actor.stage is ActorStage.DEAD:
+            return
+        worker = self._process_of(actor)
+        self._end(actor, reason, None)
+        if worker is not None:
+            if at_once:
+                self._pool.kill(worker, reason)
+            else:
+                self._pool.retire(worker, reason)
+
+    def _end(self, actor: ActorRecord, reason: str, error: bytes | None) -> None:
+        """DEAD from here on; its queued calls fail."""
+        actor.ending = actor.ending or reason
+        actor.death_cause = reason
+        waits = actor.stage in (ActorStage.PENDING, ActorStage.RESTARTING)
+        actor.death = error if error is not None else pickled(actor.ended())
+        actor.move(ActorStage.DEAD)
+        if waits:
+            self._tell(ActorGone(actor_id=actor.actor_id))
+        if actor.name is not None:
+            self._by_name.pop((actor.namespace, actor.name), None)
+        self._memory.close_queue(actor.mailbox)
+        self._drain(actor)
+        logger.debug("actor is dead actor=%s cause=%s", actor.actor_id.hex(), reason)
+        self._changed(actor)
+
+    def _drain(self, actor: ActorRecord) -> None:
+        assert actor.death is not None
+        self._repair.fail(self._memory.drain_queue(actor.mailbox), actor.death)
+
+    def _process_of(self, actor: ActorRecord) -> WorkerProcess | None:
+        return None if actor.worker_id is None else self._pool.by_id.get(actor.worker_id)
+
+    # ---- nobody refers to it any more
+
+    def tick(self) -> None:
+        """Ends actors that nobody refers to, and forgets dead ones likewise."""
+        for actor in list(self.by_id.values()):
+            if actor.stage is ActorStage.DEAD:
+                # A caller that looked before the mailbox was closed may have pushed since.
+                self._drain(actor)
+                if actor.worker_id is None and self._is_unreferenced(actor):
+                    self._forget(actor)
+            elif not actor.detached and self._is_unreferenced(actor) and self._is_done(actor):
+                self._stop(actor, OUT_OF_SCOPE, at_once=False)
+
+    def _is_unreferenced(self, actor: ActorRecord) -> bool:
+        hold = actor.creation_hold
+        return hold is None or not self._memory.held_elsewhere(hold)
+
+    def _is_done(self, actor: ActorRecord) -> bool:
+        """Whether no call waits or runs, in an order that a claim in between cannot fool."""
+        if actor.stage is ActorStage.STARTING or self._memory.queue_length(actor.mailbox):
+            return False
+        worker = self._process_of(actor)
+        if worker is None or worker.slot is None:
+            return True
+        return not self._memory.is_at_work(worker.slot)
+
+    def _forget(self, actor: ActorRecord) -> None:
+        self._drain(actor)
+        self._memory.free_queue(actor.mailbox)
+        actor.creation_hold = None
+        del self.by_id[actor.actor_id]
+        self._forgotten(actor)

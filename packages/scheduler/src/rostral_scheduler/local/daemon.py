@@ -1,0 +1,347 @@
+"""The local scheduler of a node: its parts put together, and the loop that keeps looking.
+
+This file owns the order of start and stop, the observation that feeds the policy (``core/local.py``)
+and the carrying out of what it orders. It decides nothing itself; requests from outside are
+answered in ``requests.py`` (OSDI'18 §4.2.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rostral_gcs.errors import RostralError
+
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core import actions as act
+from rostral_scheduler.core.events import (
+    Event,
+    Observed,
+    QueueSeen,
+    WorkerGone,
+    WorkerReady,
+    WorkerSeen,
+)
+from rostral_scheduler.core.local import LocalPolicy, PolicyLimits
+from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
+from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.deaths import Deaths
+from rostral_scheduler.local.jobs import Job, Jobs
+from rostral_scheduler.local.logs import StreamName
+from rostral_scheduler.local.node_memory import ControlServer, NodeMemory
+from rostral_scheduler.local.repair import TaskRepair
+from rostral_scheduler.local.requests import Requests
+from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
+
+if TYPE_CHECKING:
+    # Not before it is known that there is a GCS: gRPC takes longer to import than all else here.
+    from rostral_gcs import AsyncGcsClient
+
+    from rostral_scheduler.local.gcs_link import GcsLink
+
+__all__ = ["LocalScheduler"]
+
+logger = logging.getLogger("rostral.scheduler.local")
+
+_LOOKS_IN_A_ROW_MAX = 8
+
+
+class LocalScheduler:
+    """One node's scheduler. ``start`` serves until ``stop``; both belong to the running event loop.
+
+    Args:
+        config: Checked here.
+        gcs: A connected client to use, which stays the caller's; None: one is made when the
+            configuration names a GCS.
+
+    Attributes:
+        stopping: Set when a client, or the GCS, wants the node to stop. Whoever runs the scheduler
+            waits for it and calls ``stop``.
+
+    Raises:
+        ConfigError: The configuration is wrong.
+    """
+
+    def __init__(
+        self, config: LocalSchedulerConfig, *, gcs: AsyncGcsClient | None = None
+    ) -> None:
+        config.validate()
+        self.config = config
+        self.stopping = asyncio.Event()
+        self.policy = LocalPolicy(
+            config.total(),
+            PolicyLimits(
+                workers_max=config.workers_max,
+                starts_in_flight_max=config.starts_in_flight_max,
+                prestart_count=config.ready_workers,
+                idle_worker_timeout_s=config.idle_worker_timeout_s,
+                grant_quantum_s=config.grant_quantum_s,
+            ),
+        )
+        self._given_gcs = gcs
+        self._exit_stack = contextlib.AsyncExitStack()
+        self._look_is_due = False
+        self._telling = False
+        self._stopped = False
+
+    # ---- start and stop
+
+    async def start(self) -> None:
+        """Attaches to the store, starts the zygote, and listens.
+
+        Raises:
+            StoreUnavailableError: No store at ``store_socket``, or ``socket_path`` is taken.
+            WorkerStartError: The zygote cannot be started.
+            GcsError: The GCS cannot be reached, or refuses the node.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            self.memory = await NodeMemory.connect(self.config.store_socket)
+            stack.push_async_callback(self.memory.close)
+            self._build()
+            await self.pool.start()
+            stack.push_async_callback(self.pool.stop)
+            if self.gcs is not None:
+                stack.push_async_callback(self.gcs.stop)
+                await self.gcs.start()
+            server = ControlServer(self.config.socket_path, Requests(self))
+            await server.start()
+            stack.push_async_callback(server.stop)
+            self.memory.watch(self.look_soon, self.config.poke_interval_s)
+            ticking = asyncio.get_running_loop().create_task(self._tick())
+            stack.push_async_callback(_cancelled, ticking)
+            self._exit_stack = stack.pop_all()
+        self.look_soon()
+        logger.info("local scheduler ready socket=%s", self.config.socket_path)
+
+    def _build(self) -> None:
+        """The parts, each knowing only what it needs of the others."""
+        config, memory = self.config, self.memory
+        self.repair = TaskRepair(memory)
+        self.pool = WorkerPool(
+            config, memory.node_id, exited=self._worker_exited, shown=self._show_lines
+        )
+        self.actors = Actors(
+            config,
+            memory,
+            self.policy.resources,
+            self.pool,
+            self.repair,
+            tell=self.tell,
+            changed=self._actor_changed,
+            forgotten=self._actor_forgotten,
+        )
+        self.jobs = Jobs(
+            config,
+            memory,
+            self.policy.resources,
+            tell=self.tell,
+            has_processes=self._job_has_processes,
+            ended=self._job_ended,
+        )
+        self.deaths = Deaths(
+            memory,
+            self.pool,
+            self.actors,
+            self.repair,
+            report_timeout_s=config.death_report_timeout_s,
+            removed=self._worker_removed,
+        )
+        self.gcs = self._make_gcs_link()
+
+    def _make_gcs_link(self) -> GcsLink | None:
+        client = self._given_gcs
+        if client is None:
+            if self.config.gcs_address is None:
+                return None
+            from rostral_gcs import AsyncGcsClient
+
+            client = AsyncGcsClient(self.config.gcs_address, self.config.gcs_token)
+        from rostral_scheduler.local.gcs_link import GcsLink
+
+        return GcsLink(
+            client,
+            owns_client=self._given_gcs is None,
+            config=self.config,
+            node_id=self.memory.node_id,
+            available=self.policy.resources.available_floats,
+            fenced=self.stopping.set,
+        )
+
+    async def stop(self) -> None:
+        """Ends every worker, and waits until they are gone. May be called twice."""
+        self.stopping.set()
+        self._stopped = True
+        await self._exit_stack.aclose()
+
+    # ---- looking
+
+    def look_soon(self) -> None:
+        """Looks at the node's memory in this turn of the event loop, once."""
+        if not self._look_is_due and not self._stopped:
+            self._look_is_due = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._look_is_due = False
+        if self._stopped:
+            return
+        try:
+            if self.deaths.look():
+                self.jobs.finish_ended()
+            self._observe(tick=False)
+        except Exception:
+            # A defect in one look must not end the node: the next tick looks again.
+            logger.exception("a look at the node failed")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.tick_interval_s)
+            try:
+                self.pool.kill_late_starters(time.monotonic())
+                self.deaths.look()
+                self.actors.tick()
+                self.jobs.finish_ended()
+                self.repair.tick()
+                self._observe(tick=True)
+            except Exception:
+                logger.exception("a tick failed")
+
+    def _observe(self, *, tick: bool) -> None:
+        """Shows the policy what there is, until it has no more to order.
+
+        Several times, because what an order does can be seen only afterwards: a push just before
+        "wake me" was stored did not wake us.
+        """
+        for _ in range(_LOOKS_IN_A_ROW_MAX):
+            orders = self.policy.handle(self._observation(tick=tick))
+            self._carry_out(orders)
+            if not orders:
+                return
+            tick = False
+        self.look_soon()
+
+    def _observation(self, *, tick: bool) -> Observed:
+        queues = tuple(
+            QueueSeen(queue, self.memory.queue_length(queue)) for queue in self.policy.queues
+        )
+        workers = []
+        for worker in self.pool.by_number.values():
+            if worker.slot is None:
+                continue
+            words = self.memory.work_words(worker.slot)
+            workers.append(
+                WorkerSeen(
+                    worker=worker.number,
+                    acknowledged=words.acknowledged,
+                    running=bool(words.running),
+                    blocked=words.blocked,
+                    idle=words.idle,
+                )
+            )
+        return Observed(now_s=time.monotonic(), queues=queues, workers=tuple(workers), tick=tick)
+
+    # ---- telling the policy, and carrying out its orders
+
+    def tell(self, event: Event) -> None:
+        """Gives the policy an event; what it may order about it follows from the next look."""
+        self._carry_out(self.policy.handle(event))
+        self.look_soon()
+
+    def _carry_out(self, orders: list[act.Action]) -> None:
+        for order in orders:
+            match order:
+                case act.StartWorker():
+                    self._start_worker(order)
+                case act.Grant() | act.Withdraw() | act.KillWorker():
+                    self._order_worker(order)
+                case act.SetWanted():
+                    self.memory.set_wanted(order.queue, wanted=order.wanted)
+                case act.SetStarved():
+                    self.memory.set_starved(starved=order.starved)
+                case act.WakeQueue():
+                    self.memory.wake_queue(order.queue)
+
+    def _start_worker(self, order: act.StartWorker) -> None:
+        job_id = None
+        if order.actor_id is not None:
+            job_id = self.actors.by_id[order.actor_id].job_id
+        self.pool.start_worker(order.worker, order.actor_id, job_id)
+        if order.actor_id is not None:
+            self.actors.started(order.actor_id, self.pool.by_number[order.worker])
+
+    def _order_worker(self, order: act.Grant | act.Withdraw | act.KillWorker) -> None:
+        worker = self.pool.by_number.get(order.worker)
+        if worker is None:
+            return
+        match order:
+            case act.Grant(queue=queue) if worker.slot is not None:
+                worker.job_id = self.jobs.job_of_queue(queue)
+                self.memory.grant(worker.slot, queue)
+                if worker.output is not None:
+                    worker.output.flush_waiting()
+            case act.Withdraw() if worker.slot is not None:
+                self.memory.grant(worker.slot, 0)
+            case act.KillWorker():
+                self.pool.kill(worker, "it was not needed any more")
+
+    # ---- what the parts tell
+
+    def _worker_exited(self, worker: WorkerProcess) -> None:
+        logger.debug("worker exited pid=%s status=%s", worker.pid, worker.status)
+        self.look_soon()
+
+    def _worker_removed(self, worker: WorkerProcess) -> None:
+        self.tell(WorkerGone(worker=worker.number, now_s=time.monotonic()))
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """A worker has registered."""
+        self.tell(WorkerReady(worker=worker.number))
+        if worker.output is not None:
+            worker.output.flush_waiting()
+
+    def _job_has_processes(self, job_id: bytes) -> bool:
+        return any(worker.job_id == job_id for worker in self.pool.by_number.values())
+
+    def end_job(self, job: Job) -> None:
+        """The job's driver is gone, or done."""
+        self.actors.end_job(job.job_id)
+        self.jobs.end(job)
+        self.jobs.finish_ended()
+        self.look_soon()
+
+    def _job_ended(self, job: Job) -> None:
+        if self.gcs is not None and job.driver_slot is not None:
+            self.gcs.job_ended(job)
+
+    def _actor_changed(self, actor: ActorRecord) -> None:
+        if self.gcs is None:
+            return
+        worker = None if actor.worker_id is None else self.pool.by_id.get(actor.worker_id)
+        pid = worker.pid if worker is not None and actor.stage is ActorStage.ALIVE else 0
+        self.gcs.actor_changed(actor, pid)
+
+    def _actor_forgotten(self, actor: ActorRecord) -> None:
+        job = self.jobs.by_id.get(actor.job_id)
+        if actor.detached and job is not None:
+            self.jobs.end(job)
+
+    def _show_lines(
+        self, worker: WorkerProcess, stream: StreamName, lines: Sequence[str]
+    ) -> bool:
+        if worker.job_id is None:
+            return False
+        job = self.jobs.by_id.get(worker.job_id)
+        if job is not None and job.session is not None:
+            body = {"pid": worker.pid, "name": worker.name, "stream": stream, "lines": list(lines)}
+            job.session.push("log", body)
+        return True
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, RostralError):
+        await task

@@ -1,0 +1,246 @@
+"""The node's link to the GCS: registered, its lease renewed, its changes written behind.
+
+This file owns the connection and the queue of writes. Nothing on a request's path waits for it, but
+for the one question that only the whole cluster can answer: whether an actor's name is free. A GCS
+that is away is waited for; a GCS that has declared the node dead is obeyed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from rostral_gcs import (
+    ActorRow,
+    ActorState,
+    AsyncGcsClient,
+    JobRow,
+    NodeRow,
+)
+from rostral_gcs.errors import (
+    AlreadyExistsError,
+    FencedError,
+    GcsError,
+    GcsUnavailableError,
+    NotFoundError,
+)
+from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID
+
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.errors import ActorAlreadyExistsError
+from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
+from rostral_scheduler.local.jobs import Job
+
+__all__ = ["GcsLink"]
+
+logger = logging.getLogger("rostral.scheduler.gcs")
+
+_PAUSE_S = 0.5
+_RENEWALS_PER_LEASE = 4
+_STATES = {
+    ActorStage.PENDING: ActorState.PENDING,
+    ActorStage.STARTING: ActorState.PENDING,
+    ActorStage.ALIVE: ActorState.ALIVE,
+    ActorStage.RESTARTING: ActorState.RESTARTING,
+    ActorStage.DEAD: ActorState.DEAD,
+}
+_LIVING = (ActorState.ALIVE, ActorState.RESTARTING)
+
+Write = Callable[[], Awaitable[object]]
+
+
+class GcsLink:
+    """One node's link, on the running event loop.
+
+    Args:
+        client: Connected by ``start`` if ``owns_client``.
+        owns_client: Whether ``stop`` closes it.
+        config: Of the scheduler.
+        node_id: The node.
+        available: What the node has free, for the lease's renewals.
+        fenced: Called when the GCS has declared the node dead.
+    """
+
+    def __init__(
+        self,
+        client: AsyncGcsClient,
+        *,
+        owns_client: bool,
+        config: LocalSchedulerConfig,
+        node_id: bytes,
+        available: Callable[[], dict[str, float]],
+        fenced: Callable[[], None],
+    ) -> None:
+        self.client = client
+        self._owns_client = owns_client
+        self._config = config
+        self._node_id = NodeID(node_id)
+        self._available = available
+        self._fenced = fenced
+        self._epoch = 0
+        self._writes: deque[Write] = deque()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.writes_dropped = 0
+
+    async def start(self) -> None:
+        """Connects and registers the node.
+
+        Raises:
+            GcsUnavailableError: Nothing answers there.
+            UnauthenticatedError: The token is wrong.
+            AlreadyExistsError: A living node has this id.
+        """
+        if self._owns_client:
+            await self.client.connect()
+        await self._register()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._renew()), loop.create_task(self._write_behind())]
+
+    async def stop(self) -> None:
+        """Writes what waits, says that the node is gone, and closes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(GcsError, TimeoutError):
+            async with asyncio.timeout(2.0):
+                while self._writes:
+                    await self._writes.popleft()()
+                await self.client.mark_node_dead(self._node_id, "the node was stopped")
+        if self._owns_client:
+            with contextlib.suppress(GcsError):
+                await self.client.close()
+
+    async def _register(self) -> None:
+        config = self._config
+        row = await self.client.register_node(
+            NodeRow(
+                node_id=self._node_id,
+                address=config.address,
+                hostname=socket.gethostname(),
+                store_socket=config.store_socket,
+                scheduler_socket=config.socket_path,
+                resources_total=config.total().as_floats(),
+                resources_available=self._available(),
+                labels=config.labels,
+                lease_s=config.node_lease_s,
+            )
+        )
+        self._epoch = row.epoch
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.node_lease_s / _RENEWALS_PER_LEASE)
+            try:
+                await self.client.renew_node_lease(
+                    self._node_id, self._epoch, resources_available=self._available()
+                )
+            except FencedError as error:
+                logger.error("the GCS has declared this node dead: %s", error)
+                self._fenced()
+                return
+            except NotFoundError:
+                with contextlib.suppress(GcsError):
+                    await self._register()
+            except GcsError as error:
+                logger.warning("cannot renew the lease error=%s", error)
+
+    # ---- written behind
+
+    def _later(self, write: Write) -> None:
+        if len(self._writes) >= self._config.gcs_writes_queued_max:
+            self._writes.popleft()
+            self.writes_dropped += 1
+        self._writes.append(write)
+        self._wake.set()
+
+    async def _write_behind(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._writes:
+                write = self._writes.popleft()
+                try:
+                    await write()
+                except GcsUnavailableError as error:
+                    logger.warning("the GCS is away; waiting error=%s", error)
+                    self._writes.appendleft(write)
+                    await asyncio.sleep(_PAUSE_S)
+                except GcsError as error:
+                    logger.warning("the GCS refused a write error=%s", error)
+
+    def job_began(self, job: Job, driver_pid: int) -> None:
+        """Adds the job's row."""
+        row = JobRow(
+            job_id=JobID(job.job_id),
+            driver_pid=driver_pid,
+            hostname=socket.gethostname(),
+            namespace=job.namespace,
+            entrypoint=job.entrypoint,
+        )
+        self._later(lambda: self.client.add_job(row))
+
+    def job_ended(self, job: Job) -> None:
+        """Marks the job finished."""
+        job_id = JobID(job.job_id)
+        self._later(lambda: self.client.finish_job(job_id))
+
+    def export_function(self, function_id: bytes, name: str, blob: bytes) -> None:
+        """Stores a function."""
+        key = FunctionID(function_id)
+        self._later(lambda: self.client.put_function(key, name, blob))
+
+    def _row(self, actor: ActorRecord) -> ActorRow:
+        return ActorRow(
+            actor_id=ActorID(actor.actor_id),
+            job_id=JobID(actor.job_id),
+            name=actor.name or "",
+            namespace=actor.namespace,
+            class_name=actor.class_name,
+            node_id=self._node_id,
+            state=_STATES[actor.stage],
+            death_cause=actor.death_cause,
+            detached=actor.detached,
+            max_restarts=actor.max_restarts,
+            restarts=actor.restarts,
+        )
+
+    async def claim_name(self, actor: ActorRecord) -> None:
+        """Registers a named actor, now. Raises ActorAlreadyExistsError."""
+        try:
+            await self.client.register_actor(self._row(actor))
+        except AlreadyExistsError as error:
+            raise ActorAlreadyExistsError(
+                f"the name {actor.name!r} in namespace {actor.namespace!r} is taken by actor "
+                f"{error.owner}",
+                hint="choose another name, or get that actor by its name",
+            ) from error
+
+    def actor_made(self, actor: ActorRecord) -> None:
+        """Registers an actor without a name."""
+        row = self._row(actor)
+        self._later(lambda: self.client.register_actor(row))
+
+    def actor_changed(self, actor: ActorRecord, pid: int) -> None:
+        """Writes the actor's state."""
+        now = self._row(actor)
+
+        def decide(row: ActorRow) -> ActorRow | None:
+            if row.state is ActorState.DEAD or (
+                now.state is ActorState.PENDING and row.state in _LIVING
+            ):
+                return None
+            return replace(
+                row,
+                state=now.state,
+                death_cause=now.death_cause,
+                restarts=now.restarts,
+                worker_pid=pid,
+            )
+
+        self._later(lambda: self.client.change_actor(now.actor_id, decide))

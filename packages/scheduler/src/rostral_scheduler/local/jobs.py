@@ -1,0 +1,221 @@
+"""The jobs of the node: one for each driver, with its ready queues, from its start to its end.
+
+This file owns the jobs' records and queues. A job ends with its driver's connection: its queues are
+closed, its processes killed; when the last of them is gone, its tasks are dropped and its queues
+freed. A detached actor is a job of its own, so that nothing of it ends with whoever made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.events import Event, JobEnded, QueueClosed, QueueOpened
+from rostral_scheduler.core.resources import NodeResources, ResourceSet
+from rostral_scheduler.errors import JobNotFoundError, LimitReachedError, RequestError
+from rostral_scheduler.local.node_memory import QUEUE_READY, Body, NodeMemory, Session
+
+__all__ = ["Job", "Jobs"]
+
+logger = logging.getLogger("rostral.scheduler.jobs")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One job.
+
+    Invariant: once ``ending``, no queue is opened and no worker granted to it.
+    """
+
+    job_id: bytes
+    namespace: str
+    entrypoint: str
+    sys_path: list[str]
+    cwd: str
+    session: Session | None = None
+    driver_slot: int | None = None
+    driver_generation: int = 0
+    queues: dict[bytes, int] = field(default_factory=dict)
+    ending: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when all its processes but the driver are gone."""
+
+
+class Jobs:
+    """All jobs of the node.
+
+    Args:
+        config: Of the scheduler.
+        memory: The node's.
+        resources: The ledger, to refuse what can never be had.
+        tell: Gives an event to the policy and carries out what it orders.
+        has_processes: Whether any worker of the job is left.
+        ended: Called with a job when nothing is left of it.
+    """
+
+    def __init__(
+        self,
+        config: LocalSchedulerConfig,
+        memory: NodeMemory,
+        resources: NodeResources,
+        *,
+        tell: Callable[[Event], None],
+        has_processes: Callable[[bytes], bool],
+        ended: Callable[[Job], None],
+    ) -> None:
+        self._config = config
+        self._memory = memory
+        self._resources = resources
+        self._tell = tell
+        self._has_processes = has_processes
+        self._ended = ended
+        self.by_id: dict[bytes, Job] = {}
+        self._job_of_queue: dict[int, bytes] = {}
+
+    def register_driver(self, session: Session, body: Body) -> Job:
+        """A driver begins its job.
+
+        Raises:
+            RequestError: The slot is not the caller's, or the job or connection is in use.
+            LimitReachedError: There are ``jobs_max`` jobs.
+        """
+        job_id, slot = bytes(body["job_id"]), int(body["slot"])
+        info = self._memory.slot_info(slot)
+        if not info.is_live or info.pid != session.pid:
+            raise RequestError(
+                f"slot {slot} of the store does not belong to process {session.pid}",
+                hint="attach to this node's store first",
+            )
+        if "job" in session.state:
+            raise RequestError("this connection has registered a driver already")
+        job = self._add(
+            Job(
+                job_id=job_id,
+                namespace=str(body["namespace"]),
+                entrypoint=str(body["entrypoint"]),
+                sys_path=[str(path) for path in body["sys_path"]],
+                cwd=str(body["cwd"]),
+                session=session,
+                driver_slot=slot,
+                driver_generation=info.generation,
+            )
+        )
+        session.state["job"] = job
+        return job
+
+    def add_detached(self, job_id: bytes, maker: Job) -> Job:
+        """The job of a detached actor, with the code search path of the job that made it."""
+        return self._add(
+            Job(
+                job_id=job_id,
+                namespace=maker.namespace,
+                entrypoint=maker.entrypoint,
+                sys_path=maker.sys_path,
+                cwd=maker.cwd,
+                session=maker.session,
+            )
+        )
+
+    def _add(self, job: Job) -> Job:
+        if len(job.job_id) != 16:
+            raise RequestError(f"a job id has 16 bytes, not {len(job.job_id)}")
+        if job.job_id in self.by_id:
+            raise RequestError(f"job {job.job_id.hex()} exists already", hint="use a new job id")
+        if len(self.by_id) >= self._config.jobs_max:
+            raise LimitReachedError(
+                f"the node has {len(self.by_id)} jobs, as many as it may (jobs_max)",
+                hint="wait for one to end",
+            )
+        self.by_id[job.job_id] = job
+        logger.debug("job begins job=%s", job.job_id.hex())
+        return job
+
+    def get(self, job_id: bytes) -> Job:
+        """The running job. Raises JobNotFoundError."""
+        job = self.by_id.get(job_id)
+        if job is None or job.ending:
+            raise JobNotFoundError(
+                f"job {job_id.hex()} is not running on this node", hint="its driver has ended"
+            )
+        return job
+
+    def queue_for(self, job_id: bytes, resources: dict[str, float]) -> int:
+        """The job's ready queue for tasks that need these resources; made at first use.
+
+        Raises:
+            JobNotFoundError: The job is not running.
+            UnschedulableError: The node can never have the resources.
+            LimitReachedError: The job has ``queues_per_job_max`` shapes.
+            ObjectStoreFullError: No memory for a queue.
+        """
+        job = self.get(job_id)
+        shape = ResourceSet.of(resources)
+        key = shape.key()
+        if key in job.queues:
+            return job.queues[key]
+        self._resources.check_feasible(shape)
+        if len(job.queues) >= self._config.queues_per_job_max:
+            raise LimitReachedError(
+                f"job {job_id.hex()} uses {len(job.queues)} combinations of resources, as many as "
+                "it may (queues_per_job_max)",
+                hint="round the amounts that tasks ask for",
+            )
+        queue = self._memory.make_queue(
+            QUEUE_READY, job_id, key, self._config.ready_queue_capacity
+        )
+        job.queues[key] = queue
+        self._job_of_queue[queue] = job_id
+        self._tell(QueueOpened(queue=queue, job_id=job_id, shape=shape))
+        return queue
+
+    def job_of_queue(self, queue: int) -> bytes:
+        """Whose ready queue it is."""
+        return self._job_of_queue[queue]
+
+    def end(self, job: Job) -> None:
+        """Closes the job's queues and kills its workers; ``finish_ended`` does the rest."""
+        if job.ending:
+            return
+        logger.debug("job ends job=%s", job.job_id.hex())
+        job.ending = True
+        if job.session is not None:
+            job.session.state.pop("job", None)
+            for other in self.by_id.values():
+                if other.session is job.session:
+                    other.session = None  # Detached actors write to the log files alone now.
+        for queue in job.queues.values():
+            self._memory.close_queue(queue)
+            self._tell(QueueClosed(queue=queue))
+        self._tell(JobEnded(job_id=job.job_id))
+
+    def finish_ended(self) -> None:
+        """Drops what is left of jobs whose processes are all gone."""
+        for job in [job for job in self.by_id.values() if job.ending]:
+            if self._has_processes(job.job_id):
+                continue
+            job.gone.set()
+            if self._driver_is_attached(job):
+                continue
+            dropped = self._memory.end_tasks(job.job_id)
+            for queue in job.queues.values():
+                self._memory.free_queue(queue)
+                del self._job_of_queue[queue]
+            del self.by_id[job.job_id]
+            logger.debug("job is gone job=%s tasks_dropped=%s", job.job_id.hex(), dropped)
+            self._ended(job)
+
+    def _driver_is_attached(self, job: Job) -> bool:
+        """Whether the driver could still touch its queues, or its tasks are not taken over yet."""
+        if job.driver_slot is None:
+            return False
+        info = self._memory.slot_info(job.driver_slot)
+        return (info.is_live or info.is_dead) and info.generation == job.driver_generation
+
+    def release_queues(self) -> None:
+        """At the scheduler's own end: nothing will be taken from any queue any more."""
+        for job in self.by_id.values():
+            for queue in job.queues.values():
+                self._memory.close_queue(queue)

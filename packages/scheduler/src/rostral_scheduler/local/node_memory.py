@@ -1,0 +1,300 @@
+"""The node's shared memory, as the scheduler needs it: the only module here that imports the store.
+
+This file owns the scheduler's attachment: its slot, the thread that sleeps until the slot is poked,
+and what the scheduler may do with queues, grants, tasks of the dead and objects. It decides
+nothing. But for the sleeping thread, everything in here is called on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NewType
+
+from rostral_objectstore import layout
+from rostral_objectstore._native import repair
+from rostral_objectstore._native.queue import Queue
+from rostral_objectstore._native.table import Handle
+from rostral_objectstore.client import StoreClient
+from rostral_objectstore.control import Body, ControlClient, ControlServer, Session
+
+__all__ = [
+    "QUEUE_MAILBOX",
+    "QUEUE_READY",
+    "Body",
+    "ControlClient",
+    "ControlServer",
+    "Hold",
+    "NodeMemory",
+    "Session",
+    "SlotInfo",
+    "TaskInfo",
+    "WorkWords",
+]
+
+QUEUE_READY: Final = layout.QUEUE_READY
+QUEUE_MAILBOX: Final = layout.QUEUE_MAILBOX
+
+KIND_PICKLE: Final = 1
+_WAIT_NS: Final = 1_000_000_000
+
+Hold = NewType("Hold", object)
+"""A hold on one object: while it lives, so does the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """One attached process."""
+
+    slot: int
+    is_live: bool
+    is_dead: bool
+    pid: int
+    generation: int
+    worker_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkWords:
+    """What a worker's slot says of its work."""
+
+    acknowledged: int
+    running: int
+    blocked: bool
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """One task, as far as a repair needs it."""
+
+    task_id: bytes
+    queue: int
+    retries_left: int
+    is_actor_call: bool
+
+
+class NodeMemory:
+    """The attachment of the local scheduler; made by ``connect``, ended by ``close``."""
+
+    def __init__(self, client: StoreClient) -> None:
+        self._client = client
+        self._segment = client.segment
+        self._table = client.table
+        self._tasks = client.tasks
+        self._queues: dict[int, Queue] = {}
+        self._stopping = False
+        self._sleeper: threading.Thread | None = None
+        self._segment.set_scheduler(client.slot)
+
+    @classmethod
+    async def connect(cls, socket_path: str) -> NodeMemory:
+        """Attaches to the store, as the node's scheduler.
+
+        In a thread: the store may be served by this very event loop.
+
+        Raises:
+            StoreUnavailableError: No store answers at the socket.
+        """
+        return cls(await asyncio.to_thread(StoreClient.connect, socket_path, kind="scheduler"))
+
+    async def close(self) -> None:
+        """Detaches. Nothing is freed: what the scheduler held goes as after a death."""
+        self._stopping = True
+        if self._sleeper is not None:
+            self._segment.poke(self._client.slot)
+            await asyncio.to_thread(self._sleeper.join)
+        await asyncio.to_thread(self._client.close)
+
+    # ---- being woken
+
+    def watch(self, woken: Callable[[], None], interval_s: float) -> None:
+        """Calls ``woken`` on the event loop after each poke, at most once in ``interval_s``."""
+        loop = asyncio.get_running_loop()
+
+        def sleep_until_poked() -> None:
+            seen = self._segment.futex_value()
+            while not self._stopping:
+                if not self._segment.wait_poke(seen, _WAIT_NS):
+                    continue
+                seen = self._segment.futex_value()
+                with contextlib.suppress(RuntimeError):  # The loop was closed meanwhile.
+                    loop.call_soon_threadsafe(woken)
+                # The first poke is answered at once; a storm of them costs one answer each interval.
+                time.sleep(interval_s)
+
+        self._sleeper = threading.Thread(target=sleep_until_poked, name="rostral-poked", daemon=True)
+        self._sleeper.start()
+
+    # ---- the node
+
+    @property
+    def node_id(self) -> bytes:
+        """16 bytes."""
+        return bytes(self._segment.node_id)
+
+    @property
+    def cpu_count(self) -> int:
+        """Cores that the store was told of."""
+        return int(self._segment.cpu_count)
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Room for objects."""
+        return int(self._segment.capacity)
+
+    async def store_stats(self) -> Body:
+        """What the store says of itself."""
+        return await asyncio.to_thread(self._client.stats)
+
+    # ---- queues
+
+    def make_queue(self, kind: int, job_id: bytes, key: bytes, capacity: int) -> int:
+        """A new queue; returns its locator. Raises ObjectStoreFullError."""
+        queue = Queue.create(self._segment, capacity, kind, job_id, key)
+        self._queues[queue.loc] = queue
+        return int(queue.loc)
+
+    def queue_length(self, queue: int) -> int:
+        """Tasks in it."""
+        return len(self._queues[queue])
+
+    def queue_capacity(self, queue: int) -> int:
+        """Tasks that it can hold."""
+        return int(self._queues[queue].capacity)
+
+    def set_wanted(self, queue: int, *, wanted: bool) -> None:
+        """Whether a push that finds nobody asleep pokes the scheduler."""
+        self._queues[queue].set_wants_scheduler(wanted)
+
+    def wake_queue(self, queue: int) -> None:
+        """Wakes every worker that sleeps at it."""
+        self._queues[queue].wake_all()
+
+    def is_open(self, queue: int) -> bool:
+        """Whether the queue exists and takes tasks."""
+        return queue in self._queues and not self._queues[queue].closed
+
+    def close_queue(self, queue: int) -> None:
+        """Submitters are refused from here on."""
+        self._queues[queue].close()
+
+    def free_queue(self, queue: int) -> None:
+        """Gives its memory back; nobody may know the locator any more."""
+        self._queues.pop(queue).free()
+
+    # ---- slots and grants
+
+    def slot_info(self, slot: int) -> SlotInfo:
+        """Who has the slot."""
+        info = self._segment.slot_info(slot)
+        return SlotInfo(
+            slot=slot,
+            is_live=info["state"] == layout.SlotState.LIVE,
+            is_dead=info["state"] == layout.SlotState.DEAD,
+            pid=info["pid"],
+            generation=info["generation"],
+            worker_id=info["worker_id"],
+        )
+
+    def dead_slots(self) -> list[int]:
+        """Slots of processes that are gone and not yet repaired."""
+        return list(self._segment.slots_in_state(layout.SlotState.DEAD))
+
+    def slot_of_worker(self, worker_id: bytes) -> int | None:
+        """The slot that a worker attached with, if it is not repaired yet."""
+        for state in (layout.SlotState.LIVE, layout.SlotState.DEAD):
+            for slot in self._segment.slots_in_state(state):
+                if self._segment.slot_info(slot)["worker_id"] == worker_id:
+                    return int(slot)
+        return None
+
+    def work_words(self, slot: int) -> WorkWords:
+        """What the worker does at this moment."""
+        _, acknowledged, running, blocked, idle = self._segment.work_state(slot)
+        return WorkWords(acknowledged, running, bool(blocked), bool(idle))
+
+    def is_at_work(self, slot: int) -> bool:
+        """Whether the process has claimed, or is about to claim, any task."""
+        # In this order: a claimer writes `running` before it clears `claiming`.
+        if self._segment.slot_info(slot)["claiming"]:
+            return True
+        return bool(self._segment.work_state(slot)[2]) or bool(self.claimed_by(slot))
+
+    def grant(self, slot: int, queue: int) -> None:
+        """Grants the worker a queue, or (0) withdraws what it has."""
+        self._segment.assign_queue(slot, queue)
+
+    def set_starved(self, *, starved: bool) -> None:
+        """Whether workers poke the scheduler when they run out of tasks."""
+        self._segment.set_starved(starved)
+
+    # ---- after a death
+
+    def claimed_by(self, slot: int) -> list[int]:
+        """Tasks that the process has claimed and not finished."""
+        return list(repair.claimed_by(self._segment, slot))
+
+    def task_info(self, task: int) -> TaskInfo:
+        """What is known of a task."""
+        info = repair.task_info(self._segment, task)
+        return TaskInfo(
+            task_id=info["id"],
+            queue=info["queue"],
+            retries_left=info["retries_left"],
+            is_actor_call=bool(info["flags"] & layout.TaskFlag.ACTOR_CALL),
+        )
+
+    def run_again(self, task: int) -> bool:
+        """Puts a claimed task back. False: no retries left, or its queue is closed or full."""
+        return bool(repair.run_again(self._segment, task))
+
+    def fail_task(self, task: int, error: bytes) -> None:
+        """Ends a task; whoever waits for its results gets the pickled exception."""
+        repair.fail(self._table, task, KIND_PICKLE, error, int(layout.ObjectFlag.ERROR))
+
+    def drain_queue(self, queue: int) -> list[int]:
+        """Takes every task out of a queue; the scheduler has claimed them."""
+        return list(repair.claim_all(self._segment, queue))
+
+    def take_over(self, slot: int) -> int:
+        """What the dead process had submitted is the scheduler's to free from here on."""
+        return int(repair.take_over(self._tasks, slot))
+
+    def mark_repaired(self, slot: int) -> None:
+        """The store may clean up after the dead process now."""
+        self._segment.set_slot_state(slot, layout.SlotState.REPAIRED)
+
+    def rescue(self) -> int:
+        """Starts tasks that wait for nothing; looks through all tasks."""
+        return int(repair.rescue(self._segment))
+
+    def end_tasks(self, job_id: bytes) -> int:
+        """Drops every task of a job whose processes are all gone."""
+        return int(repair.end_tasks(self._tasks, job_id))
+
+    def sweep(self) -> None:
+        """Frees tasks taken over from the dead that are done by now."""
+        if self._tasks.unfinished_count:
+            self._tasks.sweep()
+
+    # ---- objects
+
+    def hold(self, loc: int, version: int, object_id: bytes) -> Hold:
+        """Holds an object that somebody else holds now. Raises ObjectNotFoundError."""
+        return Hold(self._table.adopt(Handle, loc, version, object_id))
+
+    def held_elsewhere(self, hold: Hold) -> bool:
+        """Whether anybody but the scheduler refers to the object."""
+        handle: Any = hold
+        return bool(self._table.held_elsewhere(handle))
+
+
+def pickled(error: Exception) -> bytes:
+    """An exception as it lies in the store."""
+    return pickle.dumps(error, protocol=5)

@@ -1,0 +1,364 @@
+"""What processes of the node may ask of the local scheduler, on its control socket.
+
+This file owns the methods' names, bodies and answers, and who may call which. The work is done by
+the part whose noun it is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from rostral_scheduler.core.records import WorkerStage
+from rostral_scheduler.errors import RequestError
+from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
+from rostral_scheduler.local.jobs import Job
+from rostral_scheduler.local.node_memory import Body, Session
+from rostral_scheduler.local.worker_pool import WorkerProcess
+
+if TYPE_CHECKING:
+    from rostral_scheduler.local.daemon import LocalScheduler
+
+__all__ = ["Requests"]
+
+logger = logging.getLogger("rostral.scheduler.requests")
+
+_END_WAIT_S = 2.0
+
+Method = Callable[[Session, Body], Awaitable[Body]]
+
+
+class Requests:
+    """The Handler of the scheduler's control socket."""
+
+    def __init__(self, scheduler: LocalScheduler) -> None:
+        self._scheduler = scheduler
+        self._jobs = scheduler.jobs
+        self._actors = scheduler.actors
+        self._pool = scheduler.pool
+        self._methods: Final[dict[str, Method]] = {
+            "register_driver": self._register_driver,
+            "unregister_driver": self._unregister_driver,
+            "register_worker": self._register_worker,
+            "worker_name": self._worker_name,
+            "worker_assignment": self._worker_assignment,
+            "worker_resources": self._worker_resources,
+            "job_info": self._job_info,
+            "get_queue": self._get_queue,
+            "create_actor": self._create_actor,
+            "actor_ready": self._actor_ready,
+            "actor_failed": self._actor_failed,
+            "get_actor": self._get_actor,
+            "actor_info": self._actor_info,
+            "list_actors": self._list_actors,
+            "kill_actor": self._kill_actor,
+            "exit_actor": self._exit_actor,
+            "export_function": self._export_function,
+            "nodes": self._nodes,
+            "cluster_resources": self._cluster_resources,
+            "available_resources": self._available_resources,
+            "status": self._status,
+            "shutdown": self._shutdown,
+        }
+
+    async def handle(self, session: Session, method: str, body: Body) -> Body:
+        """Answers one request."""
+        handler = self._methods.get(method)
+        if handler is None:
+            raise RequestError(
+                f"the local scheduler has no method {method!r}",
+                hint="both sides must have the same version",
+            )
+        return await handler(session, body)
+
+    def disconnected(self, session: Session) -> None:
+        """A peer is gone: a driver takes its job with it; a worker has died, or must."""
+        job: Job | None = session.state.get("job")
+        if job is not None:
+            self._scheduler.end_job(job)
+        worker: WorkerProcess | None = session.state.get("worker")
+        if worker is not None and worker.status is None:
+            self._pool.kill(worker, "")
+
+    # ---- drivers and jobs
+
+    async def _register_driver(self, session: Session, body: Body) -> Body:
+        job = self._jobs.register_driver(session, body)
+        if self._scheduler.gcs is not None:
+            self._scheduler.gcs.job_began(job, session.pid)
+        self._scheduler.look_soon()
+        config = self._scheduler.config
+        return {
+            "node_id": self._scheduler.memory.node_id,
+            "session_dir": str(config.session_dir),
+            "num_cpus": config.num_cpus,
+        }
+
+    async def _unregister_driver(self, session: Session, _: Body) -> Body:
+        job: Job | None = session.state.get("job")
+        if job is not None:
+            self._scheduler.end_job(job)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END_WAIT_S):
+                    await job.gone.wait()
+        return {}
+
+    async def _job_info(self, _: Session, body: Body) -> Body:
+        job = self._jobs.get(body["job_id"])
+        return {
+            "sys_path": job.sys_path,
+            "cwd": job.cwd,
+            "namespace": job.namespace,
+            "entrypoint": job.entrypoint,
+        }
+
+    async def _get_queue(self, _: Session, body: Body) -> Body:
+        return {"queue": self._jobs.queue_for(body["job_id"], body["resources"])}
+
+    # ---- workers
+
+    async def _register_worker(self, session: Session, body: Body) -> Body:
+        worker = self._pool.register(session, body["worker_id"], body["pid"], body["slot"])
+        session.state["worker"] = worker
+        self._scheduler.worker_ready(worker)
+        return {}
+
+    async def _worker_name(self, session: Session, body: Body) -> Body:
+        self._worker_of(session).name = str(body["name"])[:200]
+        return {}
+
+    async def _worker_assignment(self, session: Session, body: Body) -> Body:
+        worker = self._worker_of(session)
+        if worker.actor_id is None or worker.worker_id != body["worker_id"]:
+            raise RequestError(f"process {session.pid} is not the process of an actor")
+        actor = self._actors.get(worker.actor_id)
+        return {
+            "actor_id": actor.actor_id,
+            "mailbox": actor.mailbox,
+            "creation": actor.creation,
+            "job_id": actor.job_id,
+            "restarts": actor.restarts,
+            "name": actor.name,
+            "namespace": actor.namespace,
+            **self._held_by(worker),
+        }
+
+    async def _worker_resources(self, session: Session, _: Body) -> Body:
+        return self._held_by(self._worker_of(session))
+
+    def _held_by(self, worker: WorkerProcess) -> Body:
+        allocation = self._scheduler.policy.workers[worker.number].allocation
+        return {
+            "resources": allocation.resources.as_floats(),
+            "gpu_ids": list(allocation.gpu_indexes),
+        }
+
+    def _worker_of(self, session: Session) -> WorkerProcess:
+        worker: WorkerProcess | None = session.state.get("worker")
+        if worker is None:
+            raise RequestError(
+                f"process {session.pid} has not registered as a worker", hint="register_worker first"
+            )
+        return worker
+
+    # ---- actors
+
+    async def _create_actor(self, _: Session, body: Body) -> Body:
+        job = self._jobs.get(body["job_id"])
+        made_job = None
+        if body["detached"]:
+            job = made_job = self._jobs.add_detached(body["actor_id"], job)
+        try:
+            actor = self._actors.create(job, body)
+        except BaseException:
+            if made_job is not None:
+                self._jobs.end(made_job)
+            raise
+        await self._announce(actor)
+        if actor.stage is ActorStage.PENDING and actor.actor_id in self._actors.by_id:
+            self._actors.place(actor)
+        return {"mailbox": actor.mailbox}
+
+    async def _announce(self, actor: ActorRecord) -> None:
+        """To the GCS: a name must be free in the whole cluster, all else can be written behind."""
+        gcs = self._scheduler.gcs
+        if gcs is None:
+            return
+        if actor.name is None:
+            gcs.actor_made(actor)
+            return
+        try:
+            await gcs.claim_name(actor)
+        except BaseException:
+            self._actors.withdraw(actor)
+            raise
+
+    async def _actor_ready(self, session: Session, body: Body) -> Body:
+        self._actors.ready(body["actor_id"], self._worker_of(session))
+        return {}
+
+    async def _actor_failed(self, session: Session, body: Body) -> Body:
+        self._actors.failed(body["actor_id"], self._worker_of(session), body["error"])
+        return {}
+
+    async def _get_actor(self, _: Session, body: Body) -> Body:
+        actor = self._actors.find(body["name"], body["namespace"])
+        return {
+            "actor_id": actor.actor_id,
+            "mailbox": actor.mailbox,
+            "meta": actor.meta,
+            "creation": actor.creation,
+            "job_id": actor.job_id,
+        }
+
+    async def _actor_info(self, _: Session, body: Body) -> Body:
+        actor = self._actors.get(body["actor_id"])
+        return {
+            "state": actor.stage.value,
+            "mailbox": actor.mailbox,
+            "death": actor.death,
+            "restarts": actor.restarts,
+        }
+
+    async def _list_actors(self, _: Session, __: Body) -> Body:
+        return {"actors": [self._describe(actor) for actor in self._actors.by_id.values()]}
+
+    def _describe(self, actor: ActorRecord) -> Body:
+        worker = None if actor.worker_id is None else self._pool.by_id.get(actor.worker_id)
+        return {
+            "actor_id": actor.actor_id,
+            "job_id": actor.job_id,
+            "name": actor.name,
+            "namespace": actor.namespace,
+            "class_name": actor.class_name,
+            "state": actor.stage.value,
+            "pid": 0 if worker is None else worker.pid,
+            "restarts": actor.restarts,
+            "death_cause": actor.death_cause,
+            "detached": actor.detached,
+            "queued": self._scheduler.memory.queue_length(actor.mailbox),
+        }
+
+    async def _kill_actor(self, _: Session, body: Body) -> Body:
+        self._actors.kill(body["actor_id"], no_restart=bool(body["no_restart"]))
+        return {}
+
+    async def _exit_actor(self, session: Session, body: Body) -> Body:
+        self._actors.exit(body["actor_id"], self._worker_of(session))
+        return {}
+
+    async def _export_function(self, _: Session, body: Body) -> Body:
+        if self._scheduler.gcs is not None:
+            self._scheduler.gcs.export_function(body["function_id"], body["name"], body["blob"])
+        return {}
+
+    # ---- the node and the cluster
+
+    async def _nodes(self, _: Session, __: Body) -> Body:
+        gcs = self._scheduler.gcs
+        if gcs is None:
+            return {"nodes": [self._this_node()]}
+        return {
+            "nodes": [
+                {
+                    "node_id": row.node_id.binary(),
+                    "alive": row.state.value == "ALIVE",
+                    "address": row.address,
+                    "hostname": row.hostname,
+                    "store_socket": row.store_socket,
+                    "scheduler_socket": row.scheduler_socket,
+                    "resources": dict(row.resources_total),
+                    "available": dict(row.resources_available),
+                    "labels": dict(row.labels),
+                    "death_cause": row.death_cause,
+                }
+                for row in await gcs.client.list_nodes()
+            ]
+        }
+
+    def _this_node(self) -> Body:
+        config = self._scheduler.config
+        return {
+            "node_id": self._scheduler.memory.node_id,
+            "alive": True,
+            "address": config.address,
+            "hostname": "",
+            "store_socket": config.store_socket,
+            "scheduler_socket": config.socket_path,
+            "resources": config.total().as_floats(),
+            "available": self._scheduler.policy.resources.available_floats(),
+            "labels": dict(config.labels),
+            "death_cause": "",
+        }
+
+    async def _cluster_resources(self, session: Session, body: Body) -> Body:
+        return {"resources": await self._sum_of("resources", session, body)}
+
+    async def _available_resources(self, session: Session, body: Body) -> Body:
+        return {"resources": await self._sum_of("available", session, body)}
+
+    async def _sum_of(self, what: str, session: Session, body: Body) -> dict[str, float]:
+        total: dict[str, float] = {}
+        own = self._scheduler.memory.node_id
+        for node in (await self._nodes(session, body))["nodes"]:
+            if not node["alive"]:
+                continue
+            # Of this node we know better than its last report.
+            amounts = (self._this_node() if node["node_id"] == own else node)[what]
+            for name, amount in amounts.items():
+                total[name] = total.get(name, 0.0) + amount
+        return total
+
+    async def _status(self, _: Session, __: Body) -> Body:
+        scheduler = self._scheduler
+        policy, memory = scheduler.policy, scheduler.memory
+        workers = []
+        for number, process in self._pool.by_number.items():
+            known = policy.workers.get(number)
+            workers.append(
+                {
+                    "worker_id": process.worker_id,
+                    "pid": process.pid,
+                    "job_id": process.job_id,
+                    "actor_id": process.actor_id,
+                    "name": process.name,
+                    "stage": (known.stage if known is not None else WorkerStage.KILLED).name,
+                    "queue": 0 if known is None else known.queue,
+                    "blocked": known is not None and known.lent,
+                }
+            )
+        queues = [
+            {
+                "queue": queue.loc,
+                "job_id": queue.job_id,
+                "resources": queue.shape.as_floats(),
+                "length": memory.queue_length(queue.loc),
+            }
+            for queue in policy.queues.values()
+        ]
+        return {
+            "node_id": memory.node_id,
+            "zygote_pid": self._pool.zygote_pid,
+            "resources": policy.resources.total.as_floats(),
+            "available": policy.resources.available_floats(),
+            "workers": workers,
+            "queues": queues,
+            "jobs": [
+                {"job_id": job.job_id, "entrypoint": job.entrypoint, "ending": job.ending}
+                for job in self._jobs.by_id.values()
+            ],
+            "actors": [self._describe(actor) for actor in self._actors.by_id.values()],
+            "store": await memory.store_stats(),
+            "gcs_writes_dropped": 0 if scheduler.gcs is None else scheduler.gcs.writes_dropped,
+        }
+
+    async def _shutdown(self, _: Session, __: Body) -> Body:
+        if not self._scheduler.config.allow_shutdown:
+            raise RequestError(
+                "this node does not stop by request", hint="stop it where it was started"
+            )
+        self._scheduler.stopping.set()
+        return {}

@@ -1,0 +1,36 @@
+"""What a freshly forked worker process is told: the argument of the worker module's ``main``.
+
+This file owns that one record. It imports nothing slow: the zygote and every worker read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["WorkerKind", "WorkerStart"]
+
+WorkerKind = Literal["worker", "actor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStart:
+    """Everything that a worker needs to join its node.
+
+    Attributes:
+        worker_id: Its id, 16 bytes.
+        node_id: The node's id, 16 bytes.
+        store_socket: Where to attach to the object store.
+        scheduler_socket: Where to register with the local scheduler.
+        session_dir: Where the node's logs lie.
+        kind: ``worker`` runs tasks of the queue granted to it; ``actor`` serves one mailbox.
+        actor_id: The actor that it becomes, 16 bytes; None for a worker.
+    """
+
+    worker_id: bytes
+    node_id: bytes
+    store_socket: str
+    scheduler_socket: str
+    session_dir: str
+    kind: WorkerKind
+    actor_id: bytes | None
