@@ -18,7 +18,6 @@ from rostral_objectstore.client import StoreClient
 from rostral_objectstore.config import StoreConfig
 from rostral_objectstore.control import ControlClient
 from rostral_objectstore.daemon import StoreDaemon
-
 from rostral_scheduler import LocalScheduler, LocalSchedulerConfig
 
 DEADLINE_S = 10.0
@@ -110,7 +109,8 @@ class Node:
     def worker_pids(self) -> list[int]:
         """Of every worker the scheduler knows."""
         pool = self.scheduler.pool
-        return self.on_loop(lambda: [w.pid for w in pool.by_number.values() if w.pid])
+        pids: list[int] = self.on_loop(lambda: [w.pid for w in pool.by_number.values() if w.pid])
+        return pids
 
     def check(self) -> None:
         """The policy's invariants hold."""

@@ -1,4 +1,4 @@
-"""A small worker module for the tests: runs pickled (function name, arguments) payloads of this file.
+"""A small worker module for the tests: runs pickled (name, arguments) payloads of this file.
 
 It stands for the client's worker: attaches, registers, claims, fills results.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import ControlClient
-
 from rostral_scheduler.worker_start import WorkerStart
 
 KIND_PICKLE = 1
@@ -87,7 +87,9 @@ class Runtime:
         """Builds the actor that the creation object describes, then serves its mailbox."""
         assignment = self.scheduler.call("worker_assignment", {"worker_id": self.start.worker_id})
         creation = assignment["creation"]
-        handle = self.store.table.adopt(Handle, creation["loc"], creation["version"], creation["id"])
+        handle = self.store.table.adopt(
+            Handle, creation["loc"], creation["version"], creation["id"]
+        )
         found = self.store.table.read(handle)
         assert found is not None
         name, arguments = pickle.loads(bytes(found[2]))
@@ -138,7 +140,7 @@ def pid(_: Runtime) -> int:
 
 
 def speak(_: Runtime, text: str) -> None:
-    print(text)
+    sys.stdout.write(text + "\n")
 
 
 def fail(_: Runtime, text: str) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 import click
+
 from rostral_gcs.auth import load_token
 from rostral_gcs.errors import ConfigError, RostralError, TokenFileError
-
 from rostral_scheduler.config import LocalSchedulerConfig, default_cpu_count
 
 __all__ = ["main"]

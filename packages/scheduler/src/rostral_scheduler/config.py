@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rostral_gcs.errors import ConfigError, RostralError
-
 from rostral_scheduler.core.resources import CPU, GPU, ResourceSet
 
 __all__ = ["LocalSchedulerConfig"]

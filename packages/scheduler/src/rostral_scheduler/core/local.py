@@ -312,7 +312,7 @@ class LocalPolicy:
     # ---- rules 4 and 5: withdrawing
 
     def _withdraw_for(self, unserved: list[_Demand], orders: list[act.Action]) -> bool:
-        """Withdraws what the unserved and the overdrawn ledger lack. True if the CPU is overdrawn."""
+        """Withdraws what the unserved, and the ledger, lack. True if the CPU is overdrawn."""
         coming = dict(self.resources.available)
         for worker in self.workers.values():
             if worker.stage in (WorkerStage.WITHDRAWING, WorkerStage.KILLED) and not worker.lent:
@@ -402,7 +402,7 @@ class LocalPolicy:
                 orders.append(act.SetWanted(queue.loc, wanted))
 
     def _wake_suspicious(self, orders: list[act.Action]) -> None:
-        """Tasks, and all workers asleep, at two ticks in a row: a wake-up was lost with its bearer."""
+        """Tasks, and all workers asleep, at two ticks in a row: a wake-up was lost."""
         awake = {
             w.queue for w in self.workers.values() if w.stage is WorkerStage.GRANTED and not w.idle
         }
@@ -427,11 +427,14 @@ class LocalPolicy:
             if worker.stage is WorkerStage.FREE:
                 orders.append(self._kill(worker))
                 surplus -= 1
-            elif worker.stage is WorkerStage.GRANTED and worker.acknowledged:
-                if not self._has_tasks(worker.queue):
-                    worker.stage = WorkerStage.WITHDRAWING
-                    orders.append(act.Withdraw(worker.number))
-                    surplus -= 1
+            elif self._is_spare(worker):
+                worker.stage = WorkerStage.WITHDRAWING
+                orders.append(act.Withdraw(worker.number))
+                surplus -= 1
+
+    def _is_spare(self, worker: Worker) -> bool:
+        granted = worker.stage is WorkerStage.GRANTED and worker.acknowledged
+        return granted and not self._has_tasks(worker.queue)
 
     def _keep_prestarted(self, orders: list[act.Action]) -> None:
         have = self._count(lambda w: w.actor_id is None and w.stage is not WorkerStage.KILLED)
@@ -476,7 +479,7 @@ class LocalPolicy:
 
 
 def _choose_free(free: list[Worker], job_id: bytes) -> Worker | None:
-    """One that has served the job before, else one that has served nobody: jobs share no process."""
+    """One that has served the job, else one that has served nobody: jobs share no process."""
     for worker in free:
         if worker.job_id == job_id:
             return worker

@@ -6,7 +6,7 @@ This file owns the records and what can be read off one of them alone; ``local.p
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rostral_scheduler.core.resources import NOTHING, Allocation, ResourceSet
 
@@ -39,7 +39,7 @@ class Worker:
     stage: WorkerStage = WorkerStage.STARTING
     job_id: bytes | None = None
     actor_id: bytes | None = None
-    held: ResourceSet = ResourceSet()
+    held: ResourceSet = field(default_factory=ResourceSet)
     """Of an actor: what it keeps once it has started."""
     allocation: Allocation = NOTHING
     queue: int = 0

@@ -41,7 +41,7 @@ class ResourceSet:
         """
         items = []
         for name, amount in sorted(amounts.items()):
-            if not isinstance(amount, int | float) or not math.isfinite(amount) or amount < 0:
+            if not math.isfinite(amount) or amount < 0:
                 raise RequestError(
                     f"resource {name!r} is {amount!r}", hint="an amount is a number, 0 or more"
                 )

@@ -1,7 +1,7 @@
 """The local scheduler of a node: its parts put together, and the loop that keeps looking.
 
-This file owns the order of start and stop, the observation that feeds the policy (``core/local.py``)
-and the carrying out of what it orders. It decides nothing itself; requests from outside are
+This file owns the order of start and stop, the observation for the policy (``core/local.py``) and
+the carrying out of what it orders. It decides nothing itself; requests from outside are
 answered in ``requests.py`` (OSDI'18 §4.2.2).
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import RostralError
-
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core import actions as act
 from rostral_scheduler.core.events import (
@@ -40,7 +39,6 @@ from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
 if TYPE_CHECKING:
     # Not before it is known that there is a GCS: gRPC takes longer to import than all else here.
     from rostral_gcs import AsyncGcsClient
-
     from rostral_scheduler.local.gcs_link import GcsLink
 
 __all__ = ["LocalScheduler"]
@@ -66,9 +64,7 @@ class LocalScheduler:
         ConfigError: The configuration is wrong.
     """
 
-    def __init__(
-        self, config: LocalSchedulerConfig, *, gcs: AsyncGcsClient | None = None
-    ) -> None:
+    def __init__(self, config: LocalSchedulerConfig, *, gcs: AsyncGcsClient | None = None) -> None:
         config.validate()
         self.config = config
         self.stopping = asyncio.Event()
@@ -329,9 +325,7 @@ class LocalScheduler:
         if actor.detached and job is not None:
             self.jobs.end(job)
 
-    def _show_lines(
-        self, worker: WorkerProcess, stream: StreamName, lines: Sequence[str]
-    ) -> bool:
+    def _show_lines(self, worker: WorkerProcess, stream: StreamName, lines: Sequence[str]) -> bool:
         if worker.job_id is None:
             return False
         job = self.jobs.by_id.get(worker.job_id)

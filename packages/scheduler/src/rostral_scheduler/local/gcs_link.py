@@ -30,7 +30,6 @@ from rostral_gcs.errors import (
     NotFoundError,
 )
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID
-
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.errors import ActorAlreadyExistsError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage

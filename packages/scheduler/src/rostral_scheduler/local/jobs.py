@@ -163,9 +163,7 @@ class Jobs:
                 "it may (queues_per_job_max)",
                 hint="round the amounts that tasks ask for",
             )
-        queue = self._memory.make_queue(
-            QUEUE_READY, job_id, key, self._config.ready_queue_capacity
-        )
+        queue = self._memory.make_queue(QUEUE_READY, job_id, key, self._config.ready_queue_capacity)
         job.queues[key] = queue
         self._job_of_queue[queue] = job_id
         self._tell(QueueOpened(queue=queue, job_id=job_id, shape=shape))

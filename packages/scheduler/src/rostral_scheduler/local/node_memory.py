@@ -125,10 +125,12 @@ class NodeMemory:
                 seen = self._segment.futex_value()
                 with contextlib.suppress(RuntimeError):  # The loop was closed meanwhile.
                     loop.call_soon_threadsafe(woken)
-                # The first poke is answered at once; a storm of them costs one answer each interval.
+                # The first poke is answered at once, a storm of them once an interval.
                 time.sleep(interval_s)
 
-        self._sleeper = threading.Thread(target=sleep_until_poked, name="rostral-poked", daemon=True)
+        self._sleeper = threading.Thread(
+            target=sleep_until_poked, name="rostral-poked", daemon=True
+        )
         self._sleeper.start()
 
     # ---- the node

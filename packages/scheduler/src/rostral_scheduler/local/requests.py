@@ -10,19 +10,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
 from rostral_scheduler.errors import RequestError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
-from rostral_scheduler.local.jobs import Job
-from rostral_scheduler.local.node_memory import Body, Session
-from rostral_scheduler.local.worker_pool import WorkerProcess
+from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.jobs import Job, Jobs
+from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
+from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
 
 if TYPE_CHECKING:
-    from rostral_scheduler.local.daemon import LocalScheduler
+    # A node without a GCS does not wait for gRPC's import.
+    from rostral_scheduler.local.gcs_link import GcsLink
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "Scheduler"]
 
 logger = logging.getLogger("rostral.scheduler.requests")
 
@@ -31,10 +35,32 @@ _END_WAIT_S = 2.0
 Method = Callable[[Session, Body], Awaitable[Body]]
 
 
+class Scheduler(Protocol):
+    """What requests are about: the parts of a running local scheduler."""
+
+    config: LocalSchedulerConfig
+    memory: NodeMemory
+    policy: LocalPolicy
+    pool: WorkerPool
+    jobs: Jobs
+    actors: Actors
+    gcs: GcsLink | None
+    stopping: asyncio.Event
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """A worker has registered."""
+
+    def end_job(self, job: Job) -> None:
+        """The job's driver is gone, or done."""
+
+    def look_soon(self) -> None:
+        """Something may be there to decide."""
+
+
 class Requests:
     """The Handler of the scheduler's control socket."""
 
-    def __init__(self, scheduler: LocalScheduler) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._jobs = scheduler.jobs
         self._actors = scheduler.actors
@@ -160,7 +186,8 @@ class Requests:
         worker: WorkerProcess | None = session.state.get("worker")
         if worker is None:
             raise RequestError(
-                f"process {session.pid} has not registered as a worker", hint="register_worker first"
+                f"process {session.pid} has not registered as a worker",
+                hint="register_worker first",
             )
         return worker
 

@@ -1,12 +1,13 @@
 """The zygote: one warm, single-threaded Python process that forks the node's workers.
 
-Run as ``python -m rostral_scheduler.local.zygote FD`` by the local scheduler, which talks to it over
-the inherited SOCK_SEQPACKET socket FD: one message is one packet, in MessagePack.
+Run by the local scheduler as ``python -m rostral_scheduler.local.zygote FD ENTRY PRELOAD``. The two
+talk over the inherited SOCK_SEQPACKET socket FD: one message is one packet, in MessagePack.
 
     to the zygote:    {"start": {WorkerStart's fields}, "env": {...}} with two descriptors, the
                       worker's stdout and stderr
     from the zygote:  {"ready": pid} | {"broken": text} | {"forked": worker_id, "pid": pid}
-                      | {"failed": worker_id, "error": text} | {"exited": pid, "status": wait status}
+                      | {"failed": worker_id, "error": text}
+                      | {"exited": pid, "status": wait status}
 
 It must stay single-threaded (only then is a fork safe) and must import nothing that attaches to
 the node: what it opens, all workers would share. Its end is the end of all its workers: when the

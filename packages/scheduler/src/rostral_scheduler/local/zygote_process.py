@@ -73,7 +73,7 @@ class ZygoteProcess:
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: "1" for name in THREAD_LIMITS} | {**os.environ, **self._environment}
+        environment = dict.fromkeys(THREAD_LIMITS, "1") | {**os.environ, **self._environment}
         # The same module search path as ours, also where it was changed after the start.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         command = [sys.executable, "-m", "rostral_scheduler.local.zygote"]
@@ -169,9 +169,7 @@ class ZygoteProcess:
             self._listener.zygote_lost()
         else:
             self._ready.set_exception(
-                WorkerStartError(
-                    "the zygote ended before it was ready", hint="its stderr says why"
-                )
+                WorkerStartError("the zygote ended before it was ready", hint="its stderr says why")
             )
 
     def _handle(self, message: dict[str, Any]) -> None:
