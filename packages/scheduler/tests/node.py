@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rostral_objectstore._native import repair
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.config import StoreConfig
 from rostral_objectstore.control import ControlClient
 from rostral_objectstore.daemon import StoreDaemon
+from rostral_objectstore.layout import SlotState
 from rostral_scheduler import LocalScheduler, LocalSchedulerConfig
 
 DEADLINE_S = 10.0
@@ -111,6 +113,31 @@ class Node:
         pool = self.scheduler.pool
         pids: list[int] = self.on_loop(lambda: [w.pid for w in pool.by_number.values() if w.pid])
         return pids
+
+    def expect_nothing_left(self) -> None:
+        """No job, actor, queue, task or process of one is left; each dead slot is buried."""
+        scheduler = self.scheduler
+
+        def left() -> list[object]:
+            workers = [w for w in scheduler.pool.by_number.values() if w.job_id is not None]
+            slots = self.store.segment.slots_in_state
+            return [
+                *scheduler.jobs.by_id,
+                *scheduler.actors.by_id,
+                *scheduler.policy.queues,
+                *workers,
+                *slots(SlotState.DEAD),
+                *slots(SlotState.REPAIRED),
+                *repair.list_tasks(self.store.segment, 10),
+                *self.queue_chunks(),
+            ]
+
+        eventually(lambda: not self.on_loop(left), "the end of everything of the job")
+        self.check()
+
+    def queue_chunks(self) -> list[int]:
+        """Chunks of the store that hold queues."""
+        return [0] * self.store.stats()["chunks"]["queues"]
 
     def check(self) -> None:
         """The policy's invariants hold."""

@@ -29,7 +29,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 import msgspec
 
@@ -182,8 +182,12 @@ class Zygote:
             os.dup2(source, target)
         for fd in (null, *fds):
             os.close(fd)
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        # Fresh text streams: the inherited ones may believe that they still write to a file, and
+        # seek in it.
+        sys.stdout, sys.stderr = (
+            open(fd, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+            for fd in (1, 2)
+        )
         os.environ.update(environment)
         self._libc.prctl(_PR_SET_NAME, b"rostral-worker", 0, 0, 0)
         if (numpy_random := sys.modules.get("numpy.random")) is not None:
@@ -220,6 +224,11 @@ class Zygote:
 
     def _send(self, message: dict[str, Any]) -> None:
         self._connection.send(msgspec.msgpack.encode(message))
+
+
+def _line_writer(fd: int) -> TextIO:
+    """A text stream that a reader of its pipe sees line by line."""
+    return open(fd, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _noted(_number: int, _frame: object) -> None:
