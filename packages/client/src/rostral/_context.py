@@ -1,4 +1,7 @@
-"""Where this process's runtime is found, and the running task's context. The only process-wide state of the package."""
+"""Where this process's runtime is found, and the running task's context.
+
+The only process-wide state of the package.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ if TYPE_CHECKING:
     from rostral.runtime import Runtime, TaskScope
 
 _runtime: Runtime | None = None
-task_scope: contextvars.ContextVar[TaskScope | None] = contextvars.ContextVar("rostral_task_scope", default=None)
+task_scope: contextvars.ContextVar[TaskScope | None] = contextvars.ContextVar(
+    "rostral_task_scope", default=None
+)
 
 
 def set_runtime(runtime: Runtime | None) -> None:
@@ -27,14 +32,21 @@ def current_runtime() -> Runtime | None:
 
 
 def runtime() -> Runtime:
-    """This process's runtime. Starts a cluster on first use, unless ROSTRAL_AUTO_INIT=0. Raises NotConnectedError."""
+    """This process's runtime.
+
+    Starts a cluster on first use, unless ROSTRAL_AUTO_INIT=0. Raises NotConnectedError.
+    """
     if _runtime is not None:
         return _runtime
     if os.environ.get("ROSTRAL_AUTO_INIT", "1") == "0":
-        raise NotConnectedError("rostral is not connected to a cluster", hint="call rostral.init() first")
+        raise NotConnectedError(
+            "rostral is not connected to a cluster", hint="call rostral.init() first"
+        )
     from rostral.api import init
 
     init()
     if _runtime is None:
-        raise NotConnectedError("rostral is not connected to a cluster", hint="call rostral.init() first")
+        raise NotConnectedError(
+            "rostral is not connected to a cluster", hint="call rostral.init() first"
+        )
     return _runtime

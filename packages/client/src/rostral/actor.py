@@ -18,7 +18,8 @@ from rostral_objectstore.errors import QueueClosedError
 from rostral_objectstore.layout import RETRY_FOREVER
 from rostral_objectstore.serialization import KIND_PICKLE
 
-# Methods that every actor has, after its own: a readiness probe, a closure run with the instance, a graceful end.
+# Methods that every actor has, after its own: a readiness probe, a closure run with the instance, a
+# graceful end.
 BUILT_IN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 MAILBOX_CAPACITY = 1 << 14
 
@@ -26,8 +27,10 @@ MAILBOX_CAPACITY = 1 << 14
 def method_names(cls: type) -> tuple[str, ...]:
     """The methods that can be called remotely, in the order that numbers them."""
     own = [
-        name for name, _ in inspect.getmembers(cls, callable)
-        if not (name.startswith("__") and name.endswith("__")) or name == "__call__" and "__call__" in vars(cls)
+        name
+        for name, _ in inspect.getmembers(cls, callable)
+        if not (name.startswith("__") and name.endswith("__"))
+        or (name == "__call__" and "__call__" in vars(cls))
     ]
     return (*own, *BUILT_IN_METHODS)
 
@@ -58,7 +61,9 @@ class ActorClass:
         self.__name__ = cls.__name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"actor class {self._name} cannot be instantiated directly: use {self._name}.remote(...)")
+        raise TypeError(
+            f"actor class {self._name} cannot be instantiated directly: use {self._name}.remote(...)"
+        )
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         raise ActorClassInheritanceError(
@@ -66,14 +71,17 @@ class ActorClass:
         )
 
     def options(self, **changes: Any) -> ActorClass:
-        """The same class with other options. Raises UnsupportedOptionError, TypeError, ValueError."""
+        """The same class with other options.
+
+        Raises UnsupportedOptionError, TypeError, ValueError.
+        """
         return ActorClass(self._cls, changed(self._options, changes))
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Creates an actor; returns its handle at once, before its constructor has run.
 
-        Raises: TypeError for arguments the constructor does not take; ActorAlreadyExistsError; NotPicklableError;
-        UnschedulableError.
+        Raises: TypeError for arguments the constructor does not take; ActorAlreadyExistsError;
+        NotPicklableError; UnschedulableError.
         """
         self._signature.check(self._name, args, kwargs)
         current = runtime()
@@ -91,22 +99,34 @@ class ActorClass:
         actor_id = context.next_child_id()
         arguments = encode(args, kwargs, current.put)
         described = (
-            current.functions.key(self._code), arguments.payload, list(arguments.dependencies),
+            current.functions.key(self._code),
+            arguments.payload,
+            list(arguments.dependencies),
             {"max_concurrency": options.max_concurrency},
         )
         keep = [self._code, *arguments.dependencies, *arguments.nested]
         creation = current.table.put(
-            ObjectRef, hashlib.blake2b(actor_id, digest_size=20).digest(), KIND_PICKLE,
-            _pickle_description(described), [], keep,
+            ObjectRef,
+            hashlib.blake2b(actor_id, digest_size=20).digest(),
+            KIND_PICKLE,
+            _pickle_description(described),
+            [],
+            keep,
         )
         body = {
-            "job_id": current.job_id, "actor_id": actor_id, "name": options.name,
-            "namespace": options.namespace or current.namespace, "class_name": self._name,
-            "resources": options.demand, "placement_resources": options.demand or {"CPU": 1.0},
-            "max_restarts": options.max_restarts, "max_task_retries": options.max_task_retries,
+            "job_id": current.job_id,
+            "actor_id": actor_id,
+            "name": options.name,
+            "namespace": options.namespace or current.namespace,
+            "class_name": self._name,
+            "resources": options.demand,
+            "placement_resources": options.demand or {"CPU": 1.0},
+            "max_restarts": options.max_restarts,
+            "max_task_retries": options.max_task_retries,
             "detached": options.lifetime == "detached",
             "creation": {"loc": creation.loc, "version": creation.version, "id": creation.binary()},
-            "meta": self._meta, "mailbox_capacity": MAILBOX_CAPACITY,
+            "meta": self._meta,
+            "mailbox_capacity": MAILBOX_CAPACITY,
         }
         answer = current.ask("create_actor", body)
         return ActorHandle(
@@ -114,7 +134,10 @@ class ActorClass:
         )
 
     def _method_options(self) -> dict[str, MethodOptions]:
-        marked = ((name, getattr(getattr(self._cls, name, None), "__rostral_method__", None)) for name in self._methods)
+        marked = (
+            (name, getattr(getattr(self._cls, name, None), "__rostral_method__", None))
+            for name in self._methods
+        )
         return {name: options for name, options in marked if options is not None}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -135,11 +158,17 @@ class ActorClassInheritanceError(TypeError):
 class ActorHandle:
     """Calls a living actor's methods: `handle.method.remote(...)`. Picklable; equal and hashable by actor.
 
-    The actor lives for as long as handles of it, or calls under way, exist anywhere; a detached one until it is killed.
+    The actor lives for as long as handles of it, or calls under way, exist anywhere; a detached one
+    until it is killed.
     """
 
     def __init__(
-        self, actor_id: bytes, mailbox: int, creation: ObjectRef[Any], meta: bytes, max_task_retries: int
+        self,
+        actor_id: bytes,
+        mailbox: int,
+        creation: ObjectRef[Any],
+        meta: bytes,
+        max_task_retries: int,
     ) -> None:
         self._actor_id = actor_id
         self._mailbox = mailbox
@@ -174,7 +203,13 @@ class ActorHandle:
         return isinstance(other, ActorHandle) and other._actor_id == self._actor_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorHandle, (self._actor_id, self._mailbox, self._creation, self._meta, self._max_task_retries)
+        return ActorHandle, (
+            self._actor_id,
+            self._mailbox,
+            self._creation,
+            self._meta,
+            self._max_task_retries,
+        )
 
     def _death(self) -> Exception:
         """Why the actor's mailbox is closed."""
@@ -205,11 +240,17 @@ class ActorMethod:
         self._name = name
         self._number = number
         self._options = options
-        retries = options.max_task_retries if options.max_task_retries is not None else handle._max_task_retries
+        retries = (
+            options.max_task_retries
+            if options.max_task_retries is not None
+            else handle._max_task_retries
+        )
         self._retries = RETRY_FOREVER if retries < 0 else retries
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"actor method {self._name} cannot be called directly: use .{self._name}.remote(...)")
+        raise TypeError(
+            f"actor method {self._name} cannot be called directly: use .{self._name}.remote(...)"
+        )
 
     def options(self, **changes: Any) -> ActorMethod:
         """The same method with other options."""
@@ -225,8 +266,12 @@ class ActorMethod:
         count = self._options.num_returns
         try:
             refs = current.call_actor(
-                handle._mailbox, self._number, encode(args, kwargs, current.put), handle._creation,
-                return_count=count, retries=self._retries,
+                handle._mailbox,
+                self._number,
+                encode(args, kwargs, current.put),
+                handle._creation,
+                return_count=count,
+                retries=self._retries,
             )
         except QueueClosedError:
             refs = [put_error(handle._death()) for _ in range(count)]
@@ -241,12 +286,21 @@ def put_error(error: Exception) -> ObjectRef[Any]:
 
     current = runtime()
     return current.table.put(
-        ObjectRef, current.scope().context.next_put_id(), KIND_PICKLE, pickle.dumps(error), [], [], ObjectFlag.ERROR
+        ObjectRef,
+        current.scope().context.next_put_id(),
+        KIND_PICKLE,
+        pickle.dumps(error),
+        [],
+        [],
+        ObjectFlag.ERROR,
     )
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
-    """The handle of a named actor. Raises ActorNotFoundError (a ValueError), TypeError, ValueError."""
+    """The handle of a named actor.
+
+    Raises ActorNotFoundError (a ValueError), TypeError, ValueError.
+    """
     if not isinstance(name, str):
         raise TypeError(f"an actor's name is a string, not {type(name).__name__}")
     if not name:

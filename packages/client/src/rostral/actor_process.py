@@ -1,8 +1,8 @@
 """The process of one actor: builds the instance, runs the calls of its mailbox, ends when it is told to.
 
-Calls of one caller run in the order of their submission, even when an input of one of them is late: that caller's later
-calls then wait behind it, and other callers overtake. With `max_concurrency` above 1 calls run in threads; an
-actor with any `async def` method runs them all on one event loop.
+Calls of one caller run in the order of their submission, even when an input of one of them is late:
+that caller's later calls then wait behind it, and other callers overtake. With `max_concurrency`
+above 1 calls run in threads; an actor with any `async def` method runs them all on one event loop.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class Mailbox:
         if not task.dependencies or not value_count(task.payload):
             return []
         table = self._runtime.table
-        refs = [table.adopt_held(ObjectRef, loc) for loc in task.dependencies[: value_count(task.payload)]]
+        refs = [
+            table.adopt_held(ObjectRef, loc)
+            for loc in task.dependencies[: value_count(task.payload)]
+        ]
         return [ref for ref in refs if not table.is_sealed(ref)]
 
     def _missing_inputs(self) -> list[ObjectRef[Any]]:
@@ -116,7 +119,9 @@ class ActorProcess:
         self.methods: list[Callable[..., Any]] = [
             getattr(self.instance, name, None) or getattr(self, name) for name in self.names
         ]
-        self.is_async = any(inspect.iscoroutinefunction(getattr(cls, name, None)) for name in self.names)
+        self.is_async = any(
+            inspect.iscoroutinefunction(getattr(cls, name, None)) for name in self.names
+        )
 
     def scope(self, task_id: bytes) -> TaskScope:
         """The scope of one call."""
@@ -155,9 +160,16 @@ class ActorProcess:
     def run_call(self, task: ClaimedTask) -> None:
         """One call, in this thread."""
         try:
-            execute(self.runtime, task, self.method_name(task), self._guarded(task), self.scope(task.id))
+            execute(
+                self.runtime, task, self.method_name(task), self._guarded(task), self.scope(task.id)
+            )
         except SystemExit as error:
-            store_error(self.runtime, task, self.method_name(task), self._death(f"its process exited with {error.code}"))
+            store_error(
+                self.runtime,
+                task,
+                self.method_name(task),
+                self._death(f"its process exited with {error.code}"),
+            )
             self.runtime.tasks.finish(task)
             raise
 
@@ -228,7 +240,8 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
         death = ActorDiedError(
             f"actor {actor.class_name} ({actor.actor_id.hex()}) died because its constructor raised:\n"
             f"{wrapped.remote_traceback}",
-            actor_id=actor.actor_id.hex(), actor_init_failed=True,
+            actor_id=actor.actor_id.hex(),
+            actor_init_failed=True,
         )
         runtime.ask("actor_failed", {"actor_id": actor.actor_id, "error": pickle.dumps(death)})
         sys.exit(1)

@@ -48,9 +48,13 @@ class Context(Mapping[str, Any]):
 
     def __init__(self, record: NodeRecord, job_id: bytes, namespace: str) -> None:
         self._facts = {
-            "node_id": record.node_id, "address": record.address, "session_dir": record.session_dir,
-            "object_store_socket": record.store_socket, "scheduler_socket": record.scheduler_socket,
-            "job_id": job_id.hex(), "namespace": namespace,
+            "node_id": record.node_id,
+            "address": record.address,
+            "session_dir": record.session_dir,
+            "object_store_socket": record.store_socket,
+            "scheduler_socket": record.scheduler_socket,
+            "job_id": job_id.hex(),
+            "namespace": namespace,
         }
 
     def __getitem__(self, key: str) -> Any:
@@ -68,7 +72,12 @@ class Context(Mapping[str, Any]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         shutdown()
 
 
@@ -90,19 +99,21 @@ def init(
     """Connects this process to a cluster as a driver, starting one on this machine if needed.
 
     Args:
-        address: `"HOST:PORT"` of a cluster with a node of this user on this machine; `"auto"` for the node that runs
-            here; `"local"` for a new cluster. None: ROSTRAL_ADDRESS, else a node of this user that runs here (unless
-            the arguments shape a cluster), else a new cluster that ends with this process.
-        num_cpus, num_gpus, resources, labels: what a new cluster's node offers. Default: this machine's CPUs.
-        object_store_memory: bytes for objects of a new cluster. Default: 0.3 of the machine's memory.
-        ignore_reinit_error: return the present context instead of raising when called again.
-        namespace: where names of actors live. Default: one of this job's own.
-        log_to_driver: print what workers print.
-        configure_logging, logging_level: accepted for programs written for Ray; Rostral leaves logging alone.
-        include_dashboard: there is none yet; True is refused.
+        address: `"HOST:PORT"` of a cluster with a node of this user on this machine; `"auto"` for
+        the node that runs
+            here; `"local"` for a new cluster. None: ROSTRAL_ADDRESS, else a node of this user that
+            runs here (unless the arguments shape a cluster), else a new cluster that ends with this
+            process.
+        num_cpus, num_gpus, resources, labels: what a new cluster's node offers. Default: this
+        machine's CPUs. object_store_memory: bytes for objects of a new cluster. Default: 0.3 of the
+        machine's memory. ignore_reinit_error: return the present context instead of raising when
+        called again. namespace: where names of actors live. Default: one of this job's own.
+        log_to_driver: print what workers print. configure_logging, logging_level: accepted for
+        programs written for Ray; Rostral leaves logging alone. include_dashboard: there is none
+        yet; True is refused.
 
-    Raises: AlreadyInitializedError, ClusterUnavailableError (a ConnectionError), ValueError, TypeError, and what a
-    node fails with at its start.
+    Raises: AlreadyInitializedError, ClusterUnavailableError (a ConnectionError), ValueError,
+    TypeError, and what a node fails with at its start.
     """
     del configure_logging, logging_level
     with _init_lock:
@@ -134,8 +145,11 @@ def init(
 
 
 def _check_shape(
-    num_cpus: float | None, num_gpus: float | None, resources: dict[str, float] | None,
-    labels: dict[str, str] | None, object_store_memory: int | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: dict[str, float] | None,
+    labels: dict[str, str] | None,
+    object_store_memory: int | None,
 ) -> dict[str, Any]:
     """The arguments that shape a new cluster, checked; those not given are left out."""
     shape: dict[str, Any] = {}
@@ -159,7 +173,9 @@ def _check_shape(
         shape["labels"] = labels
     if object_store_memory is not None:
         if isinstance(object_store_memory, bool) or not isinstance(object_store_memory, int):
-            raise TypeError(f"object_store_memory must be a whole number of bytes, not {object_store_memory!r}")
+            raise TypeError(
+                f"object_store_memory must be a whole number of bytes, not {object_store_memory!r}"
+            )
         shape["memory_bytes"] = object_store_memory
     return shape
 
@@ -190,20 +206,24 @@ def _find_node(address: str | None, shape: dict[str, Any]) -> NodeRecord | None:
         records = [record for record in records if record.detached]
         if not records:
             raise ClusterUnavailableError(
-                "address='auto', but no node of this user runs on this machine", hint="run: rostral start --head"
+                "address='auto', but no node of this user runs on this machine",
+                hint="run: rostral start --head",
             )
         return records[-1]
     host, _, port = given.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"address is {given!r}: it must be HOST:PORT, 'auto' or 'local'")
     for record in reversed(records):
-        if record.address == given or (record.address.rpartition(":")[2] == port and host in ("localhost", "127.0.0.1")):
+        if record.address == given or (
+            record.address.rpartition(":")[2] == port and host in ("localhost", "127.0.0.1")
+        ):
             return record
     try:
         socket.create_connection((host, int(port)), timeout=5.0).close()
     except OSError as error:
         raise ClusterUnavailableError(
-            f"nothing listens at {given} ({error.strerror or error})", hint="is the cluster running? rostral status"
+            f"nothing listens at {given} ({error.strerror or error})",
+            hint="is the cluster running? rostral status",
         ) from error
     raise ClusterUnavailableError(
         f"the cluster at {given} has no node of this user on this machine",
@@ -222,13 +242,17 @@ class _Session:
 _session = _Session()
 
 
-def _connect(record: NodeRecord, node: NodeProcess | None, namespace: str | None, log_to_driver: bool) -> Context:
+def _connect(
+    record: NodeRecord, node: NodeProcess | None, namespace: str | None, log_to_driver: bool
+) -> Context:
     job_id = os.urandom(16)
     namespace = namespace or job_id.hex()
     try:
         store = StoreClient.connect(record.store_socket, kind="driver", job_id=job_id)
     except StoreUnavailableError as error:
-        raise ClusterUnavailableError(f"the node's store does not answer: {error.message}") from error
+        raise ClusterUnavailableError(
+            f"the node's store does not answer: {error.message}"
+        ) from error
     runtime: Runtime | None = None
 
     def lost() -> None:
@@ -241,14 +265,26 @@ def _connect(record: NodeRecord, node: NodeProcess | None, namespace: str | None
         )
     except StoreUnavailableError as error:
         store.close()
-        raise ClusterUnavailableError(f"the node's scheduler does not answer: {error.message}") from error
+        raise ClusterUnavailableError(
+            f"the node's scheduler does not answer: {error.message}"
+        ) from error
     scheduler.call(
         "register_driver",
-        {"slot": store.slot, "job_id": job_id, "namespace": namespace, "entrypoint": sys.argv[0],
-         "sys_path": _import_path(), "cwd": os.getcwd()},
+        {
+            "slot": store.slot,
+            "job_id": job_id,
+            "namespace": namespace,
+            "entrypoint": sys.argv[0],
+            "sys_path": _import_path(),
+            "cwd": os.getcwd(),
+        },
     )
     runtime = Runtime(
-        store, scheduler, job_id=job_id, namespace=namespace, node_id=bytes.fromhex(record.node_id),
+        store,
+        scheduler,
+        job_id=job_id,
+        namespace=namespace,
+        node_id=bytes.fromhex(record.node_id),
         root=TaskScope(job_id, "driver"),
     )
     _context.set_runtime(runtime)
@@ -287,8 +323,8 @@ def is_initialized() -> bool:
 def remote(*args: Any, **options: Any) -> Any:
     """Makes a function or class run in the cluster: `@remote`, `@remote(num_cpus=2)` or `remote(f)`.
 
-    Raises: UnsupportedOptionError, TypeError or ValueError for wrong options; AssertionError for anything but one
-    function or class, or options, as in Ray.
+    Raises: UnsupportedOptionError, TypeError or ValueError for wrong options; AssertionError for
+    anything but one function or class, or options, as in Ray.
     """
     if len(args) == 1 and not options and (inspect.isclass(args[0]) or callable(args[0])):
         return _make_remote(args[0], {})
@@ -332,9 +368,9 @@ def put(value: Any) -> ObjectRef[Any]:
 def get(refs: Any, *, timeout: float | None = None) -> Any:
     """The value of a reference, or a list of values for a list. Blocks until they are there.
 
-    Arrays come back as read-only views of shared memory. Raises the task's error at the first reference whose task
-    failed, GetTimeoutError after `timeout` seconds (0 polls; None or -1 wait for ever), TypeError for what is no
-    reference, ValueError for a tuple.
+    Arrays come back as read-only views of shared memory. Raises the task's error at the first
+    reference whose task failed, GetTimeoutError after `timeout` seconds (0 polls; None or -1 wait
+    for ever), TypeError for what is no reference, ValueError for a tuple.
     """
     if timeout is not None:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float):
@@ -349,7 +385,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if isinstance(refs, list):
         for index, ref in enumerate(refs):
             if not isinstance(ref, ObjectRef):
-                raise TypeError(f"get() was given a list whose item {index} is {type(ref).__name__}, not ObjectRef")
+                raise TypeError(
+                    f"get() was given a list whose item {index} is {type(ref).__name__}, not ObjectRef"
+                )
         return current.get(refs, timeout)
     if isinstance(refs, tuple):
         raise ValueError("get() takes a reference or a list of references, not a tuple")
@@ -357,19 +395,26 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def wait(
-    refs: list[ObjectRef[Any]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    refs: list[ObjectRef[Any]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """Waits until `num_returns` of the references are ready, or the timeout (seconds) is over.
 
-    Returns (ready, others), each in the order given; never more than `num_returns` ready ones. A failed task counts
-    as ready. Raises TypeError, and ValueError for duplicates, a wrong `num_returns` or a negative timeout.
+    Returns (ready, others), each in the order given; never more than `num_returns` ready ones. A
+    failed task counts as ready. Raises TypeError, and ValueError for duplicates, a wrong
+    `num_returns` or a negative timeout.
     """
     del fetch_local  # every object of this version is local
     if not isinstance(refs, list):
         raise TypeError(f"wait() takes a list of references, not {type(refs).__name__}")
     for index, ref in enumerate(refs):
         if not isinstance(ref, ObjectRef):
-            raise TypeError(f"wait() was given a list whose item {index} is {type(ref).__name__}, not ObjectRef")
+            raise TypeError(
+                f"wait() was given a list whose item {index} is {type(ref).__name__}, not ObjectRef"
+            )
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns must be a whole number, not {type(num_returns).__name__}")
     if timeout is not None and not timeout >= 0:
@@ -379,7 +424,9 @@ def wait(
     if len(set(refs)) != len(refs):
         raise ValueError("wait() was given the same reference twice")
     if not 1 <= num_returns <= len(refs):
-        raise ValueError(f"num_returns is {num_returns}: it must be from 1 to the number of references, {len(refs)}")
+        raise ValueError(
+            f"num_returns is {num_returns}: it must be from 1 to the number of references, {len(refs)}"
+        )
     current = _context.runtime()
     current.wait_sealed(refs, num_returns, -1 if timeout is None else int(timeout * 1e9))
     is_sealed = current.table.is_sealed
@@ -391,16 +438,32 @@ def wait(
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
-    """Ends an actor at once: its running and queued calls raise ActorDiedError. Raises ValueError for a non-handle."""
+    """Ends an actor at once: its running and queued calls raise ActorDiedError.
+
+    Raises ValueError for a non-handle.
+    """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}")
     _context.runtime().ask("kill_actor", {"actor_id": actor._actor_id, "no_restart": no_restart})
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster: NodeID, Alive, Resources, Labels, ..."""
-    listed: list[dict[str, Any]] = _connected().ask("nodes", {})["nodes"]
-    return listed
+    """The nodes of the cluster: NodeID, Alive, Resources, Available, Labels, NodeManagerAddress, ..."""
+    listed = _connected().ask("nodes", {})["nodes"]
+    return [
+        {
+            "NodeID": node["node_id"].hex(),
+            "Alive": node["alive"],
+            "NodeManagerAddress": node["address"],
+            "NodeManagerHostname": node["hostname"],
+            "ObjectStoreSocketName": node["store_socket"],
+            "Resources": node["resources"],
+            "Available": node["available"],
+            "Labels": node["labels"],
+            "DeathReasonMessage": node["death_cause"],
+        }
+        for node in listed
+    ]
 
 
 def cluster_resources() -> dict[str, float]:
@@ -416,5 +479,7 @@ def available_resources() -> dict[str, float]:
 def _connected() -> Runtime:
     runtime = _context.current_runtime()
     if runtime is None:
-        raise NotConnectedError("rostral is not connected to a cluster", hint="call rostral.init() first")
+        raise NotConnectedError(
+            "rostral is not connected to a cluster", hint="call rostral.init() first"
+        )
     return runtime

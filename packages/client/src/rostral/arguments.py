@@ -1,8 +1,9 @@
 """The payload of a task: its arguments on their way from the caller to the worker.
 
-A payload is one tag byte, the number of values that the worker must fetch, and a pickle. References among the arguments travel as dependencies of the task and are put
-back in their places by the worker, as values; references inside other values stay references. Large arguments become
-objects of their own, so a payload stays small enough to be copied.
+A payload is one tag byte, the number of values that the worker must fetch, and a pickle. References
+among the arguments travel as dependencies of the task and are put back in their places by the
+worker, as values; references inside other values stay references. Large arguments become objects of
+their own, so a payload stays small enough to be copied.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral.serialization import SCALARS, dumps
 
-# Above this an argument is put into the store: it is then copied once, and the worker reads it in place.
+# Above this an argument is put into the store: it is then copied once, and the worker reads it in
+# place.
 INLINE_BYTES_MAX = 100 << 10
 
 EMPTY = b"E"
@@ -45,7 +47,9 @@ def _is_large(value: object) -> bool:
     return type(size) is int and size > INLINE_BYTES_MAX
 
 
-def encode(args: tuple[Any, ...], kwargs: dict[str, Any], put: Callable[[Any], ObjectRef[Any]]) -> Arguments:
+def encode(
+    args: tuple[Any, ...], kwargs: dict[str, Any], put: Callable[[Any], ObjectRef[Any]]
+) -> Arguments:
     """Packs the arguments of a call. `put` stores a value. Raises NotPicklableError."""
     if not args and not kwargs:
         return NO_ARGUMENTS

@@ -16,7 +16,8 @@ RostralError
 ├── NotPicklableError (TypeError) a function, argument or result that cannot be pickled
 └── UnsupportedOptionError (ValueError)
 
-Names that Ray's users know are aliases at the foot. Errors of the layers below are theirs and only listed here.
+Names that Ray's users know are aliases at the foot. Errors of the layers below are theirs and only
+listed here.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class UnsupportedOptionError(RostralError, ValueError):
 class TaskError(RostralError):
     """A remote function or method raised.
 
-    What `get` raises is an instance of this and of the class of the original error, so both `except TaskError` and
-    `except ValueError` catch a remote ValueError.
+    What `get` raises is an instance of this and of the class of the original error, so both `except
+    TaskError` and `except ValueError` catch a remote ValueError.
 
     Attributes:
         cause: the original exception, or None when it could not be pickled.
@@ -88,7 +89,9 @@ class TaskError(RostralError):
     remote_traceback: str
     pid: int
 
-    def __init__(self, function_name: str, remote_traceback: str, cause: BaseException | None, pid: int) -> None:
+    def __init__(
+        self, function_name: str, remote_traceback: str, cause: BaseException | None, pid: int
+    ) -> None:
         super().__init__(f"{function_name}() raised in process {pid}:\n{remote_traceback.rstrip()}")
         self.function_name = function_name
         self.remote_traceback = remote_traceback
@@ -96,11 +99,19 @@ class TaskError(RostralError):
         self.pid = pid
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_task_error, (self.function_name, self.remote_traceback, self.cause, self.pid)
+        return _rebuild_task_error, (
+            self.function_name,
+            self.remote_traceback,
+            self.cause,
+            self.pid,
+        )
 
     @classmethod
     def from_exception(cls, function_name: str, error: BaseException, pid: int) -> TaskError:
-        """The error to store for a task that raised `error`. An input's TaskError is passed on, not wrapped again."""
+        """The error to store for a task that raised `error`.
+
+        An input's TaskError is passed on, not wrapped again.
+        """
         lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
         cause: BaseException | None = error.cause if isinstance(error, TaskError) else error
         try:
@@ -133,7 +144,9 @@ def _user_frames(frames: TracebackType | None) -> TracebackType | None:
     return at or frames
 
 
-def _rebuild_task_error(name: str, remote_traceback: str, cause: BaseException | None, pid: int) -> TaskError:
+def _rebuild_task_error(
+    name: str, remote_traceback: str, cause: BaseException | None, pid: int
+) -> TaskError:
     return TaskError(name, remote_traceback, cause, pid)
 
 

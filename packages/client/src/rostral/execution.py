@@ -1,7 +1,7 @@
 """One claimed task from its record to its sealed results.
 
-Pure in that it decides nothing: fetches the inputs, runs the code, stores what it returns or raises. How tasks are
-claimed, and in which thread they run, is the worker's and the actor's affair.
+Pure in that it decides nothing: fetches the inputs, runs the code, stores what it returns or
+raises. How tasks are claimed, and in which thread they run, is the worker's and the actor's affair.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) ->
         try:
             values = tuple(value)
         except TypeError:
-            raise ValueError(f"{name}() has num_returns={count} but returned {type(value).__name__}") from None
+            raise ValueError(
+                f"{name}() has num_returns={count} but returned {type(value).__name__}"
+            ) from None
         if len(values) != count:
             raise ValueError(f"{name}() has num_returns={count} but returned {len(values)} values")
     packed: list[Packed] = [pack(item) for item in values]
@@ -74,12 +76,16 @@ def store_error(runtime: Runtime, task: ClaimedTask, name: str, error: BaseExcep
         try:
             inband = pickle.dumps(wrapped, protocol=5)
         except Exception:  # whatever a user's exception class does
-            inband = pickle.dumps(TaskError(name, wrapped.remote_traceback, None, os.getpid()), protocol=5)
+            inband = pickle.dumps(
+                TaskError(name, wrapped.remote_traceback, None, os.getpid()), protocol=5
+            )
     for loc in task.returns:
         runtime.table.fill_at(loc, KIND_PICKLE, inband, [], [], ObjectFlag.ERROR)
 
 
-def should_retry(error: BaseException, retry_exceptions: bool | tuple[type[BaseException], ...]) -> bool:
+def should_retry(
+    error: BaseException, retry_exceptions: bool | tuple[type[BaseException], ...]
+) -> bool:
     """Whether the user asked for another try after this error."""
     if isinstance(error, FailedInput | RostralError):
         return False
@@ -89,10 +95,17 @@ def should_retry(error: BaseException, retry_exceptions: bool | tuple[type[BaseE
 
 
 def execute(
-    runtime: Runtime, task: ClaimedTask, name: str, code: Callable[..., Any], scope: TaskScope,
+    runtime: Runtime,
+    task: ClaimedTask,
+    name: str,
+    code: Callable[..., Any],
+    scope: TaskScope,
     retry_exceptions: bool | tuple[type[BaseException], ...] = False,
 ) -> None:
-    """Runs the task in this thread and finishes it. SystemExit is the process's end, and passes through."""
+    """Runs the task in this thread and finishes it.
+
+    SystemExit is the process's end, and passes through.
+    """
     token = task_scope.set(scope)
     try:
         args, kwargs = fetch_arguments(runtime, task)

@@ -1,8 +1,8 @@
 """The function table of a process: code on its way from who defines it to who runs it.
 
-A function's pickle is an object of the store, named by its content, so it is shipped once per node however many
-processes export it; a task names it by locator and version. Each task keeps the object alive; the exporting process
-keeps it for its own life.
+A function's pickle is an object of the store, named by its content, so it is shipped once per node
+however many processes export it; a task names it by locator and version. Each task keeps the object
+alive; the exporting process keeps it for its own life.
 """
 
 from __future__ import annotations
@@ -34,13 +34,18 @@ class FunctionTable:
         self._loaded: dict[int, tuple[str, Any]] = {}
 
     def export(self, name: str, code: Any) -> ObjectRef[Any]:
-        """Makes code loadable on this node. Raises NotPicklableError, and ValueError when it is over 100 MB."""
+        """Makes code loadable on this node.
+
+        Raises NotPicklableError, and ValueError when it is over 100 MB.
+        """
         scope = task_scope.set(None)
         try:
             with CollectedRefs() as refs:
                 blob = dumps((name, code))
         except NotPicklableError as error:
-            raise NotPicklableError(f"{name} cannot be sent to workers: {error.message}", hint=error.hint) from error
+            raise NotPicklableError(
+                f"{name} cannot be sent to workers: {error.message}", hint=error.hint
+            ) from error
         finally:
             task_scope.reset(scope)
         if len(blob) > BYTES_MAX:
@@ -49,7 +54,9 @@ class FunctionTable:
                 "put what it closes over with rostral.put and pass the reference"
             )
         if len(blob) > WARN_BYTES:
-            logger.warning("%s pickles to %s bytes: put what it closes over instead", name, len(blob))
+            logger.warning(
+                "%s pickles to %s bytes: put what it closes over instead", name, len(blob)
+            )
         id = hashlib.blake2b(blob, digest_size=16).digest() + FUNCTION_INDEX
         ref = self._table.expect(ObjectRef, id)
         self._table.fill(ref, KIND_PICKLE, blob, [], list(refs))
@@ -61,7 +68,10 @@ class FunctionTable:
         return ref.loc | ref.version << 32
 
     def load(self, key: int) -> tuple[str, Any]:
-        """(name, code) behind a key; unpickled once per process. The running task keeps it in the store."""
+        """(name, code) behind a key; unpickled once per process.
+
+        The running task keeps it in the store.
+        """
         loaded = self._loaded.get(key)
         if loaded is None:
             ref = self._table.adopt_held(ObjectRef, key & 0xFFFFFFFF)

@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import rostral_gcs.errors as gcs_errors
+import rostral_objectstore.errors as store_errors
+import rostral_scheduler.errors as scheduler_errors
 from rostral import exceptions
 from rostral.exceptions import ClusterUnavailableError, RostralError
 from rostral.session import NodeRecord, new_session_dir, remove_record, remove_session_dir
@@ -114,7 +117,14 @@ def _read_answer(fd: int) -> dict[str, Any]:
 
 
 def _start_error(answer: dict[str, Any], log_tail: str) -> Exception:
-    cls = getattr(exceptions, answer["name"], None)
+    cls = next(
+        (
+            getattr(module, answer["name"])
+            for module in (exceptions, gcs_errors, store_errors, scheduler_errors)
+            if hasattr(module, answer["name"])
+        ),
+        None,
+    )
     if isinstance(cls, type) and issubclass(cls, RostralError):
         return cls(answer["message"], hint=answer.get("hint"))
     return ClusterUnavailableError(f"the node could not start: {answer['message']}\n{log_tail}".rstrip())

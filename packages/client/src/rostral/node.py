@@ -27,7 +27,7 @@ from rostral_gcs.errors import RostralError
 from rostral_gcs.service import GcsServer
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon, process_start_time
-from rostral_scheduler import LocalScheduler, SchedulerConfig
+from rostral_scheduler import LocalScheduler, LocalSchedulerConfig
 
 logger = logging.getLogger("rostral.node")
 
@@ -64,16 +64,25 @@ async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> Async
         stack.push_async_callback(store.stop)
 
         scheduler = LocalScheduler(
-            SchedulerConfig(
-                node_id=node_id, store_socket=store.config.socket_path, socket_path=str(session / "scheduler.sock"),
-                session_dir=str(session),
-                num_cpus=settings.num_cpus if settings.num_cpus is not None else len(os.sched_getaffinity(0)),
-                num_gpus=settings.num_gpus, resources=settings.resources, labels=settings.labels,
+            LocalSchedulerConfig(
+                store_socket=store.config.socket_path,
+                socket_path=str(session / "scheduler.sock"),
+                session_dir=session,
+                num_cpus=(
+                    settings.num_cpus
+                    if settings.num_cpus is not None
+                    else float(len(os.sched_getaffinity(0)))
+                ),
+                num_gpus=int(settings.num_gpus),
+                resources=settings.resources,
+                labels=settings.labels,
             ),
-            gcs=client, on_shutdown=stopping.set,
+            gcs=client,
         )
         await scheduler.start()
         stack.push_async_callback(scheduler.stop)
+        watch = asyncio.create_task(_pass_on(scheduler.stopping, stopping))
+        stack.callback(watch.cancel)
 
         record = NodeRecord(
             node_id=node_id.hex(), pid=os.getpid(), start_time=process_start_time(os.getpid()), head=settings.head,
@@ -83,6 +92,12 @@ async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> Async
         write_record(record)
         stack.callback(remove_record, record.node_id)
         yield record
+
+
+async def _pass_on(wanted: asyncio.Event, stopping: asyncio.Event) -> None:
+    """The scheduler was asked, by a client or the GCS, to stop the node."""
+    await wanted.wait()
+    stopping.set()
 
 
 async def run(settings: NodeSettings, ready_fd: int) -> int:
@@ -97,14 +112,15 @@ async def run(settings: NodeSettings, ready_fd: int) -> int:
         async with running_node(settings, stopping) as record:
             _answer(ready_fd, {"record": asdict(record)})
             await stopping.wait()
-    except* RostralError as group:
-        error = group.exceptions[0]
+    except RostralError as error:
         logger.error("node failed error=%s", error)
-        if isinstance(error, RostralError):
-            _answer(ready_fd, {"name": type(error).__name__, "message": error.message, "hint": error.hint})
+        _answer(
+            ready_fd,
+            {"name": type(error).__name__, "message": error.message, "hint": error.hint},
+        )
+        # The session's directory stays: the launcher wants to see its log.
         return 1
-    finally:
-        remove_session_dir(settings.session_dir)
+    remove_session_dir(settings.session_dir)
     return 0
 
 

@@ -20,8 +20,8 @@ _collecting = threading.local()
 class ObjectRef(Handle, Generic[T_co]):
     """A future: the value may not exist yet. While any reference lives anywhere, the value is kept.
 
-    Cheap to copy between processes, as an argument or inside any value. Equal and hashable by id. `await` it, `get`
-    it, `wait` for it, or pass it on without ever looking.
+    Cheap to copy between processes, as an argument or inside any value. Equal and hashable by id.
+    `await` it, `get` it, `wait` for it, or pass it on without ever looking.
     """
 
     __slots__ = ()
@@ -36,7 +36,8 @@ class ObjectRef(Handle, Generic[T_co]):
     def __reduce__(self) -> tuple[Any, ...]:
         refs: list[ObjectRef[Any]] | None = getattr(_collecting, "refs", None)
         if refs is None:
-            # Pickled by the user's own hand: nobody can say how long that pickle lives, so the object stays.
+            # Pickled by the user's own hand: nobody can say how long that pickle lives, so the
+            # object stays.
             _context.runtime().keep_for_good(self)
         else:
             refs.append(self)

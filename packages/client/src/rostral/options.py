@@ -27,7 +27,10 @@ def _count(name: str, value: object, least: int, most: int | None = None) -> int
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
     if value < least or (most is not None and value > most):
-        raise ValueError(f"{name} is {value}: it must be at least {least}" + (f" and at most {most}" if most else ""))
+        raise ValueError(
+            f"{name} is {value}: it must be at least {least}"
+            + (f" and at most {most}" if most else "")
+        )
     return value
 
 
@@ -88,7 +91,10 @@ class TaskOptions:
             object.__setattr__(self, "retry_exceptions", tuple(self.retry_exceptions))
         if not isinstance(self.retry_exceptions, bool) and not (
             isinstance(self.retry_exceptions, tuple)
-            and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.retry_exceptions)
+            and all(
+                isinstance(kind, type) and issubclass(kind, BaseException)
+                for kind in self.retry_exceptions
+            )
         ):
             raise TypeError("retry_exceptions must be a bool or a list of exception types")
 
@@ -134,9 +140,13 @@ class ActorOptions:
         if self.max_concurrency is not None:
             _count("max_concurrency", self.max_concurrency, 1)
         if self.lifetime not in (None, "detached", "non_detached"):
-            raise ValueError(f"lifetime is {self.lifetime!r}: it must be None, 'detached' or 'non_detached'")
+            raise ValueError(
+                f"lifetime is {self.lifetime!r}: it must be None, 'detached' or 'non_detached'"
+            )
         if not isinstance(self.get_if_exists, bool):
-            raise TypeError(f"get_if_exists must be a bool, not {type(self.get_if_exists).__name__}")
+            raise TypeError(
+                f"get_if_exists must be a bool, not {type(self.get_if_exists).__name__}"
+            )
         if self.get_if_exists and self.name is None:
             raise ValueError("get_if_exists needs a name")
 
@@ -165,7 +175,10 @@ class MethodOptions:
 
 
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:
-    """The options with some changed. Raises UnsupportedOptionError naming the nearest that exists."""
+    """The options with some changed.
+
+    Raises UnsupportedOptionError naming the nearest that exists.
+    """
     known = [f.name for f in fields(options)]
     for name in changes:
         if name not in known:

@@ -7,7 +7,10 @@ from typing import Any
 
 
 def print_line(topic: str, body: dict[str, Any]) -> None:
-    """Prints the lines of one log message, each behind the name of what printed it. Other topics are not ours."""
+    """Prints the lines of one log message, each behind the name of what printed it.
+
+    Other topics are not ours.
+    """
     if topic != "log":
         return
     stream = sys.stderr if body["stream"] == "err" else sys.stdout

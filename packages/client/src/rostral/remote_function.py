@@ -26,20 +26,26 @@ class Signature:
             signature = inspect.signature(function)
         except (TypeError, ValueError):
             signature = inspect.Signature(
-                [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-                 inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
+                [
+                    inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+                    inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+                ]
             )
             drop_first = False
         parameters = list(signature.parameters.values())
         if drop_first:
             parameters = parameters[1:]
         self.signature = signature.replace(parameters=parameters)
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         self._least = sum(p.default is p.empty for p in positional)
         self._most = len(positional)
         if any(p.kind is p.VAR_POSITIONAL for p in parameters):
             self._most = 1 << 30
-        self._simple = not any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+        self._simple = not any(
+            p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters
+        )
 
     def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises TypeError, as calling the function here would."""
@@ -69,27 +75,37 @@ class RemoteFunction(Generic[P, R]):
         )
 
     def options(self, **changes: Any) -> RemoteFunction[P, R]:
-        """The same function with other options. Raises UnsupportedOptionError, TypeError, ValueError."""
+        """The same function with other options.
+
+        Raises UnsupportedOptionError, TypeError, ValueError.
+        """
         return RemoteFunction(self._function, changed(self._options, changes))
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Submits a call. Returns a reference; a list of them for `num_returns` above 1; None for 0.
 
-        Raises: TypeError for arguments the function does not take; NotPicklableError; UnschedulableError.
+        Raises: TypeError for arguments the function does not take; NotPicklableError;
+        UnschedulableError.
         """
         self._signature.check(self._name, args, kwargs)
         current = runtime()
         if self._session != current.session:
             self._export(current)
         refs = current.submit(
-            self._queue, self._key, encode(args, kwargs, current.put), self._code,
-            return_count=self._return_count, retries=self._retries,
+            self._queue,
+            self._key,
+            encode(args, kwargs, current.put),
+            self._code,
+            return_count=self._return_count,
+            retries=self._retries,
         )
         if self._return_count == 1:
             return refs[0]
         return refs or None
 
-    def _remote(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **changes: Any) -> Any:
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **changes: Any
+    ) -> Any:
         return self.options(**changes).remote(*args, **(kwargs or {}))
 
     def _export(self, current: Any) -> None:

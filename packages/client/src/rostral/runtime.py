@@ -1,8 +1,8 @@
 """The runtime: what this process, driver or worker, is to its node.
 
-Owns the attachment to the store and the connection to the local scheduler, and does what the user's calls come down
-to: put, get, wait, submit. All of it happens in shared memory; the scheduler is asked once for each new shape of
-resources, for each actor, and for what is said about the cluster.
+Owns the attachment to the store and the connection to the local scheduler, and does what the user's
+calls come down to: put, get, wait, submit. All of it happens in shared memory; the scheduler is
+asked once for each new shape of resources, for each actor, and for what is said about the cluster.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from rostral_objectstore.serialization import KIND_PICKLE, deserialize
 
 logger = logging.getLogger("rostral.runtime")
 
-# How long a submitter that finds its queue full sleeps between tries: far below the time a full queue takes to drain.
+# How long a submitter that finds its queue full sleeps between tries: far below the time a full
+# queue takes to drain.
 QUEUE_FULL_PAUSE_S = 0.001
 
 
@@ -67,7 +68,13 @@ class Runtime:
     """
 
     def __init__(
-        self, store: StoreClient, scheduler: ControlClient, *, job_id: bytes, namespace: str, node_id: bytes,
+        self,
+        store: StoreClient,
+        scheduler: ControlClient,
+        *,
+        job_id: bytes,
+        namespace: str,
+        node_id: bytes,
         root: TaskScope,
     ) -> None:
         self.store = store
@@ -93,12 +100,22 @@ class Runtime:
         return _context.task_scope.get() or self.root
 
     def put(self, value: object) -> ObjectRef[Any]:
-        """Stores a value. Raises TypeError for a reference, NotPicklableError, ObjectStoreFullError."""
+        """Stores a value.
+
+        Raises TypeError for a reference, NotPicklableError, ObjectStoreFullError.
+        """
         if isinstance(value, ObjectRef):
-            raise TypeError("put() was given an ObjectRef: pass the reference itself on, or put it in a list")
+            raise TypeError(
+                "put() was given an ObjectRef: pass the reference itself on, or put it in a list"
+            )
         packed = pack(value)
         return self.table.put(
-            ObjectRef, self.scope().context.next_put_id(), packed.kind, packed.inband, packed.buffers, packed.refs
+            ObjectRef,
+            self.scope().context.next_put_id(),
+            packed.kind,
+            packed.inband,
+            packed.buffers,
+            packed.refs,
         )
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
@@ -128,14 +145,20 @@ class Runtime:
         return values
 
     def wait_sealed(
-        self, refs: list[ObjectRef[Any]], count: int, timeout_ns: int, *, stop_at_error: bool = False
+        self,
+        refs: list[ObjectRef[Any]],
+        count: int,
+        timeout_ns: int,
+        *,
+        stop_at_error: bool = False,
     ) -> int:
         """ObjectTable.wait, with the end of the cluster as an error of ours."""
         try:
             return self.table.wait(refs, count, timeout_ns, stop_at_error)
         except StoreClosedError as error:
             raise ClusterUnavailableError(
-                "the node's daemons are gone, and with them what was waited for", hint="start the cluster again"
+                "the node's daemons are gone, and with them what was waited for",
+                hint="start the cluster again",
             ) from error
 
     def keep_for_good(self, ref: ObjectRef[Any]) -> None:
@@ -151,7 +174,10 @@ class Runtime:
     # ---- tasks
 
     def queue_for(self, demand: dict[str, float]) -> int:
-        """The ready queue of a shape of resources. Raises UnschedulableError when no node can ever meet it."""
+        """The ready queue of a shape of resources.
+
+        Raises UnschedulableError when no node can ever meet it.
+        """
         key = tuple(sorted(demand.items()))
         queue = self._queues.get(key)
         if queue is None:
@@ -160,36 +186,73 @@ class Runtime:
         return queue
 
     def submit(
-        self, queue: int, function: int, arguments: Arguments, keep: ObjectRef[Any], *, return_count: int, retries: int
+        self,
+        queue: int,
+        function: int,
+        arguments: Arguments,
+        keep: ObjectRef[Any],
+        *,
+        return_count: int,
+        retries: int,
     ) -> list[ObjectRef[Any]]:
-        """Submits a task; returns its results' references at once. Waits while the queue is full."""
+        """Submits a task; returns its results' references at once.
+
+        Waits while the queue is full.
+        """
         nested: list[Any] = [keep, *arguments.nested]
         return self._submit(queue, function, arguments, nested, return_count, retries, 0, False)
 
     def call_actor(
-        self, mailbox: int, method: int, arguments: Arguments, creation: ObjectRef[Any], *, return_count: int,
+        self,
+        mailbox: int,
+        method: int,
+        arguments: Arguments,
+        creation: ObjectRef[Any],
+        *,
+        return_count: int,
         retries: int,
     ) -> list[ObjectRef[Any]]:
-        """Puts a call into an actor's mailbox, in this caller's order. Raises QueueClosedError when it is dead."""
+        """Puts a call into an actor's mailbox, in this caller's order.
+
+        Raises QueueClosedError when it is dead.
+        """
         nested: list[Any] = [creation, *arguments.nested]
         return self._submit(
             mailbox, method, arguments, nested, return_count, retries, TaskFlag.ACTOR_CALL, True
         )
 
     def _submit(
-        self, queue: int, function: int, arguments: Arguments, nested: list[Any], return_count: int, retries: int,
-        flags: int, in_order: bool,
+        self,
+        queue: int,
+        function: int,
+        arguments: Arguments,
+        nested: list[Any],
+        return_count: int,
+        retries: int,
+        flags: int,
+        in_order: bool,
     ) -> list[ObjectRef[Any]]:
         context = self.scope().context
         task_id = None
         while True:
             try:
                 return self.tasks.submit(
-                    ObjectRef, context, queue, function, arguments.payload, arguments.dependencies, nested,
-                    return_count, retries, flags, in_order, task_id,
+                    ObjectRef,
+                    context,
+                    queue,
+                    function,
+                    arguments.payload,
+                    arguments.dependencies,
+                    nested,
+                    return_count,
+                    retries,
+                    flags,
+                    in_order,
+                    task_id,
                 )
             except QueueFullError:
-                # Back-pressure. The id drawn for the refused try is not used again, and nothing of it is left.
+                # Back-pressure. The id drawn for the refused try is not used again, and nothing of
+                # it is left.
                 self.store.segment.poke_scheduler()
                 time.sleep(QUEUE_FULL_PAUSE_S)
 
@@ -290,9 +353,13 @@ class FutureWaiter:
             try:
                 self._runtime.table.wait(refs, 1, self.INTERVAL_NS)
             except RostralError as error:
-                done = {number: error for number in pending}
+                done = dict.fromkeys(pending, error)
             else:
-                done = {number: None for number, (ref, _) in pending.items() if self._runtime.table.is_sealed(ref)}
+                done = {
+                    number: None
+                    for number, (ref, _) in pending.items()
+                    if self._runtime.table.is_sealed(ref)
+                }
             for number, failure in done.items():
                 self._complete(number, failure)
 

@@ -1,7 +1,7 @@
 """Values between processes: what the store's pickles lack, which is code and references.
 
-Functions and classes of `__main__` and lambdas are pickled by value (cloudpickle); references inside a value are listed,
-so that the store keeps what they name for as long as the value lives.
+Functions and classes of `__main__` and lambdas are pickled by value (cloudpickle); references
+inside a value are listed, so that the store keeps what they name for as long as the value lives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, OutOfBand
 
 SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
-# How far into containers the look for plain values goes: further, the look costs more than cloudpickle.
+# How far into containers the look for plain values goes: further, the look costs more than
+# cloudpickle.
 PLAIN_ITEMS_MAX = 64
 PLAIN_DEPTH_MAX = 3
 
@@ -49,7 +50,10 @@ def _is_array(value: object) -> bool:
 
 
 def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:
-    """Pickles a value, its large buffers beside it if `out_of_band` is given. Raises NotPicklableError."""
+    """Pickles a value, its large buffers beside it if `out_of_band` is given.
+
+    Raises NotPicklableError.
+    """
     try:
         if is_plain(value):
             return pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
@@ -68,7 +72,9 @@ class Packed:
 
     __slots__ = ("buffers", "inband", "kind", "refs")
 
-    def __init__(self, kind: int, inband: bytes, buffers: list[memoryview], refs: list[ObjectRef[Any]]) -> None:
+    def __init__(
+        self, kind: int, inband: bytes, buffers: list[memoryview], refs: list[ObjectRef[Any]]
+    ) -> None:
         self.kind, self.inband, self.buffers, self.refs = kind, inband, buffers, refs
 
 

@@ -1,7 +1,7 @@
 """A worker process: attaches to its node, runs tasks until it is told to stop, or one actor until the actor ends.
 
-`main` is what the zygote calls in the process it has forked. Everything a worker learns from the scheduler, it learns
-at its start and with its first task; between tasks it asks nobody.
+`main` is what the zygote calls in the process it has forked. Everything a worker learns from the
+scheduler, it learns at its start and with its first task; between tasks it asks nobody.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def main(start: WorkerStart) -> None:
     store = StoreClient.connect(start.store_socket, kind=kind, worker_id=start.worker_id)
     # Without its scheduler a worker has no purpose, and nobody to count it.
     scheduler = ControlClient(start.scheduler_socket, on_close=lambda: os._exit(1))
-    scheduler.call("register_worker", {"slot": store.slot, "pid": os.getpid(), "worker_id": start.worker_id})
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    scheduler.call(
+        "register_worker", {"slot": store.slot, "pid": os.getpid(), "worker_id": start.worker_id}
+    )
     sys.stdout = NamedOutput(sys.stdout, scheduler)
     sys.stderr = NamedOutput(sys.stderr, scheduler)
     if start.kind == "actor":
@@ -68,7 +68,9 @@ def main(start: WorkerStart) -> None:
         run_worker(store, scheduler, start)
 
 
-def join_job(store: StoreClient, scheduler: ControlClient, start: WorkerStart, job_id: bytes) -> Runtime:
+def join_job(
+    store: StoreClient, scheduler: ControlClient, start: WorkerStart, job_id: bytes
+) -> Runtime:
     """Becomes a process of the job: its import path, its directory, its namespace."""
     job = scheduler.call("job_info", {"job_id": job_id})
     for path in job["sys_path"]:
@@ -77,7 +79,11 @@ def join_job(store: StoreClient, scheduler: ControlClient, start: WorkerStart, j
     if os.path.isdir(job["cwd"]):
         os.chdir(job["cwd"])
     runtime = Runtime(
-        store, scheduler, job_id=job_id, namespace=job["namespace"], node_id=start.node_id,
+        store,
+        scheduler,
+        job_id=job_id,
+        namespace=job["namespace"],
+        node_id=start.node_id,
         root=TaskScope(start.worker_id, "worker"),
     )
     _context.set_runtime(runtime)

@@ -36,18 +36,39 @@ def main() -> None:
 @main.command()
 @click.option("--head", is_flag=True, help="Start the first node of a new cluster.")
 @click.option("--address", metavar="HOST:PORT", help="Join the cluster whose GCS listens there.")
-@click.option("--port", type=click.IntRange(0, 65535), default=6380, show_default=True,
-              help="Port of a head's GCS; 0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=6380,
+    show_default=True,
+    help="Port of a head's GCS; 0 takes a free one.",
+)
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address of a head's GCS.")
-@click.option("--token-file", type=click.Path(exists=True, dir_okay=False),
-              help="Cluster token; not needed to join a head of this user on this machine.")
-@click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer. [default: this machine's]")
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Cluster token; not needed to join a head of this user on this machine.",
+)
+@click.option(
+    "--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer. [default: this machine's]"
+)
 @click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs to offer.")
-@click.option("--resources", metavar="JSON", help='Custom resources, such as \'{"arm": 2}\'.')
-@click.option("--object-store-memory", type=click.IntRange(min=1), help="Bytes for objects. [default: 0.3 of memory]")
+@click.option("--resources", metavar="JSON", help="Custom resources, such as '{\"arm\": 2}'.")
+@click.option(
+    "--object-store-memory",
+    type=click.IntRange(min=1),
+    help="Bytes for objects. [default: 0.3 of memory]",
+)
 def start(
-    head: bool, address: str | None, port: int, bind: str, token_file: str | None, num_cpus: float | None,
-    num_gpus: float, resources: str | None, object_store_memory: int | None,
+    head: bool,
+    address: str | None,
+    port: int,
+    bind: str,
+    token_file: str | None,
+    num_cpus: float | None,
+    num_gpus: float,
+    resources: str | None,
+    object_store_memory: int | None,
 ) -> None:
     """Start a node that runs until `rostral stop`."""
     from rostral.launcher import NodeSettings, start_node
@@ -63,8 +84,16 @@ def start(
             )
         token_file = heads[0].token_file
     settings = NodeSettings(
-        head=head, gcs_address=address, token_file=token_file, bind=bind, port=port, num_cpus=num_cpus,
-        num_gpus=num_gpus, resources=_parse_resources(resources), memory_bytes=object_store_memory, detached=True,
+        head=head,
+        gcs_address=address,
+        token_file=token_file,
+        bind=bind,
+        port=port,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=_parse_resources(resources),
+        memory_bytes=object_store_memory,
+        detached=True,
     )
     try:
         record = start_node(settings).record
@@ -83,7 +112,9 @@ def _parse_resources(text: str | None) -> dict[str, float]:
             raise TypeError("not an object")
         return {str(name): float(quantity) for name, quantity in resources.items()}
     except (ValueError, TypeError) as error:
-        raise click.BadParameter(f"{text[:80]!r} is no JSON object of names and numbers: {error}") from error
+        raise click.BadParameter(
+            f"{text[:80]!r} is no JSON object of names and numbers: {error}"
+        ) from error
 
 
 @main.command()
@@ -111,13 +142,27 @@ def status(as_json: bool) -> None:
         try:
             client = ControlClient(record.scheduler_socket)
             try:
-                nodes.append({"node_id": record.node_id, "address": record.address, "head": record.head,
-                              "pid": record.pid, **client.call("status", {})})
+                nodes.append(
+                    {
+                        "node_id": record.node_id,
+                        "address": record.address,
+                        "head": record.head,
+                        "pid": record.pid,
+                        **client.call("status", {}),
+                    }
+                )
             finally:
                 client.close()
         except RostralError as error:
-            nodes.append({"node_id": record.node_id, "address": record.address, "head": record.head,
-                          "pid": record.pid, "error": str(error)})
+            nodes.append(
+                {
+                    "node_id": record.node_id,
+                    "address": record.address,
+                    "head": record.head,
+                    "pid": record.pid,
+                    "error": str(error),
+                }
+            )
     if as_json:
         click.echo(json.dumps({"schema": 1, "nodes": nodes}, default=_as_text))
     elif nodes:
@@ -125,7 +170,10 @@ def status(as_json: bool) -> None:
             _print_node(node)
     if not nodes:
         if not as_json:
-            click.echo("no node of this user runs on this machine; start one with: rostral start --head", err=True)
+            click.echo(
+                "no node of this user runs on this machine; start one with: rostral start --head",
+                err=True,
+            )
         sys.exit(EXIT_UNREACHABLE)
 
 
@@ -134,7 +182,9 @@ def _as_text(value: Any) -> str:
 
 
 def _print_node(node: dict[str, Any]) -> None:
-    click.echo(f"node {node['node_id']}  {'head' if node['head'] else 'node'}  {node['address']}  pid {node['pid']}")
+    click.echo(
+        f"node {node['node_id']}  {'head' if node['head'] else 'node'}  {node['address']}  pid {node['pid']}"
+    )
     for key, value in node.items():
         if key not in ("node_id", "head", "address", "pid"):
             click.echo(f"  {key}: {json.dumps(value, default=_as_text)}")
