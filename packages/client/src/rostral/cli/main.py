@@ -139,30 +139,24 @@ def status(as_json: bool) -> None:
 
     nodes = []
     for record in live_records():
+        node: dict[str, Any] = {}
         try:
             client = ControlClient(record.scheduler_socket)
             try:
-                nodes.append(
-                    {
-                        "node_id": record.node_id,
-                        "address": record.address,
-                        "head": record.head,
-                        "pid": record.pid,
-                        **client.call("status", {}),
-                    }
-                )
+                node = client.call("status", {})
             finally:
                 client.close()
         except RostralError as error:
-            nodes.append(
-                {
-                    "node_id": record.node_id,
-                    "address": record.address,
-                    "head": record.head,
-                    "pid": record.pid,
-                    "error": str(error),
-                }
-            )
+            node = {"error": str(error)}
+        nodes.append(
+            {
+                **node,
+                "node_id": record.node_id,
+                "address": record.address,
+                "head": record.head,
+                "pid": record.pid,
+            }
+        )
     if as_json:
         click.echo(json.dumps({"schema": 1, "nodes": nodes}, default=_as_text))
     elif nodes:
