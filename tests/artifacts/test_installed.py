@@ -61,6 +61,11 @@ class Installed:
             *("--find-links", str(self.package.wheels), wheel),
         )
 
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Starts a program of the environment whose first line of output says that it serves."""
+        command = [str(self.bin / program), *arguments]
+        return subprocess.Popen(command, cwd=self.bin, stdout=subprocess.PIPE, text=True)
+
     def run(self, program: str, *arguments: str) -> str:
         """The output of a program of the environment, run away from the checkout."""
         command = [str(self.bin / program), *arguments]
@@ -92,6 +97,73 @@ def check_alone(package: Artifact, installed: Installed) -> None:
     installed.run("python", "-c", f"import {package.import_name}")
     assert "Usage" in installed.run(package.distribution, "--help")
 
+    USES.get(package.folder.name, use_nothing)(installed)
+
     installed.install(*(extra for extra in package.extras if extra not in HARDWARE_EXTRAS))
     modules = int(installed.run("python", "-c", IMPORT_EVERYTHING, package.import_name))
     assert modules >= 2
+
+
+def use_nothing(installed: Installed) -> None:
+    """What needs its siblings to be of use is used in the integration tests."""
+
+
+def use_gcs(installed: Installed) -> None:
+    """`rostral-gcs serve` runs where nothing but the package is installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ("--port", "0", "--data-dir", f"{folder}/data")
+        with installed.start("rostral-gcs", "serve", *arguments) as server:
+            try:
+                assert server.stdout is not None
+                assert "serving" in server.stdout.readline()
+            finally:
+                server.terminate()
+        assert server.returncode == 0
+
+
+WRITE_ARRAY = """
+import sys, numpy
+from rostral_objectstore import StoreClient
+with StoreClient.connect(sys.argv[1]) as store:
+    handle = store.put(numpy.arange(12_500_000, dtype=numpy.int64))
+    store.pin(handle)
+    print(handle.hex())
+"""
+READ_ARRAY = """
+import sys, numpy
+from rostral_gcs.ids import ObjectID
+from rostral_objectstore import StoreClient
+with StoreClient.connect(sys.argv[1]) as store:
+    array = store.get(ObjectID.from_hex(sys.argv[2]), timeout_s=5)
+    assert array.nbytes == 100_000_000 and not array.flags.writeable and not array.flags.owndata
+    start = array.__array_interface__["data"][0]
+    maps = [line.split() for line in open("/proc/self/maps") if "rostral-segment" in line]
+    inside = [line for line in maps if int(line[0].split("-")[0], 16) <= start
+              and start + array.nbytes <= int(line[0].split("-")[1], 16)]
+    assert inside, "the array does not lie in the shared segment"
+    print(int(array.sum()))
+"""
+
+
+def use_objectstore(installed: Installed) -> None:
+    """Two unrelated processes exchange 100 MB with no copy, and no scheduler is installed."""
+    installed.run("python", "-m", "pip", "install", "--quiet", "numpy")
+    with pytest.raises(AssertionError, match="No module named 'rostral_scheduler'"):
+        installed.run("python", "-c", "import rostral_scheduler")
+    with tempfile.TemporaryDirectory() as folder:
+        socket = f"{folder}/store.sock"
+        arguments = ("--socket", socket, "--memory", str(256 << 20))
+        with installed.start("rostral-objectstore", "serve", *arguments) as server:
+            try:
+                assert server.stdout is not None
+                assert "serving" in server.stdout.readline()
+                object_id = installed.run("python", "-c", WRITE_ARRAY, socket).strip()
+                total = installed.run("python", "-c", READ_ARRAY, socket, object_id)
+                assert int(total) == 12_499_999 * 12_500_000 // 2
+            finally:
+                server.terminate()
+        assert server.returncode == 0
+        assert not list(Path(folder).iterdir())
+
+
+USES = {"gcs": use_gcs, "objectstore": use_objectstore}

@@ -1,0 +1,1 @@
+"""Tests of what needs two packages or more."""
