@@ -56,14 +56,11 @@ class Node:
             "num_cpus": 2.0,
             "worker_module": "sample_worker:main",
             "preload_modules": (),
-            "worker_environment": {},
+            "store_socket": self.store_config.socket_path,
+            "socket_path": str(folder / "scheduler.sock"),
+            "session_dir": folder / "session",
         }
-        self.config = LocalSchedulerConfig(
-            store_socket=self.store_config.socket_path,
-            socket_path=str(folder / "scheduler.sock"),
-            session_dir=folder / "session",
-            **{**defaults, **settings},
-        )
+        self.config = LocalSchedulerConfig(**{**defaults, **settings})
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
 
@@ -282,10 +279,11 @@ class Actor:
 def running(folder: Path, **settings: Any) -> Iterator[Node]:
     """A node for the block; at its end nothing of it may be left."""
     node = Node(folder, **settings)
+    pids: list[int] = []
     try:
         node.start()
         yield node
-        pids = [*node.worker_pids(), node.scheduler.pool.zygote_pid]
+        pids += [*node.worker_pids(), node.scheduler.pool.zygote_pid]
     finally:
         node.stop()
     eventually(lambda: not any(is_alive(pid) for pid in pids), "the end of every process")

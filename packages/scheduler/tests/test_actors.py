@@ -8,6 +8,7 @@ import signal
 
 import pytest
 from node import Actor, Driver, Node, eventually, is_alive
+
 from rostral_scheduler.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from node import Driver, Node, eventually, running
+
 from rostral_scheduler.errors import JobNotFoundError, RequestError, UnschedulableError
 
 
@@ -77,6 +78,7 @@ def test_workers_are_never_more_than_allowed(folder: Path) -> None:
         handles = [driver.submit(queue, "add", i, 0) for i in range(50)]
         assert [driver.get(handle) for handle in handles] == list(range(50))
         assert len(node.worker_pids()) <= 3
+        driver.unregister()
 
 
 def test_two_jobs_share_no_process(node: Node) -> None:
@@ -98,7 +100,8 @@ def test_idle_workers_beyond_the_cpus_end(folder: Path) -> None:
         driver.get(driver.submit(queue, "nested", queue, 4))
         eventually(lambda: len(node.worker_pids()) == 1, "the end of idle workers")
         assert driver.get(driver.submit(queue, "add", 1, 1)) == 2
-        node.check()
+        driver.unregister()
+        node.expect_nothing_left()
 
 
 def test_output_of_a_worker_reaches_driver_and_file(driver: Driver) -> None:

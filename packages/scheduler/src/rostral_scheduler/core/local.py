@@ -51,9 +51,11 @@ class _Demand:
     shape: ResourceSet
     count: int
     served_by: int
-    since_s: float
+    since: int
     queue: Queue | None = None
     actor: PendingActor | None = None
+    lacks_process: bool = False
+    """Its resources are free, but no worker is, and no more may be started now."""
 
 
 class LocalPolicy:
@@ -68,6 +70,7 @@ class LocalPolicy:
         self._next_worker = 1
         self._starved = False
         self._now_s = 0.0
+        self._observations = 0
         self._start_failures = 0
         self._no_start_before_s = 0.0
 
@@ -136,6 +139,7 @@ class LocalPolicy:
 
     def _handle_observed(self, event: ev.Observed) -> list[act.Action]:
         self._now_s = event.now_s
+        self._observations += 1
         orders: list[act.Action] = []
         for seen in event.workers:
             self._see_worker(seen, orders)
@@ -188,28 +192,22 @@ class LocalPolicy:
         served, soon = self._workers_by_queue()
         demands = []
         for queue in self.queues.values():
+            served_by = served.get(queue.loc, 0)
+            if served_by or not queue.length:
+                queue.alone_since = None
+            elif queue.alone_since is None:
+                queue.alone_since = self._observations
             count = queue.length - soon.get(queue.loc, 0)
             if count <= 0:
-                queue.unmet_since_s = None
                 continue
-            if queue.unmet_since_s is None:
-                queue.unmet_since_s = self._now_s
-            demands.append(
-                _Demand(
-                    job_id=queue.job_id,
-                    shape=queue.shape,
-                    count=count,
-                    served_by=served.get(queue.loc, 0),
-                    since_s=queue.unmet_since_s,
-                    queue=queue,
-                )
-            )
+            since = self._observations if queue.alone_since is None else queue.alone_since
+            demands.append(_Demand(queue.job_id, queue.shape, count, served_by, since, queue=queue))
         for actor in self.pending.values():
-            if actor.since_s is None:
-                actor.since_s = self._now_s
+            if actor.since is None:
+                actor.since = self._observations
             shape = actor.placement.maximum(actor.held)
-            demands.append(_Demand(actor.job_id, shape, 1, 0, actor.since_s, actor=actor))
-        demands.sort(key=lambda demand: (demand.served_by, demand.since_s))
+            demands.append(_Demand(actor.job_id, shape, 1, 0, actor.since, actor=actor))
+        demands.sort(key=lambda demand: (demand.served_by, demand.since))
         return demands
 
     def _workers_by_queue(self) -> tuple[dict[int, int], dict[int, int]]:
@@ -217,7 +215,7 @@ class LocalPolicy:
         served: dict[int, int] = {}
         soon: dict[int, int] = {}
         for worker in self.workers.values():
-            if worker.stage is WorkerStage.GRANTED and not worker.lent:
+            if worker.queue and worker.stage is not WorkerStage.KILLED and not worker.lent:
                 served[worker.queue] = served.get(worker.queue, 0) + 1
                 if worker.available_soon:
                     soon[worker.queue] = soon.get(worker.queue, 0) + 1
@@ -226,7 +224,7 @@ class LocalPolicy:
     # ---- rule 3: serving
 
     def _serve(self, demands: list[_Demand], orders: list[act.Action]) -> list[_Demand]:
-        """Grants and starts what fits. Returns the demands that lack resources."""
+        """Grants and starts what fits. Returns the demands that lack resources or a process."""
         unserved = []
         reserved: dict[str, int] = {}
         free = [w for w in self.workers.values() if w.stage is WorkerStage.FREE]
@@ -248,8 +246,8 @@ class LocalPolicy:
                     break
                 demand.count -= 1
             if demand.count > 0:
-                if not self._fits(demand.shape, reserved):
-                    unserved.append(demand)
+                demand.lacks_process = self._fits(demand.shape, reserved)
+                unserved.append(demand)
                 if demand.served_by == 0:
                     _reserve(reserved, demand.shape)
         return unserved
@@ -323,6 +321,9 @@ class LocalPolicy:
             self._withdraw_until(lacking, {CPU: 0}, self._victims(None, 0), coming, orders)
             coming[CPU] = min(coming[CPU], 0)
         for demand in unserved:
+            if demand.lacks_process:
+                self._withdraw_process(demand, orders)
+                continue
             if _covers(coming, demand.shape):
                 _subtract(coming, demand.shape)
                 continue
@@ -330,6 +331,16 @@ class LocalPolicy:
             if self._withdraw_until(demand.shape, coming, victims, coming, orders):
                 _subtract(coming, demand.shape)
         return overdrawn
+
+    def _withdraw_process(self, demand: _Demand, orders: list[act.Action]) -> None:
+        """The pool is full: whoever sleeps, or has worked long enough, shall work for the demand."""
+        changing = (WorkerStage.STARTING, WorkerStage.WITHDRAWING, WorkerStage.KILLED)
+        full = len(self.workers) >= self.limits.workers_max
+        if not full or self._count(lambda worker: worker.stage in changing):
+            return
+        for worker in self._victims(demand.queue, demand.served_by)[:1]:
+            worker.stage = WorkerStage.WITHDRAWING
+            orders.append(act.Withdraw(worker.number))
 
     def _withdraw_until(
         self,

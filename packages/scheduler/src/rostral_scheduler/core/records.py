@@ -66,8 +66,8 @@ class Queue:
     job_id: bytes
     shape: ResourceSet
     length: int = 0
-    unmet_since_s: float | None = None
-    """Since when it has tasks that nobody is there to take."""
+    alone_since: int | None = None
+    """Since which observation it has tasks and nobody at all works on them."""
     wanted: bool = False
     suspicious: bool = False
     """At the last tick it had tasks and all its workers slept."""
@@ -81,4 +81,5 @@ class PendingActor:
     job_id: bytes
     placement: ResourceSet
     held: ResourceSet
-    since_s: float | None = None
+    since: int | None = None
+    """The observation since which it waits."""

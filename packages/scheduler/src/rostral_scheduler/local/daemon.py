@@ -98,14 +98,15 @@ class LocalScheduler:
             self.memory = await NodeMemory.connect(self.config.store_socket)
             stack.push_async_callback(self.memory.close)
             self._build()
+            # Before the pool, so that at the end it closes after the last worker is gone.
+            server = ControlServer(self.config.socket_path, Requests(self))
+            await server.start()
+            stack.push_async_callback(server.stop)
             await self.pool.start()
             stack.push_async_callback(self.pool.stop)
             if self.gcs is not None:
                 stack.push_async_callback(self.gcs.stop)
                 await self.gcs.start()
-            server = ControlServer(self.config.socket_path, Requests(self))
-            await server.start()
-            stack.push_async_callback(server.stop)
             self.memory.watch(self.look_soon, self.config.poke_interval_s)
             ticking = asyncio.get_running_loop().create_task(self._tick())
             stack.push_async_callback(_cancelled, ticking)

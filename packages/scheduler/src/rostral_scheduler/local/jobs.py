@@ -211,9 +211,3 @@ class Jobs:
             return False
         info = self._memory.slot_info(job.driver_slot)
         return (info.is_live or info.is_dead) and info.generation == job.driver_generation
-
-    def release_queues(self) -> None:
-        """At the scheduler's own end: nothing will be taken from any queue any more."""
-        for job in self.by_id.values():
-            for queue in job.queues.values():
-                self._memory.close_queue(queue)

@@ -104,7 +104,9 @@ class NodeMemory:
         return cls(await asyncio.to_thread(StoreClient.connect, socket_path, kind="scheduler"))
 
     async def close(self) -> None:
-        """Detaches. Nothing is freed: what the scheduler held goes as after a death."""
+        """Closes every queue and detaches. What the scheduler held goes as after a death."""
+        for queue in self._queues.values():
+            queue.close()
         self._stopping = True
         if self._sleeper is not None:
             self._segment.poke(self._client.slot)

@@ -63,6 +63,7 @@ class ZygoteProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._ready: asyncio.Future[None] | None = None
+        self._serving = False
 
     async def start(self, timeout_s: float) -> None:
         """Starts the process and waits until it can fork.
@@ -102,6 +103,7 @@ class ZygoteProcess:
         except WorkerStartError:
             await self.stop()
             raise
+        self._serving = True
 
     @property
     def pid(self) -> int:
@@ -165,9 +167,9 @@ class ZygoteProcess:
     def _lost(self) -> None:
         self._close()
         assert self._ready is not None
-        if self._ready.done():
+        if self._serving:
             self._listener.zygote_lost()
-        else:
+        elif not self._ready.done():
             self._ready.set_exception(
                 WorkerStartError("the zygote ended before it was ready", hint="its stderr says why")
             )
