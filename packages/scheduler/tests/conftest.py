@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-# The worker module is imported by name in another process, the node by the tests beside it.
-sys.path.insert(0, str(HERE))
+from .node import Driver, Node, running
 
-from node import Driver, Node, running  # noqa: E402
+# The worker modules are imported by name, in the zygote.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.table import Handle
@@ -23,6 +23,7 @@ from rostral_objectstore.layout import SlotState
 from rostral_scheduler import LocalScheduler, LocalSchedulerConfig
 
 DEADLINE_S = 10.0
+Result = TypeVar("Result")
 FLAG_ACTOR_CALL = 2
 
 
@@ -97,19 +98,18 @@ class Node:
         """Runs a coroutine on the node's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
-    def on_loop(self, function: Callable[[], Any]) -> Any:
+    def on_loop(self, function: Callable[[], Result]) -> Result:
         """Calls a function on the node's loop."""
 
-        async def call() -> Any:
+        async def call() -> Result:
             return function()
 
-        return self.run(call())
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(30)
 
     def worker_pids(self) -> list[int]:
         """Of every worker the scheduler knows."""
         pool = self.scheduler.pool
-        pids: list[int] = self.on_loop(lambda: [w.pid for w in pool.by_number.values() if w.pid])
-        return pids
+        return self.on_loop(lambda: [w.pid for w in pool.by_number.values() if w.pid])
 
     def expect_nothing_left(self) -> None:
         """No job, actor, queue, task or process of one is left; each dead slot is buried."""

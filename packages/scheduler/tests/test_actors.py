@@ -7,7 +7,6 @@ import pickle
 import signal
 
 import pytest
-from node import Actor, Driver, Node, eventually, is_alive
 
 from rostral_scheduler.errors import (
     ActorAlreadyExistsError,
@@ -16,6 +15,8 @@ from rostral_scheduler.errors import (
     LimitReachedError,
     UnschedulableError,
 )
+
+from .node import Actor, Driver, Node, eventually, is_alive
 
 
 def killed(actor: Actor) -> int:
@@ -39,8 +40,7 @@ def test_calls_made_before_it_runs_are_answered_in_order(driver: Driver) -> None
 
 def test_actors_wait_for_resources_they_hold_for_life(driver: Driver) -> None:
     """1. Two actors hold both CPUs. 2. The third waits. 3. One ends and the third starts."""
-    needs = {"resources": {"CPU": 1.0}}
-    first, _second, third = [driver.create_actor(**needs) for _ in range(3)]
+    first, _second, third = [driver.create_actor(resources={"CPU": 1.0}) for _ in range(3)]
     assert first.call("add", 1) == 1
     handle = third.submit("add", 1)
     assert third.state() == "PENDING"
@@ -97,7 +97,7 @@ def test_killed_process_without_restarts_is_the_end(driver: Driver) -> None:
 
 
 def test_restarted_actor_begins_anew_and_keeps_its_queue(driver: Driver) -> None:
-    """1. A call dies with the process. 2. It has a retry and runs in the next one. 3. So do later."""
+    """1. A call dies with the process. 2. It runs again in the next. 3. So do those behind it."""
     actor = driver.create_actor("Counter", 10, max_restarts=1)
     assert actor.call("add", 1) == 11
     marks = driver.node.folder / "marks"

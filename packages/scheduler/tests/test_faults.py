@@ -9,13 +9,18 @@ import time
 from pathlib import Path
 
 import pytest
-from node import Driver, Node, eventually, is_alive, running
 
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.errors import StoreUnavailableError
 from rostral_scheduler.errors import WorkerCrashedError, WorkerStartError
 
+from .node import Driver, Node, eventually, is_alive, running
+
 RETRIES = 3
+
+
+def wait_for_death(pid: int) -> None:
+    eventually(lambda: not is_alive(pid), f"the death of {pid}")
 
 
 def test_killed_worker_s_task_runs_again(driver: Driver, folder: Path) -> None:
@@ -60,7 +65,7 @@ def test_idle_worker_s_death_costs_nothing(driver: Driver) -> None:
     for _ in range(5):
         pid = driver.get(driver.submit(queue, "pid"))
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda pid=pid: not is_alive(pid), "the death")
+        wait_for_death(pid)
         assert driver.get(driver.submit(queue, "pid", retries=RETRIES)) != pid
 
 

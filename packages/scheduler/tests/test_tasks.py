@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from node import Driver, Node, eventually, running
 
 from rostral_scheduler.errors import JobNotFoundError, RequestError, UnschedulableError
+
+from .node import Driver, Node, eventually, running
 
 
 def test_task_runs_in_a_worker(driver: Driver) -> None:

@@ -333,7 +333,7 @@ class LocalPolicy:
         return overdrawn
 
     def _withdraw_process(self, demand: _Demand, orders: list[act.Action]) -> None:
-        """The pool is full: whoever sleeps, or has worked long enough, shall work for the demand."""
+        """The pool is full: a sleeper, or who has worked long enough, shall serve the demand."""
         changing = (WorkerStage.STARTING, WorkerStage.WITHDRAWING, WorkerStage.KILLED)
         full = len(self.workers) >= self.limits.workers_max
         if not full or self._count(lambda worker: worker.stage in changing):

@@ -144,14 +144,10 @@ class WorkerOutput:
             stream.write(data, self._limits.file_size_max)
         except OSError as error:
             logger.warning("cannot write %s: %s", stream.path, error.strerror)
-        *complete, stream.partial = (stream.partial + data).split(b"\n")
-        size = self._limits.line_size_max
-        while len(stream.partial) > size:
-            complete.append(stream.partial[:size])
-            stream.partial = stream.partial[size:]
+        complete, stream.partial = _split(stream.partial + data, self._limits.line_size_max)
         if not complete:
             return
-        lines = [line[:size].decode(errors="backslashreplace") for line in complete]
+        lines = [line.decode(errors="backslashreplace") for line in complete]
         if name == "stderr":
             self.last_stderr.extend(lines)
         self.flush_waiting()
@@ -164,3 +160,15 @@ class WorkerOutput:
         os.close(stream.fd)
         with contextlib.suppress(OSError):
             stream.file.close()
+
+
+def _split(data: bytes, size_max: int) -> tuple[list[bytes], bytes]:
+    """Complete lines, over-long ones in pieces, and the unfinished rest."""
+    *lines, rest = data.split(b"\n")
+    pieces = []
+    for line in lines:
+        pieces += [line[at : at + size_max] for at in range(0, len(line), size_max)] or [b""]
+    while len(rest) > size_max:
+        pieces.append(rest[:size_max])
+        rest = rest[size_max:]
+    return pieces, rest

@@ -90,6 +90,7 @@ class Zygote:
         self._children: set[int] = set()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector = selectors.DefaultSelector()
         self._pid = os.getpid()
 
     def run(self) -> None:
@@ -102,16 +103,15 @@ class Zygote:
         self._libc.prctl(_PR_SET_NAME, b"rostral-zygote", 0, 0, 0)
         try:
             self._send({"ready": self._pid})
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._connection, selectors.EVENT_READ)
-                selector.register(self._wake_read, selectors.EVENT_READ)
-                while True:
-                    ready = {key.fd for key, _ in selector.select()}
-                    if self._wake_read in ready:
-                        self._drain_wakeups()
-                        self._reap()
-                    if self._connection.fileno() in ready and not self._serve_one():
-                        return
+            self._selector.register(self._connection, selectors.EVENT_READ)
+            self._selector.register(self._wake_read, selectors.EVENT_READ)
+            while True:
+                ready = {key.fd for key, _ in self._selector.select()}
+                if self._wake_read in ready:
+                    self._drain_wakeups()
+                    self._reap()
+                if self._connection.fileno() in ready and not self._serve_one():
+                    return
         except (BrokenPipeError, ConnectionError):
             return
         finally:
@@ -174,6 +174,7 @@ class Zygote:
         for number in _RESET_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._selector.close()
         self._connection.close()
         os.close(self._wake_read)
         os.close(self._wake_write)

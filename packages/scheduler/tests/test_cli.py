@@ -1,0 +1,105 @@
+"""The command: starts, says so, stops, leaves nothing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rostral_objectstore.control import ControlClient
+from rostral_scheduler.cli import main
+
+from .node import eventually, is_alive
+
+HERE = Path(__file__).parent
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [
+        *("local", "--store-socket", str(folder / "store.sock")),
+        *("--socket", str(folder / "s.sock"), "--session-dir", str(folder / "session"), *more),
+    ]
+
+
+def started(folder: Path) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+    """A store and a scheduler as processes of their own."""
+    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; main()"
+    store = subprocess.Popen(
+        [
+            *(sys.executable, "-c", run.format("rostral_objectstore.cli"), str(HERE)),
+            *("serve", "--socket", str(folder / "store.sock"), "--memory", str(64 << 20)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert store.stdout is not None
+    assert store.stdout.readline()
+    scheduler = subprocess.Popen(
+        [
+            *(sys.executable, "-c", run.format("rostral_scheduler.cli"), str(HERE)),
+            *command(folder, "--worker-module", "sample_worker:main", "--num-cpus", "2"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return store, scheduler
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    """Ends a process of ours for sure."""
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "shutdown"])
+def test_stopped_scheduler_leaves_no_process(folder: Path, how: signal.Signals | str) -> None:
+    store, scheduler = started(folder)
+    try:
+        assert scheduler.stdout is not None
+        assert scheduler.stdout.readline().startswith("READY rostral-scheduler local at ")
+        client = ControlClient(str(folder / "s.sock"))
+        status = client.call("status", {})
+        eventually(lambda: len(client.call("status", {})["workers"]) == 2, "two workers")
+        workers = client.call("status", {})["workers"]
+        eventually(
+            lambda: all(w["pid"] for w in client.call("status", {})["workers"]), "their pids"
+        )
+        workers = client.call("status", {})["workers"]
+        pids = [status["zygote_pid"], *[worker["pid"] for worker in workers]]
+        if isinstance(how, str):
+            client.call("shutdown", {})
+        else:
+            scheduler.send_signal(how)
+        client.close()
+        code = scheduler.wait(10)
+        assert code == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+        eventually(lambda: not any(is_alive(pid) for pid in pids), "the end of the processes")
+        assert how == signal.SIGKILL or not (folder / "s.sock").exists()
+    finally:
+        ended(scheduler)
+        ended(store)
+
+
+def test_absent_store_is_one_line_and_exit_status_1(folder: Path) -> None:
+    result = CliRunner().invoke(main, command(folder))
+    assert result.exit_code == 1
+    assert "nothing answers" in result.output
+
+
+def test_wrong_configuration_is_exit_status_78(folder: Path) -> None:
+    result = CliRunner().invoke(main, command(folder, "--num-cpus", "-3"))
+    assert result.exit_code == 78
+    assert "CPU" in result.output
+
+
+@pytest.mark.parametrize(
+    "more", [("--no-such-option",), ("--num-cpus", "many"), ("--resource", "x"), ("--gcs", "h:1")]
+)
+def test_wrong_usage_is_exit_status_2(folder: Path, more: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(main, command(folder, *more)).exit_code == 2
