@@ -7,7 +7,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,25 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+class LoopThread:
+    """An event loop that runs in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Runs a coroutine to its end."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
 class Node:
     """Store and scheduler, served by a thread of their own."""
 
@@ -62,13 +81,11 @@ class Node:
             "session_dir": folder / "session",
         }
         self.config = LocalSchedulerConfig(**{**defaults, **settings})
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._loop = LoopThread()
 
     def start(self) -> None:
         """Serves from here on."""
-        self._thread.start()
-        self.run(self._start())
+        self._loop.run(self._start())
 
     async def _start(self) -> None:
         self.store = StoreDaemon(self.store_config)
@@ -84,19 +101,13 @@ class Node:
         """Ends everything."""
         try:
             if hasattr(self, "scheduler"):
-                self.run(self._stop())
+                self._loop.run(self._stop())
         finally:
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-            self.loop.close()
+            self._loop.close()
 
     async def _stop(self) -> None:
         await self.scheduler.stop()
         await self.store.stop()
-
-    def run(self, coroutine: Any) -> Any:
-        """Runs a coroutine on the node's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     def on_loop(self, function: Callable[[], Result]) -> Result:
         """Calls a function on the node's loop."""
@@ -104,7 +115,7 @@ class Node:
         async def call() -> Result:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(30)
+        return self._loop.run(call())
 
     def worker_pids(self) -> list[int]:
         """Of every worker the scheduler knows."""
