@@ -1,27 +1,29 @@
 """Rostral: tasks, actors and futures across processes and machines, at shared-memory speed."""
 
 from rostral import exceptions
-from rostral.actor import ActorHandle, get_actor, method
+from rostral.actor import ActorClass, ActorHandle, get_actor, method
 from rostral.api import (
     available_resources,
     cluster_resources,
     get,
-    init,
-    is_initialized,
     kill,
     nodes,
     put,
-    remote,
-    shutdown,
     wait,
 )
+from rostral.decorator import remote
+from rostral.driver import Context, init, is_initialized, shutdown
 from rostral.object_ref import ObjectRef
+from rostral.remote_function import RemoteFunction
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorClass",
     "ActorHandle",
+    "Context",
     "ObjectRef",
+    "RemoteFunction",
     "__version__",
     "available_resources",
     "cluster_resources",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rostral.exceptions import NotConnectedError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rostral.runtime import Runtime, TaskScope
 
 _runtime: Runtime | None = None
+_start: Callable[[], object] | None = None
 task_scope: contextvars.ContextVar[TaskScope | None] = contextvars.ContextVar(
     "rostral_task_scope", default=None
 )
@@ -24,6 +26,12 @@ def set_runtime(runtime: Runtime | None) -> None:
     """Makes `runtime` the one of this process (None: there is none)."""
     global _runtime
     _runtime = runtime
+
+
+def start_on_first_use(start: Callable[[], object]) -> None:
+    """Says what connects a process that uses the cluster without having called `init`."""
+    global _start
+    _start = start
 
 
 def current_runtime() -> Runtime | None:
@@ -38,13 +46,13 @@ def runtime() -> Runtime:
     """
     if _runtime is not None:
         return _runtime
-    if os.environ.get("ROSTRAL_AUTO_INIT", "1") == "0":
-        raise NotConnectedError(
-            "rostral is not connected to a cluster", hint="call rostral.init() first"
-        )
-    from rostral.api import init
+    if _start is not None and os.environ.get("ROSTRAL_AUTO_INIT", "1") != "0":
+        _start()
+    return connected()
 
-    init()
+
+def connected() -> Runtime:
+    """This process's runtime, for calls that start no cluster. Raises NotConnectedError."""
     if _runtime is None:
         raise NotConnectedError(
             "rostral is not connected to a cluster", hint="call rostral.init() first"

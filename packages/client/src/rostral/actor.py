@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, Unpack
 
-from rostral._context import runtime
+from rostral._context import runtime, task_scope
 from rostral.arguments import encode
-from rostral.exceptions import ActorDiedError, ActorNotFoundError, ClusterUnavailableError
-from rostral.object_ref import ObjectRef
-from rostral.options import ActorOptions, MethodOptions, changed
-from rostral.remote_function import Signature
+from rostral.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ActorNotFoundError,
+    ClusterUnavailableError,
+)
+from rostral.object_ref import CollectedRefs, ObjectRef
+from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
+from rostral.runtime import Runtime
 from rostral.serialization import dumps
+from rostral.signature import Signature
 from rostral_objectstore.errors import QueueClosedError
-from rostral_objectstore.layout import RETRY_FOREVER
+from rostral_objectstore.layout import RETRY_FOREVER, ObjectFlag
 from rostral_objectstore.serialization import KIND_PICKLE
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Methods that every actor has, after its own: a readiness probe, a closure run with the instance, a
 # graceful end.
 BUILT_IN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 MAILBOX_CAPACITY = 1 << 14
+
+
+class ActorClassInheritanceError(TypeError):
+    """An actor class was subclassed."""
+
+
+class ActorExit(BaseException):
+    """Ends the actor from inside a call.
+
+    Not an Exception, so that user code does not catch it by accident.
+    """
+
+
+def exit_actor() -> None:
+    """Ends the actor that runs this; its queued calls fail. TypeError outside of an actor."""
+    scope = task_scope.get()
+    if scope is None or scope.actor_id is None:
+        raise TypeError("exit_actor() was called outside of an actor")
+    raise ActorExit
 
 
 def method_names(cls: type) -> tuple[str, ...]:
@@ -35,12 +64,15 @@ def method_names(cls: type) -> tuple[str, ...]:
     return (*own, *BUILT_IN_METHODS)
 
 
-def method(**options: Any) -> Any:
-    """Decorates a method of an actor class with options, such as `num_returns`."""
+def method(**options: Any) -> Callable[[F], F]:
+    """Decorates a method of an actor class with options, such as `num_returns`.
+
+    Raises: UnsupportedOptionError, TypeError, ValueError.
+    """
     checked = changed(MethodOptions(), options)
 
-    def decorate(function: Any) -> Any:
-        function.__rostral_method__ = checked
+    def decorate(function: F) -> F:
+        function.__rostral_method__ = checked  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -53,85 +85,117 @@ class ActorClass:
         self._cls = cls
         self._options = options
         self._name = cls.__qualname__
-        self._signature = Signature(cls.__init__, drop_first=True)
+        self._signature = Signature(cls.__init__, drop_first=True)  # type: ignore[misc]
         self._methods = method_names(cls)
+        # Of which of this process's sessions what `_export` sets is; none yet.
         self._session = 0
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
         self.__name__ = cls.__name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Always raises TypeError: the call must say that it is remote."""
         raise TypeError(
-            f"actor class {self._name} cannot be instantiated directly: use {self._name}.remote(...)"
+            f"actor class {self._name} cannot be instantiated directly: "
+            f"use {self._name}.remote(...)"
         )
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self._name})"
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         raise ActorClassInheritanceError(
-            f"{self._name} is an actor class and cannot be subclassed: decorate the subclass instead"
+            f"{self._name} is an actor class and cannot be subclassed: decorate the subclass"
         )
 
-    def options(self, **changes: Any) -> ActorClass:
+    def options(self, **changes: Unpack[ActorKeywords]) -> ActorClass:
         """The same class with other options.
 
-        Raises UnsupportedOptionError, TypeError, ValueError.
+        Raises: UnsupportedOptionError, TypeError, ValueError.
         """
         return ActorClass(self._cls, changed(self._options, changes))
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Creates an actor; returns its handle at once, before its constructor has run.
 
-        Raises: TypeError for arguments the constructor does not take; ActorAlreadyExistsError;
-        NotPicklableError; UnschedulableError.
+        Raises:
+            TypeError: Arguments that the constructor does not take.
+            ActorAlreadyExistsError: The name is taken.
+            NotPicklableError: The class or an argument cannot be sent.
+            UnschedulableError: No node can ever give what the actor needs.
         """
         self._signature.check(self._name, args, kwargs)
         current = runtime()
-        options = self._options
-        if options.get_if_exists:
+        name = self._options.name
+        if name is None or not self._options.get_if_exists:
+            return self._create(current, args, kwargs)
+        while True:
+            # Of several that create it at once one succeeds, and the others find that one's.
             try:
-                return get_actor(str(options.name), options.namespace)
+                return get_actor(name, self._options.namespace)
             except ActorNotFoundError:
                 pass
+            try:
+                return self._create(current, args, kwargs)
+            except ActorAlreadyExistsError:
+                pass
+
+    def _create(
+        self, current: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ActorHandle:
         if self._session != current.session:
-            self._code: ObjectRef[Any] = current.functions.export(self._name, self._cls)
-            self._meta = pickle.dumps((self._name, self._methods, self._method_options()))
-            self._session = current.session
-        context = current.scope().context
-        actor_id = context.next_child_id()
+            self._export(current)
+        options = self._options
+        actor_id = current.scope().context.next_child_id()
+        creation = self._describe(current, actor_id, args, kwargs)
+        answer = current.ask(
+            "create_actor",
+            {
+                "job_id": current.job_id,
+                "actor_id": actor_id,
+                "name": options.name,
+                "namespace": options.namespace or current.namespace,
+                "class_name": self._name,
+                "resources": options.demand,
+                "placement_resources": options.demand or {"CPU": 1.0},
+                "max_restarts": options.max_restarts,
+                "max_task_retries": options.max_task_retries,
+                "detached": options.lifetime == "detached",
+                "creation": {
+                    "loc": creation.loc,
+                    "version": creation.version,
+                    "id": creation.binary(),
+                },
+                "meta": self._meta,
+                "mailbox_capacity": MAILBOX_CAPACITY,
+            },
+        )
+        return ActorHandle(actor_id, int(answer["mailbox"]), creation, self._meta)
+
+    def _describe(
+        self, current: Runtime, actor_id: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ObjectRef[Any]:
+        """Stores what the actor's process builds it from, now and at each restart."""
         arguments = encode(args, kwargs, current.put)
-        described = (
-            current.functions.key(self._code),
-            arguments.payload,
-            list(arguments.dependencies),
-            {"max_concurrency": options.max_concurrency},
-        )
+        with CollectedRefs():
+            described = dumps(
+                (
+                    current.functions.key(self._code),
+                    arguments.payload,
+                    arguments.dependencies,
+                    {"max_concurrency": self._options.max_concurrency},
+                )
+            )
         keep = [self._code, *arguments.dependencies, *arguments.nested]
-        creation = current.table.put(
-            ObjectRef,
-            hashlib.blake2b(actor_id, digest_size=20).digest(),
-            KIND_PICKLE,
-            _pickle_description(described),
-            [],
-            keep,
+        object_id = hashlib.blake2b(actor_id, digest_size=20).digest()
+        return current.table.put(ObjectRef, object_id, KIND_PICKLE, described, [], keep)
+
+    def _export(self, current: Runtime) -> None:
+        self._code: ObjectRef[Any] = current.functions.export(self._name, self._cls)
+        self._meta = pickle.dumps(
+            (self._name, self._methods, self._method_options(), self._options.max_task_retries)
         )
-        body = {
-            "job_id": current.job_id,
-            "actor_id": actor_id,
-            "name": options.name,
-            "namespace": options.namespace or current.namespace,
-            "class_name": self._name,
-            "resources": options.demand,
-            "placement_resources": options.demand or {"CPU": 1.0},
-            "max_restarts": options.max_restarts,
-            "max_task_retries": options.max_task_retries,
-            "detached": options.lifetime == "detached",
-            "creation": {"loc": creation.loc, "version": creation.version, "id": creation.binary()},
-            "meta": self._meta,
-            "mailbox_capacity": MAILBOX_CAPACITY,
-        }
-        answer = current.ask("create_actor", body)
-        return ActorHandle(
-            actor_id, int(answer["mailbox"]), creation, self._meta, options.max_task_retries
-        )
+        self._session = current.session
 
     def _method_options(self) -> dict[str, MethodOptions]:
         marked = (
@@ -144,54 +208,46 @@ class ActorClass:
         return ActorClass, (self._cls, self._options)
 
 
-def _pickle_description(described: tuple[Any, ...]) -> bytes:
-    from rostral.object_ref import CollectedRefs
-
-    with CollectedRefs():
-        return dumps(described)
-
-
-class ActorClassInheritanceError(TypeError):
-    """An actor class was subclassed."""
-
-
 class ActorHandle:
-    """Calls a living actor's methods: `handle.method.remote(...)`. Picklable; equal and hashable by actor.
+    """Calls a living actor's methods: `handle.method.remote(...)`.
 
-    The actor lives for as long as handles of it, or calls under way, exist anywhere; a detached one
-    until it is killed.
+    Picklable; equal and hashable by actor. The actor lives for as long as handles of it, or calls
+    under way, exist anywhere; a detached one until it is killed.
     """
 
     def __init__(
-        self,
-        actor_id: bytes,
-        mailbox: int,
-        creation: ObjectRef[Any],
-        meta: bytes,
-        max_task_retries: int,
+        self, actor_id: bytes, mailbox: int, creation: ObjectRef[Any], meta: bytes
     ) -> None:
         self._actor_id = actor_id
         self._mailbox = mailbox
         self._creation = creation
         self._meta = meta
-        self._max_task_retries = max_task_retries
-        self._class_name, methods, self._method_options = pickle.loads(meta)
+        self._class_name, methods, self._method_options, self._max_task_retries = pickle.loads(meta)
         self._numbers: dict[str, int] = {name: number for number, name in enumerate(methods)}
 
     def __getattr__(self, name: str) -> ActorMethod:
         numbers: dict[str, int] = self.__dict__.get("_numbers", {})
         number = numbers.get(name)
         if number is None:
-            import difflib
-
             near = difflib.get_close_matches(name, list(numbers), 1)
             raise AttributeError(
                 f"actor class {self.__dict__.get('_class_name')} has no method {name!r}"
                 + (f", did you mean {near[0]!r}?" if near else "")
             )
-        bound = ActorMethod(self, name, number, self._method_options.get(name) or _DEFAULT_METHOD)
-        self.__dict__[name] = bound
-        return bound
+        options = self._method_options.get(name) or _DEFAULT_METHOD
+        # Found without this call from now on. It knows the actor, not this handle: the two would
+        # otherwise keep each other, and the actor, until the next garbage collection.
+        method = self.__dict__[name] = ActorMethod(self._address(), name, number, options)
+        return method
+
+    def _address(self) -> ActorAddress:
+        return ActorAddress(
+            self._actor_id,
+            self._mailbox,
+            self._creation,
+            self._class_name,
+            self._max_task_retries,
+        )
 
     def __repr__(self) -> str:
         return f"ActorHandle({self._class_name}, {self._actor_id.hex()})"
@@ -203,27 +259,44 @@ class ActorHandle:
         return isinstance(other, ActorHandle) and other._actor_id == self._actor_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorHandle, (
-            self._actor_id,
-            self._mailbox,
-            self._creation,
-            self._meta,
-            self._max_task_retries,
-        )
+        return ActorHandle, (self._actor_id, self._mailbox, self._creation, self._meta)
 
-    def _death(self) -> Exception:
+
+class ActorAddress:
+    """Where an actor's calls go, and what says why they do not arrive."""
+
+    __slots__ = ("actor_id", "class_name", "creation", "mailbox", "max_task_retries")
+
+    def __init__(
+        self,
+        actor_id: bytes,
+        mailbox: int,
+        creation: ObjectRef[Any],
+        class_name: str,
+        max_task_retries: int,
+    ) -> None:
+        self.actor_id = actor_id
+        self.mailbox = mailbox
+        self.creation = creation
+        self.class_name = class_name
+        self.max_task_retries = max_task_retries
+
+    def death(self) -> Exception:
         """Why the actor's mailbox is closed."""
         try:
-            death = runtime().ask("actor_info", {"actor_id": self._actor_id})["death"]
+            death = runtime().ask("actor_info", {"actor_id": self.actor_id})["death"]
         except ClusterUnavailableError as error:
             return error
+        except ActorNotFoundError:
+            death = None
         if death:
             loaded = pickle.loads(death)
             if isinstance(loaded, Exception):
                 return loaded
         return ActorDiedError(
-            f"actor {self._class_name} ({self._actor_id.hex()}) is dead",
+            f"actor {self.class_name} ({self.actor_id.hex()}) is dead",
             hint="create it again, or give it max_restarts",
+            actor_id=self.actor_id,
         )
 
 
@@ -233,80 +306,80 @@ _DEFAULT_METHOD = MethodOptions()
 class ActorMethod:
     """One method of one actor."""
 
-    __slots__ = ("_handle", "_name", "_number", "_options", "_retries")
+    __slots__ = ("_actor", "_name", "_number", "_options", "_retries")
 
-    def __init__(self, handle: ActorHandle, name: str, number: int, options: MethodOptions) -> None:
-        self._handle = handle
+    def __init__(self, actor: ActorAddress, name: str, number: int, options: MethodOptions) -> None:
+        self._actor = actor
         self._name = name
         self._number = number
         self._options = options
-        retries = (
-            options.max_task_retries
-            if options.max_task_retries is not None
-            else handle._max_task_retries
-        )
+        retries = options.max_task_retries
+        if retries is None:
+            retries = actor.max_task_retries
         self._retries = RETRY_FOREVER if retries < 0 else retries
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Always raises TypeError: the call must say that it is remote."""
         raise TypeError(
             f"actor method {self._name} cannot be called directly: use .{self._name}.remote(...)"
         )
 
     def options(self, **changes: Any) -> ActorMethod:
-        """The same method with other options."""
-        return ActorMethod(self._handle, self._name, self._number, changed(self._options, changes))
+        """The same method with other options.
+
+        Raises: UnsupportedOptionError, TypeError, ValueError.
+        """
+        return ActorMethod(self._actor, self._name, self._number, changed(self._options, changes))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submits a call, in order after this caller's earlier ones. Returns a reference, or a list, or None.
+        """Submits a call, in order after this caller's earlier ones.
 
-        A call of a dead actor gives a reference whose `get` raises ActorDiedError.
+        Returns a reference, or a list, or None, as `num_returns` says. A call of a dead actor gives
+        a reference whose `get` raises ActorDiedError.
+
+        Raises: NotPicklableError, ObjectStoreFullError.
         """
         current = runtime()
-        handle = self._handle
+        actor = self._actor
         count = self._options.num_returns
         try:
             refs = current.call_actor(
-                handle._mailbox,
+                actor.mailbox,
                 self._number,
                 encode(args, kwargs, current.put),
-                handle._creation,
+                actor.creation,
                 return_count=count,
                 retries=self._retries,
             )
         except QueueClosedError:
-            refs = [put_error(handle._death()) for _ in range(count)]
+            refs = [put_error(current, actor.death()) for _ in range(count)]
         if count == 1:
             return refs[0]
         return refs or None
 
 
-def put_error(error: Exception) -> ObjectRef[Any]:
+def put_error(current: Runtime, error: Exception) -> ObjectRef[Any]:
     """A reference whose `get` raises the error."""
-    from rostral_objectstore.layout import ObjectFlag
-
-    current = runtime()
-    return current.table.put(
-        ObjectRef,
-        current.scope().context.next_put_id(),
-        KIND_PICKLE,
-        pickle.dumps(error),
-        [],
-        [],
-        ObjectFlag.ERROR,
-    )
+    object_id = current.scope().context.next_put_id()
+    inband = pickle.dumps(error)
+    return current.table.put(ObjectRef, object_id, KIND_PICKLE, inband, [], [], ObjectFlag.ERROR)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor.
 
-    Raises ActorNotFoundError (a ValueError), TypeError, ValueError.
+    Raises:
+        ActorNotFoundError: No living actor has the name (a ValueError).
+        TypeError: The name is no string.
+        ValueError: It is empty.
     """
     if not isinstance(name, str):
         raise TypeError(f"an actor's name is a string, not {type(name).__name__}")
     if not name:
         raise ValueError("an actor's name is not empty")
     current = runtime()
-    answer = current.ask("get_actor", {"name": name, "namespace": namespace or current.namespace})
+    body = {"name": name, "namespace": namespace or current.namespace}
+    answer = current.ask("get_actor", body)
     at = answer["creation"]
     creation = current.table.adopt(ObjectRef, at["loc"], at["version"], at["id"])
-    return ActorHandle(answer["actor_id"], int(answer["mailbox"]), creation, answer["meta"], 0)
+    return ActorHandle(answer["actor_id"], int(answer["mailbox"]), creation, answer["meta"])

@@ -1,4 +1,4 @@
-"""The process of one actor: builds the instance, runs the calls of its mailbox, ends when it is told to.
+"""The process of one actor: builds the instance, runs the calls of its mailbox, ends when told to.
 
 Calls of one caller run in the order of their submission, even when an input of one of them is late:
 that caller's later calls then wait behind it, and other callers overtake. With `max_concurrency`
@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import inspect
 import logging
-import os
 import pickle
 import sys
 import threading
@@ -20,12 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rostral._context import task_scope
-from rostral.actor import method_names
+from rostral.actor import ActorExit, method_names
 from rostral.arguments import decode, value_count
-from rostral.exceptions import ActorDiedError, TaskError
+from rostral.exceptions import ActorDiedError
 from rostral.execution import execute, fetch_arguments, store_error, store_results
+from rostral.failure import StoredError, seal_error, task_error
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
+from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.task import ClaimedTask
 
 logger = logging.getLogger("rostral.actor")
@@ -33,40 +34,36 @@ logger = logging.getLogger("rostral.actor")
 ASYNC_CONCURRENCY = 1000
 
 
-class ActorExit(BaseException):
-    """Ends the actor from inside a call; not an Exception, so that user code does not catch it by accident."""
-
-
-def exit_actor() -> None:
-    """Ends the actor that runs this. Raises TypeError outside of an actor."""
-    scope = task_scope.get()
-    if scope is None or scope.actor_id is None:
-        raise TypeError("exit_actor() was called outside of an actor")
-    raise ActorExit
-
-
 class Mailbox:
-    """The calls of an actor in the order in which they may run."""
+    """The calls of an actor in the order in which they may run, until it is `closed`."""
 
     def __init__(self, runtime: Runtime, mailbox: int) -> None:
         self._runtime = runtime
         self._mailbox = mailbox
+        self._closed = False
         self._parked: dict[int, deque[ClaimedTask]] = {}
+        self._ready: deque[ClaimedTask] = deque()
 
     def __iter__(self) -> Iterator[ClaimedTask]:
         """Calls as they become ready; blocks in between."""
-        while True:
-            ready = self._take_ready()
-            if ready is not None:
-                yield ready
+        tasks = self._runtime.tasks
+        while not self._closed:
+            missing = self._take_stock()
+            if self._ready:
+                yield self._ready.popleft()
                 continue
-            task = self._runtime.tasks.next(self._mailbox, -1, self._missing_inputs())
+            task = tasks.next(self._mailbox, sweep_timeout_ns(tasks), missing)
             if task is None:
-                self._runtime.tasks.sweep()
+                tasks.sweep()
             elif task.submitter in self._parked or self._missing(task):
                 self._parked.setdefault(task.submitter, deque()).append(task)
             else:
                 yield task
+
+    def close(self) -> None:
+        """Yields no more calls. Callable from any thread."""
+        self._closed = True
+        self._runtime.store.segment.poke(self._runtime.store.slot)
 
     def _missing(self, task: ClaimedTask) -> list[ObjectRef[Any]]:
         if not task.dependencies or not value_count(task.payload):
@@ -78,17 +75,19 @@ class Mailbox:
         ]
         return [ref for ref in refs if not table.is_sealed(ref)]
 
-    def _missing_inputs(self) -> list[ObjectRef[Any]]:
-        return [ref for calls in self._parked.values() for ref in self._missing(calls[0])]
-
-    def _take_ready(self) -> ClaimedTask | None:
-        for submitter, calls in self._parked.items():
-            if not self._missing(calls[0]):
-                task = calls.popleft()
-                if not calls:
-                    del self._parked[submitter]
-                return task
-        return None
+    def _take_stock(self) -> list[ObjectRef[Any]]:
+        """Moves parked calls that have become ready; what the others still wait for."""
+        waited: list[ObjectRef[Any]] = []
+        for submitter, calls in list(self._parked.items()):
+            while calls:
+                missing = self._missing(calls[0])
+                if missing:
+                    waited += missing
+                    break
+                self._ready.append(calls.popleft())
+            else:
+                del self._parked[submitter]
+        return waited
 
 
 class ActorProcess:
@@ -98,16 +97,19 @@ class ActorProcess:
         self.runtime = runtime
         self.actor_id: bytes = assignment["actor_id"]
         self.mailbox = Mailbox(runtime, int(assignment["mailbox"]))
-        at = assignment["creation"]
-        self._creation = runtime.table.adopt(ObjectRef, at["loc"], at["version"], at["id"])
         self.class_name = "actor"
         self.instance: Any = None
-        self.exiting = threading.Event()
+        self._creation = assignment["creation"]
+        self._exit: SystemExit | None = None
 
     def build(self) -> None:
         """Runs the constructor. Raises what it raises."""
-        runtime = self.runtime
-        code_key, payload, inputs, self.settings = runtime.get([self._creation], None)[0]
+        runtime, at = self.runtime, self._creation
+        # Not kept: who holds this object keeps the actor alive, which the actor itself must not.
+        creation: ObjectRef[Any] = runtime.table.adopt(
+            ObjectRef, at["loc"], at["version"], at["id"]
+        )
+        code_key, payload, inputs, self.settings = runtime.get([creation], None)[0]
         self.class_name, cls = runtime.functions.load(code_key)
         token = task_scope.set(self.scope(self.actor_id))
         try:
@@ -145,7 +147,7 @@ class ActorProcess:
     # ---- running calls
 
     def run(self) -> None:
-        """Runs calls until the actor exits."""
+        """Runs calls until the actor exits. Raises SystemExit if a call did."""
         concurrency = self.settings.get("max_concurrency")
         if self.is_async:
             self._run_async(concurrency or ASYNC_CONCURRENCY)
@@ -154,24 +156,28 @@ class ActorProcess:
         else:
             for task in self.mailbox:
                 self.run_call(task)
-                if self.exiting.is_set():
-                    return
+        if self._exit is not None:
+            raise self._exit
 
     def run_call(self, task: ClaimedTask) -> None:
         """One call, in this thread."""
+        name, scope = self.method_name(task), self.scope(task.id)
         try:
-            execute(
-                self.runtime, task, self.method_name(task), self._guarded(task), self.scope(task.id)
-            )
+            execute(self.runtime, task, name, self._guarded(task), scope)
         except SystemExit as error:
-            store_error(
-                self.runtime,
-                task,
-                self.method_name(task),
-                self._death(f"its process exited with {error.code}"),
-            )
-            self.runtime.tasks.finish(task)
-            raise
+            self._exited(task, error)
+
+    def _exited(self, task: ClaimedTask, error: SystemExit) -> None:
+        """A call ended the process: in order, so that it is known what the call's end was."""
+        death = ActorDiedError(
+            f"actor {self.class_name} ({self.actor_id.hex()}) died: its process exited with "
+            f"{error.code}",
+            actor_id=self.actor_id,
+        )
+        seal_error(self.runtime.table, task.returns, StoredError(pickle.dumps(death), []))
+        self.runtime.tasks.finish(task)
+        self._exit = error
+        self.mailbox.close()
 
     def _guarded(self, task: ClaimedTask) -> Callable[..., Any]:
         """The method; an ActorExit in it becomes the actor's end and the call's None."""
@@ -180,7 +186,7 @@ class ActorProcess:
             try:
                 return self.methods[task.function](*args, **kwargs)
             except ActorExit:
-                self.exiting.set()
+                self.mailbox.close()
                 return None
 
         return call
@@ -191,8 +197,6 @@ class ActorProcess:
             for task in self.mailbox:
                 slots.acquire()
                 pool.submit(self.run_call, task).add_done_callback(lambda _: slots.release())
-                if self.exiting.is_set():
-                    return
 
     def _run_async(self, concurrency: int) -> None:
         loop = asyncio.new_event_loop()
@@ -203,8 +207,6 @@ class ActorProcess:
             slots.acquire()
             future = asyncio.run_coroutine_threadsafe(self._run_coroutine(task), loop)
             future.add_done_callback(lambda _: slots.release())
-            if self.exiting.is_set():
-                break
         loop.call_soon_threadsafe(loop.stop)
 
     async def _run_coroutine(self, task: ClaimedTask) -> None:
@@ -217,17 +219,15 @@ class ActorProcess:
                 try:
                     value = await value
                 except ActorExit:
-                    self.exiting.set()
+                    self.mailbox.close()
                     value = None
             store_results(self.runtime, task, name, value)
+        except SystemExit as error:
+            self._exited(task, error)
+            return
         except BaseException as error:
             store_error(self.runtime, task, name, error)
         self.runtime.tasks.finish(task)
-        if self.exiting.is_set():
-            self.runtime.store.segment.poke(self.runtime.store.slot)
-
-    def _death(self, why: str) -> ActorDiedError:
-        return ActorDiedError(f"actor {self.class_name} ({self.actor_id.hex()}) died: {why}")
 
 
 def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
@@ -235,12 +235,15 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
     actor = ActorProcess(runtime, assignment)
     try:
         actor.build()
+    except ActorExit:
+        runtime.ask("exit_actor", {"actor_id": actor.actor_id})
+        return
     except BaseException as error:
-        wrapped = TaskError.from_exception(f"{actor.class_name}.__init__", error, os.getpid())
+        raised = task_error(f"{actor.class_name}.__init__", error)
         death = ActorDiedError(
-            f"actor {actor.class_name} ({actor.actor_id.hex()}) died because its constructor raised:\n"
-            f"{wrapped.remote_traceback}",
-            actor_id=actor.actor_id.hex(),
+            f"actor {actor.class_name} ({actor.actor_id.hex()}) died because its constructor "
+            f"raised:\n{raised.remote_traceback}",
+            actor_id=actor.actor_id,
             actor_init_failed=True,
         )
         runtime.ask("actor_failed", {"actor_id": actor.actor_id, "error": pickle.dumps(death)})

@@ -13,16 +13,17 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from rostral.exceptions import NotPicklableError
 from rostral.object_ref import CollectedRefs, ObjectRef
-from rostral.serialization import SCALARS, dumps
+from rostral.serialization import SCALARS, dumps, first_unpicklable
 
-# Above this an argument is put into the store: it is then copied once, and the worker reads it in
-# place.
+# Above this an argument is put into the store: copied once, and read in place by the worker.
 INLINE_BYTES_MAX = 100 << 10
 
 EMPTY = b"E"
 PLAIN = b"P"  # pickle of (args, kwargs)
-PLACED = b"D"  # pickle of (args, kwargs, places): dependency i belongs at places[i], a position or a keyword
+# pickle of (args, kwargs, places): dependency i belongs at places[i], a position or a keyword
+PLACED = b"D"
 STORED = b"S"  # the PLAIN or PLACED payload is itself the value of the last dependency
 
 
@@ -71,19 +72,37 @@ def encode(
             dependencies.append(value if isinstance(value, ObjectRef) else put(value))
             places.append(key)
             placed_kwargs[key] = None
-    with CollectedRefs() as nested:
-        if places:
-            payload = COUNT.pack(PLACED, len(places)) + dumps((placed_args, placed_kwargs, places))
-        else:
-            payload = COUNT.pack(PLAIN, 0) + dumps((args, kwargs))
+    try:
+        with CollectedRefs() as nested:
+            if places:
+                pickled = dumps((placed_args, placed_kwargs, places))
+                payload = COUNT.pack(PLACED, len(places)) + pickled
+            else:
+                payload = COUNT.pack(PLAIN, 0) + dumps((args, kwargs))
+    except NotPicklableError as error:
+        raise _naming_the_argument(error, placed_args, placed_kwargs) from error
     if len(payload) > INLINE_BYTES_MAX:
         dependencies.append(put(payload))
         payload = COUNT.pack(STORED, len(dependencies))
     return Arguments(payload, dependencies, nested)
 
 
+def _naming_the_argument(
+    error: NotPicklableError, args: Sequence[Any], kwargs: dict[str, Any]
+) -> NotPicklableError:
+    named = [(f"argument {index}", value) for index, value in enumerate(args)]
+    culprit = first_unpicklable(
+        [*named, *((f"argument {key!r}", value) for key, value in kwargs.items())]
+    )
+    if culprit is None:
+        return error
+    return NotPicklableError(
+        f"{culprit} cannot be pickled: {error.reason}", hint=error.hint, reason=error.reason
+    )
+
+
 def value_count(payload: bytes) -> int:
-    """How many of the task's dependencies, the first ones, are values to fetch; the others are only kept."""
+    """How many of a task's dependencies, the first ones, are values; the others are only kept."""
     return 0 if payload == EMPTY else int(COUNT.unpack_from(payload)[1])
 
 

@@ -11,10 +11,12 @@ RostralError
 ├── UnschedulableError            no node can ever give what was asked for
 ├── ObjectStoreFullError          no room in the store
 ├── ObjectLostError               all copies are gone
-├── NotConnectedError             used before init or after shutdown
+├── NotConnectedError (RuntimeError)           used before init or after shutdown
+├── AlreadyInitializedError (RuntimeError)     init was called twice
 ├── ClusterUnavailableError (ConnectionError)   nothing answers at the address
 ├── NotPicklableError (TypeError) a function, argument or result that cannot be pickled
 └── UnsupportedOptionError (ValueError)
+    └── UnknownArgumentError (TypeError, RuntimeError)   of init
 
 Names that Ray's users know are aliases at the foot. Errors of the layers below are theirs and only
 listed here.
@@ -22,12 +24,12 @@ listed here.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import functools
-import pickle
-import traceback
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
+from types import GetSetDescriptorType, MemberDescriptorType
+from typing import Any, Self, cast
 
 from rostral_gcs.errors import RostralError
 from rostral_objectstore.errors import (
@@ -64,11 +66,38 @@ class ObjectLostError(RostralError):
 
 
 class NotPicklableError(RostralError, TypeError):
-    """Something that must cross to another process cannot be pickled."""
+    """Something that must cross to another process cannot be pickled.
+
+    Attributes:
+        reason: what pickle said.
+    """
+
+    reason: str
+
+    def __init__(self, message: str, *, hint: str | None = None, reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class AlreadyInitializedError(RostralError, RuntimeError):
+    """`init` was called twice."""
 
 
 class UnsupportedOptionError(RostralError, ValueError):
     """An option that this version does not have."""
+
+    @classmethod
+    def unknown(cls, name: str, known: Sequence[str]) -> Self:
+        """The error for a name that nobody knows, with the nearest that exists."""
+        near = difflib.get_close_matches(name, known, 1)
+        return cls(
+            f"there is no option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+            hint="options are " + ", ".join(known),
+        )
+
+
+class UnknownArgumentError(UnsupportedOptionError, TypeError, RuntimeError):
+    """`init` has no such argument. A TypeError as Python has it, a RuntimeError as Ray does."""
 
 
 class TaskError(RostralError):
@@ -106,42 +135,42 @@ class TaskError(RostralError):
             self.pid,
         )
 
-    @classmethod
-    def from_exception(cls, function_name: str, error: BaseException, pid: int) -> TaskError:
-        """The error to store for a task that raised `error`.
-
-        An input's TaskError is passed on, not wrapped again.
-        """
-        lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
-        cause: BaseException | None = error.cause if isinstance(error, TaskError) else error
-        try:
-            pickle.loads(pickle.dumps(cause))
-        except Exception:  # whatever a user's __reduce__ or constructor does
-            cause = None
-        return TaskError(function_name, "".join(lines), cause, pid)
+    def __str__(self) -> str:
+        # Not the root's: a `code` or `hint` here is the cause's, and means something else.
+        return self.message
 
     def as_instance_of_cause(self) -> TaskError:
-        """The same error, also an instance of the cause's class where Python allows such a class."""
-        if self.cause is None or isinstance(self.cause, RostralError):
+        """The same error, also an instance of the cause's class where Python allows one."""
+        cause = self.cause
+        if cause is None:
             return self
-        dual = _dual_class(type(self.cause))
+        # mypy takes the class of an exception for unhashable, like its instances.
+        dual = _dual_class(cast(Hashable, type(cause)))
         if dual is None:
             return self
-        error: TaskError = dual.__new__(dual)
+        try:
+            error: TaskError = dual.__new__(dual, *cause.args)
+        except Exception:  # whatever a user's __new__ does
+            return self
         error.args = self.args
         vars(error).update(vars(self))
-        for name, value in vars(self.cause).items():
-            vars(error).setdefault(name, value)
+        for name in _attributes(cause):
+            if name not in vars(error):
+                # One that is not set, or that only the original's constructor may set.
+                with contextlib.suppress(AttributeError, TypeError, ValueError):
+                    setattr(error, name, getattr(cause, name))
         return error
 
 
-def _user_frames(frames: TracebackType | None) -> TracebackType | None:
-    """A traceback without the frames of ours at its top: they say nothing about the user's error."""
-    own = str(Path(__file__).parent)
-    at = frames
-    while at is not None and at.tb_frame.f_code.co_filename.startswith(own):
-        at = at.tb_next
-    return at or frames
+def _attributes(error: BaseException) -> Iterator[str]:
+    """Names of what an exception knows: in its dict, in slots, and in the fields of C classes."""
+    yield from vars(error)
+    for cls in type(error).__mro__:
+        if cls is BaseException:
+            return
+        for name, member in vars(cls).items():
+            if isinstance(member, MemberDescriptorType | GetSetDescriptorType):
+                yield name
 
 
 def _rebuild_task_error(
@@ -151,18 +180,21 @@ def _rebuild_task_error(
 
 
 @functools.lru_cache(maxsize=1024)
-def _dual_class(cause: type[BaseException]) -> type[TaskError] | None:
+def _dual_class(cause: Hashable) -> type[TaskError] | None:
+    """A class that is both, made once for each class of causes."""
+    assert isinstance(cause, type)
     try:
         return type(
             f"TaskError({cause.__name__})",
             (TaskError, cause),
-            {"__module__": __name__, "__str__": TaskError.__str__, "__init__": TaskError.__init__},
+            {"__module__": __name__, "__init__": TaskError.__init__},
         )
     except TypeError:
         return None  # two built-in layouts that cannot be combined
 
 
 # Names that programs written against Ray's core use.
+ActorHandleNotFoundError = ActorNotFoundError
 RayError = RostralError
 RayTaskError = TaskError
 RayActorError = ActorError
@@ -171,8 +203,10 @@ __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
+    "ActorHandleNotFoundError",
     "ActorNotFoundError",
     "ActorUnavailableError",
+    "AlreadyInitializedError",
     "ClusterUnavailableError",
     "GetTimeoutError",
     "NotConnectedError",
@@ -187,6 +221,7 @@ __all__ = [
     "RostralError",
     "StoreUnavailableError",
     "TaskError",
+    "UnknownArgumentError",
     "UnschedulableError",
     "UnsupportedOptionError",
     "WorkerCrashedError",

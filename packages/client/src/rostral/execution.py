@@ -6,25 +6,25 @@ raises. How tasks are claimed, and in which thread they run, is the worker's and
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rostral._context import task_scope
 from rostral.arguments import decode, value_count
 from rostral.exceptions import ObjectLostError, RostralError, TaskError
+from rostral.failure import dump_task_error, pass_on, seal_error, task_error
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral.serialization import Packed, pack
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.task import ClaimedTask
-from rostral_objectstore.layout import ObjectFlag
-from rostral_objectstore.serialization import KIND_PICKLE, deserialize
+from rostral_objectstore.serialization import deserialize
+
+RetriedErrors = bool | tuple[type[BaseException], ...]
 
 
-class FailedInput(Exception):
-    """An input of the task is an error; carries the error as it is stored, to be passed on unchanged."""
+class FailedInputError(Exception):
+    """An input of the task is an error; carries it as it is stored, to be passed on unchanged."""
 
     def __init__(self, inband: bytes) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class FailedInput(Exception):
 
 
 def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any], dict[str, Any]]:
-    """The call's arguments, references among them replaced by their values. Raises FailedInput."""
+    """The call's arguments, with values for references. Raises FailedInputError."""
     table = runtime.table
     values = []
     for loc in task.dependencies[: value_count(task.payload)]:
@@ -41,7 +41,7 @@ def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any],
             raise ObjectLostError("an input of the task is not in the store any more")
         kind, is_error, inband, buffers = read
         if is_error:
-            raise FailedInput(bytes(inband))
+            raise FailedInputError(bytes(inband))
         values.append(deserialize(kind, inband, buffers))
     return decode(task.payload, values)
 
@@ -69,29 +69,21 @@ def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) ->
 
 def store_error(runtime: Runtime, task: ClaimedTask, name: str, error: BaseException) -> None:
     """Seals the task's results with an error."""
-    if isinstance(error, FailedInput):
-        inband = error.inband
+    if isinstance(error, FailedInputError):
+        stored = pass_on(error.inband)
     else:
-        wrapped = TaskError.from_exception(name, error, os.getpid())
-        try:
-            inband = pickle.dumps(wrapped, protocol=5)
-        except Exception:  # whatever a user's exception class does
-            inband = pickle.dumps(
-                TaskError(name, wrapped.remote_traceback, None, os.getpid()), protocol=5
-            )
-    for loc in task.returns:
-        runtime.table.fill_at(loc, KIND_PICKLE, inband, [], [], ObjectFlag.ERROR)
+        stored = dump_task_error(task_error(name, error))
+    seal_error(runtime.table, task.returns, stored)
 
 
-def should_retry(
-    error: BaseException, retry_exceptions: bool | tuple[type[BaseException], ...]
-) -> bool:
+def should_retry(error: BaseException, retried: RetriedErrors) -> bool:
     """Whether the user asked for another try after this error."""
-    if isinstance(error, FailedInput | RostralError):
+    if isinstance(error, FailedInputError):
         return False
-    if isinstance(retry_exceptions, bool):
-        return retry_exceptions
-    return isinstance(error, retry_exceptions)
+    if not isinstance(retried, bool):
+        return isinstance(error, retried)
+    is_users = not isinstance(error, RostralError) or isinstance(error, TaskError)
+    return retried and isinstance(error, Exception) and is_users
 
 
 def execute(
@@ -100,7 +92,8 @@ def execute(
     name: str,
     code: Callable[..., Any],
     scope: TaskScope,
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False,
+    *,
+    retried: RetriedErrors = False,
 ) -> None:
     """Runs the task in this thread and finishes it.
 
@@ -113,10 +106,9 @@ def execute(
     except SystemExit:
         raise
     except BaseException as error:
-        if retry_exceptions and should_retry(error, retry_exceptions):
-            if repair.run_again(runtime.store.segment, task.loc):
-                runtime.tasks.forget(task)
-                return
+        if should_retry(error, retried) and repair.run_again(runtime.store.segment, task.loc):
+            runtime.tasks.forget(task)
+            return
         store_error(runtime, task, name, error)
     finally:
         task_scope.reset(token)

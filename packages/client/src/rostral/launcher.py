@@ -71,9 +71,18 @@ class NodeProcess:
 def start_node(settings: NodeSettings) -> NodeProcess:
     """Starts a node process and waits until it serves.
 
-    Raises: what the node failed with (a port in use, a store too large, nothing at the address, ...).
+    Raises: what the node failed with (a port in use, a store too large, nothing at the address,
+    ...).
     """
     session_dir = new_session_dir()
+    try:
+        return _start_in(session_dir, settings)
+    except BaseException:  # Ctrl-C too: nobody else knows of the directory.
+        remove_session_dir(str(session_dir))
+        raise
+
+
+def _start_in(session_dir: Path, settings: NodeSettings) -> NodeProcess:
     values = {**asdict(settings), "session_dir": str(session_dir)}
     ready_read, ready_write = os.pipe()
     log_path = session_dir / "logs" / "node.log"
@@ -82,21 +91,34 @@ def start_node(settings: NodeSettings) -> NodeProcess:
             process = subprocess.Popen(
                 [sys.executable, "-m", "rostral.node", json.dumps(values), str(ready_write)],
                 stdin=subprocess.DEVNULL if settings.detached else subprocess.PIPE,
-                stdout=log, stderr=log, pass_fds=(ready_write,), start_new_session=True,
+                stdout=log,
+                stderr=log,
+                pass_fds=(ready_write,),
+                start_new_session=True,
             )
     finally:
         os.close(ready_write)
     try:
         answer = _read_answer(ready_read)
+        if "record" in answer:
+            return NodeProcess(process, NodeRecord(**answer["record"]))
+    except BaseException:
+        _end(process)
+        raise
     finally:
         os.close(ready_read)
-    if "record" in answer:
-        return NodeProcess(process, NodeRecord(**answer["record"]))
-    process.kill()
-    process.wait()
-    tail = log_path.read_text(errors="replace")[-2000:]
-    remove_session_dir(str(session_dir))
-    raise _start_error(answer, tail)
+    _end(process)
+    raise _start_error(answer, log_path.read_text(errors="replace")[-2000:])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a node that does not serve yet, with what it has started so far."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _read_answer(fd: int) -> dict[str, Any]:
@@ -127,7 +149,9 @@ def _start_error(answer: dict[str, Any], log_tail: str) -> Exception:
     )
     if isinstance(cls, type) and issubclass(cls, RostralError):
         return cls(answer["message"], hint=answer.get("hint"))
-    return ClusterUnavailableError(f"the node could not start: {answer['message']}\n{log_tail}".rstrip())
+    return ClusterUnavailableError(
+        f"the node could not start: {answer['message']}\n{log_tail}".rstrip()
+    )
 
 
 def stop_node(record: NodeRecord, *, force: bool = False) -> None:

@@ -1,8 +1,9 @@
 """The node process: store, local scheduler and, on a head, the GCS, on one event loop.
 
-Run as `python -m rostral.node SETTINGS READY_FD`: settings as JSON; a JSON answer goes to the descriptor once the node
-serves, or once it is clear that it cannot. The node stops on SIGTERM and SIGINT and, unless it is detached, when its
-standard input ends, which is when the process that started it does.
+Run as `python -m rostral.node SETTINGS READY_FD`: settings as JSON; a JSON answer goes to the
+descriptor once the node serves, or once it is clear that it cannot. The node stops on SIGTERM and
+SIGINT and, unless it is detached, when its standard input ends, which is when the process that
+started it does.
 """
 
 from __future__ import annotations
@@ -33,8 +34,13 @@ logger = logging.getLogger("rostral.node")
 
 
 @contextlib.asynccontextmanager
-async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> AsyncIterator[NodeRecord]:
-    """Runs a node within the `async with` block. Raises what a part of it fails with; then nothing is left."""
+async def running_node(
+    settings: NodeSettings, stopping: asyncio.Event
+) -> AsyncIterator[NodeRecord]:
+    """Runs a node within the `async with` block.
+
+    Raises what a part of it fails with; then nothing is left.
+    """
     session = Path(settings.session_dir)
     node_id = os.urandom(16)
     async with contextlib.AsyncExitStack() as stack:
@@ -42,7 +48,9 @@ async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> Async
             token_file = str(session / "token")
             token = write_token(token_file)
             gcs = GcsServer(
-                GcsConfig(data_dir=session / "gcs", token=token, bind=settings.bind, port=settings.port)
+                GcsConfig(
+                    data_dir=session / "gcs", token=token, bind=settings.bind, port=settings.port
+                )
             )
             await gcs.start()
             stack.push_async_callback(gcs.stop)
@@ -56,8 +64,11 @@ async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> Async
 
         store = StoreDaemon(
             StoreConfig(
-                socket_path=str(session / "store.sock"), node_id=node_id,
-                memory_bytes=settings.memory_bytes if settings.memory_bytes is not None else default_memory_bytes(),
+                socket_path=str(session / "store.sock"),
+                node_id=node_id,
+                memory_bytes=settings.memory_bytes
+                if settings.memory_bytes is not None
+                else default_memory_bytes(),
             )
         )
         await store.start()
@@ -85,9 +96,16 @@ async def running_node(settings: NodeSettings, stopping: asyncio.Event) -> Async
         stack.callback(watch.cancel)
 
         record = NodeRecord(
-            node_id=node_id.hex(), pid=os.getpid(), start_time=process_start_time(os.getpid()), head=settings.head,
-            address=address, session_dir=settings.session_dir, store_socket=store.config.socket_path,
-            scheduler_socket=scheduler.config.socket_path, token_file=token_file, detached=settings.detached,
+            node_id=node_id.hex(),
+            pid=os.getpid(),
+            start_time=process_start_time(os.getpid()),
+            head=settings.head,
+            address=address,
+            session_dir=settings.session_dir,
+            store_socket=store.config.socket_path,
+            scheduler_socket=scheduler.config.socket_path,
+            token_file=token_file,
+            detached=settings.detached,
         )
         write_record(record)
         stack.callback(remove_record, record.node_id)

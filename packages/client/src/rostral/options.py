@@ -1,11 +1,11 @@
-"""Options of remote functions and actors: their names, types and defaults, checked where they are given."""
+"""Options of remote functions and actors: names, types and defaults, checked where given."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict, TypeVar
 
 from rostral.exceptions import UnsupportedOptionError
 from rostral_objectstore.layout import RETRY_FOREVER
@@ -15,7 +15,44 @@ RETURNS_MAX = 3000
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
 
-def _quantity(name: str, value: object) -> float:
+class TaskKeywords(TypedDict, total=False):
+    """What a remote function's `options` takes beside `num_returns`, for type checkers."""
+
+    num_cpus: float
+    num_gpus: float
+    memory: float
+    resources: dict[str, float]
+    max_retries: int
+    retry_exceptions: bool | Sequence[type[BaseException]]
+    name: str
+
+
+class ActorKeywords(TypedDict, total=False):
+    """What an actor class's `options` takes, for type checkers."""
+
+    num_cpus: float
+    num_gpus: float
+    memory: float
+    resources: dict[str, float]
+    name: str
+    namespace: str
+    lifetime: Literal["detached", "non_detached"]
+    get_if_exists: bool
+    max_restarts: int
+    max_task_retries: int
+    max_pending_calls: int
+    max_concurrency: int
+
+
+class RemoteKeywords(ActorKeywords, total=False):
+    """What `@remote(...)` takes: the options of either."""
+
+    max_retries: int
+    retry_exceptions: bool | Sequence[type[BaseException]]
+
+
+def check_quantity(name: str, value: object) -> float:
+    """A finite number of 0 or more. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not math.isfinite(value) or value < 0:
@@ -44,6 +81,20 @@ def _text(name: str, value: object) -> str | None:
     return value
 
 
+def check_custom_resources(resources: object) -> dict[str, float]:
+    """Quantities of resources of one's own, by name. Raises TypeError, ValueError."""
+    if not isinstance(resources, Mapping):
+        raise TypeError(f"resources must be a dict, not {type(resources).__name__}")
+    checked = {}
+    for name, quantity in resources.items():
+        if not isinstance(name, str):
+            raise TypeError(f"resources has the name {name!r}: it must be a string")
+        if name in ("CPU", "GPU", "memory"):
+            raise ValueError(f"{name!r} in resources: use num_cpus, num_gpus or memory instead")
+        checked[name] = check_quantity(f"resources[{name!r}]", quantity)
+    return checked
+
+
 def resources_of(options: Mapping[str, Any], num_cpus_default: float) -> dict[str, float]:
     """The resource demand that `num_cpus`, `num_gpus`, `memory` and `resources` say together.
 
@@ -51,22 +102,27 @@ def resources_of(options: Mapping[str, Any], num_cpus_default: float) -> dict[st
     """
     demand: dict[str, float] = {}
     cpus = options.get("num_cpus")
-    demand["CPU"] = num_cpus_default if cpus is None else _quantity("num_cpus", cpus)
+    demand["CPU"] = num_cpus_default if cpus is None else check_quantity("num_cpus", cpus)
     if options.get("num_gpus") is not None:
-        demand["GPU"] = _quantity("num_gpus", options["num_gpus"])
+        demand["GPU"] = check_quantity("num_gpus", options["num_gpus"])
         if demand["GPU"] > 1 and demand["GPU"] % 1:
             raise ValueError(f"num_gpus is {demand['GPU']}: above 1 it must be whole")
     if options.get("memory") is not None:
-        demand["memory"] = _quantity("memory", options["memory"])
-    custom = options.get("resources")
-    if custom is not None:
-        if not isinstance(custom, dict):
-            raise TypeError(f"resources must be a dict, not {type(custom).__name__}")
-        for name, quantity in custom.items():
-            if name in ("CPU", "GPU", "memory"):
-                raise ValueError(f"{name!r} in resources: use num_cpus, num_gpus or memory instead")
-            demand[str(name)] = _quantity(f"resources[{name!r}]", quantity)
+        demand["memory"] = check_quantity("memory", options["memory"])
+    if options.get("resources") is not None:
+        demand |= check_custom_resources(options["resources"])
     return {name: quantity for name, quantity in demand.items() if quantity > 0}
+
+
+def _retried(value: object) -> bool | tuple[type[BaseException], ...]:
+    """Which of a user's exceptions are worth another try."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in value
+    ):
+        return tuple(value)
+    raise TypeError("retry_exceptions must be a bool or a list of exception types")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +143,7 @@ class TaskOptions:
         _count("num_returns", self.num_returns, 0, RETURNS_MAX)
         _count("max_retries", self.max_retries, -1)
         _text("name", self.name)
-        if isinstance(self.retry_exceptions, list):
-            object.__setattr__(self, "retry_exceptions", tuple(self.retry_exceptions))
-        if not isinstance(self.retry_exceptions, bool) and not (
-            isinstance(self.retry_exceptions, tuple)
-            and all(
-                isinstance(kind, type) and issubclass(kind, BaseException)
-                for kind in self.retry_exceptions
-            )
-        ):
-            raise TypeError("retry_exceptions must be a bool or a list of exception types")
+        object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name."""
@@ -136,7 +183,11 @@ class ActorOptions:
         _text("namespace", self.namespace)
         _count("max_restarts", self.max_restarts, -1)
         _count("max_task_retries", self.max_task_retries, -1)
-        _count("max_pending_calls", self.max_pending_calls, -1)
+        if _count("max_pending_calls", self.max_pending_calls, -1) != -1:
+            raise UnsupportedOptionError(
+                f"max_pending_calls is {self.max_pending_calls}: this version has no such limit",
+                hint="a mailbox that is full makes its callers wait",
+            )
         if self.max_concurrency is not None:
             _count("max_concurrency", self.max_concurrency, 1)
         if self.lifetime not in (None, "detached", "non_detached"):
@@ -166,7 +217,6 @@ class MethodOptions:
 
     num_returns: int = 1
     max_task_retries: int | None = None
-    name: str | None = field(default=None)
 
     def __post_init__(self) -> None:
         _count("num_returns", self.num_returns, 0, RETURNS_MAX)
@@ -182,11 +232,5 @@ def changed(options: Options, changes: Mapping[str, Any]) -> Options:
     known = [f.name for f in fields(options)]
     for name in changes:
         if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1)
-            raise UnsupportedOptionError(
-                f"there is no option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
-                hint="options are " + ", ".join(known),
-            )
+            raise UnsupportedOptionError.unknown(name, known)
     return replace(options, **changes)

@@ -3,58 +3,22 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from rostral._context import runtime
 from rostral.arguments import encode
 from rostral.object_ref import ObjectRef
-from rostral.options import TaskOptions, changed
+from rostral.options import TaskKeywords, TaskOptions, changed
+from rostral.runtime import Runtime
+from rostral.signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Signature:
-    """Checks a call's arguments on the caller's side, fast for the calls that are plainly right."""
-
-    __slots__ = ("_least", "_most", "_simple", "signature")
-
-    def __init__(self, function: Callable[..., Any], *, drop_first: bool = False) -> None:
-        try:
-            signature = inspect.signature(function)
-        except (TypeError, ValueError):
-            signature = inspect.Signature(
-                [
-                    inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-                    inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
-                ]
-            )
-            drop_first = False
-        parameters = list(signature.parameters.values())
-        if drop_first:
-            parameters = parameters[1:]
-        self.signature = signature.replace(parameters=parameters)
-        positional = [
-            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        self._least = sum(p.default is p.empty for p in positional)
-        self._most = len(positional)
-        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            self._most = 1 << 30
-        self._simple = not any(
-            p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters
-        )
-
-    def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raises TypeError, as calling the function here would."""
-        if not kwargs and self._simple and self._least <= len(args) <= self._most:
-            return
-        try:
-            self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{name}(): {error}") from None
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 
 
 class RemoteFunction(Generic[P, R]):
@@ -64,59 +28,127 @@ class RemoteFunction(Generic[P, R]):
         self._function = function
         self._options = options
         self._signature = Signature(function)
-        self._name = options.name or getattr(function, "__qualname__", repr(function))
+        self._name = options.name or str(getattr(function, "__qualname__", function))
+        # Of which of this process's sessions what `_export` sets is; none yet.
         self._session = 0
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Always raises TypeError: the call must say that it is remote."""
         raise TypeError(
-            f"remote function {self._name} cannot be called directly: "
-            f"use {self._name}.remote(...), or rostral.get({self._name}.remote(...)) for its value"
+            f"remote function {self._name} cannot be called directly: use "
+            f"{self._name}.remote(...), or rostral.get({self._name}.remote(...)) for its value"
         )
 
-    def options(self, **changes: Any) -> RemoteFunction[P, R]:
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._name})"
+
+    @overload
+    def options(  # type: ignore[overload-overlap]  # a literal 1 is not any int
+        self, *, num_returns: Literal[1] = 1, **changes: Unpack[TaskKeywords]
+    ) -> RemoteFunction[P, R]: ...
+    @overload
+    def options(
+        self, *, num_returns: int, **changes: Unpack[TaskKeywords]
+    ) -> MultiResultFunction[P]: ...
+    def options(self, **changes: Any) -> RemoteFunction[P, Any]:
         """The same function with other options.
 
-        Raises UnsupportedOptionError, TypeError, ValueError.
+        Raises: UnsupportedOptionError, TypeError, ValueError.
         """
-        return RemoteFunction(self._function, changed(self._options, changes))
+        return remote_function(self._function, changed(self._options, changes))
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Submits a call. Returns a reference; a list of them for `num_returns` above 1; None for 0.
+    if TYPE_CHECKING:
+        # A reference may stand for the value of any argument; a type checker sees that for the
+        # first four positional ones.
+        @overload
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]: ...
+        @overload
+        def remote(self: RemoteFunction[[A], R], a: A | ObjectRef[A], /) -> ObjectRef[R]: ...
+        @overload
+        def remote(
+            self: RemoteFunction[[A, B], R], a: A | ObjectRef[A], b: B | ObjectRef[B], /
+        ) -> ObjectRef[R]: ...
+        @overload
+        def remote(
+            self: RemoteFunction[[A, B, C], R],
+            a: A | ObjectRef[A],
+            b: B | ObjectRef[B],
+            c: C | ObjectRef[C],
+            /,
+        ) -> ObjectRef[R]: ...
+        @overload
+        def remote(
+            self: RemoteFunction[[A, B, C, D], R],
+            a: A | ObjectRef[A],
+            b: B | ObjectRef[B],
+            c: C | ObjectRef[C],
+            d: D | ObjectRef[D],
+            /,
+        ) -> ObjectRef[R]: ...
+        def remote(self, *args: Any, **kwargs: Any) -> Any:
+            """Submits a call."""
 
-        Raises: TypeError for arguments the function does not take; NotPicklableError;
-        UnschedulableError.
-        """
-        self._signature.check(self._name, args, kwargs)
-        current = runtime()
-        if self._session != current.session:
-            self._export(current)
-        refs = current.submit(
-            self._queue,
-            self._key,
-            encode(args, kwargs, current.put),
-            self._code,
-            return_count=self._return_count,
-            retries=self._retries,
-        )
-        if self._return_count == 1:
-            return refs[0]
-        return refs or None
+    else:
+
+        def remote(self, *args, **kwargs):
+            """Submits a call.
+
+            Returns a reference; a list of them for `num_returns` above 1; None for 0.
+
+            Raises: TypeError for arguments the function does not take; NotPicklableError;
+            ObjectStoreFullError; UnschedulableError.
+            """
+            self._signature.check(self._name, args, kwargs)
+            current = runtime()
+            if self._session != current.session:
+                self._export(current)
+            refs = current.submit(
+                self._queue,
+                self._key,
+                encode(args, kwargs, current.put),
+                self._code,
+                return_count=self._return_count,
+                retries=self._retries,
+            )
+            if self._return_count == 1:
+                return refs[0]
+            return refs or None
 
     def _remote(
-        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **changes: Any
+        self,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> Any:
-        return self.options(**changes).remote(*args, **(kwargs or {}))
+        """The form that Ray's users know: options and arguments in one call."""
+        function = remote_function(self._function, changed(self._options, changes))
+        return cast(Any, function).remote(*args, **(kwargs or {}))
 
-    def _export(self, current: Any) -> None:
+    def _export(self, current: Runtime) -> None:
         options = self._options
         self._queue = current.queue_for(options.demand)
         meta = {"retry_exceptions": options.retry_exceptions} if options.retry_exceptions else {}
-        self._code: ObjectRef[Any] = current.functions.export(self._name, (self._function, meta))
+        self._code = current.functions.export(self._name, (self._function, meta))
         self._key = current.functions.key(self._code)
         self._return_count = options.num_returns
         self._retries = options.retries
         self._session = current.session
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteFunction, (self._function, self._options)
+        return remote_function, (self._function, self._options)
+
+
+class MultiResultFunction(RemoteFunction[P, Any]):
+    """One with `num_returns` other than 1: a call gives a list of references, or None for 0."""
+
+    if TYPE_CHECKING:
+
+        def remote(self, *args: Any, **kwargs: Any) -> Any:
+            """Submits a call."""
+
+
+def remote_function(function: Callable[P, R], options: TaskOptions) -> RemoteFunction[P, R]:
+    """The remote function of the class that its options ask for."""
+    cls = RemoteFunction if options.num_returns == 1 else MultiResultFunction
+    return cast(RemoteFunction[P, R], cls(function, options))

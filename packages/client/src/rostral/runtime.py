@@ -10,23 +10,20 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rostral import _context
 from rostral.arguments import Arguments
 from rostral.exceptions import (
     ClusterUnavailableError,
     GetTimeoutError,
-    ObjectLostError,
-    RostralError,
     StoreUnavailableError,
-    TaskError,
 )
+from rostral.failure import load_error
 from rostral.functions import FunctionTable
+from rostral.futures import FutureWaiter
 from rostral.object_ref import ObjectRef
 from rostral.serialization import pack
 from rostral_objectstore._native.task import TaskContext
@@ -34,13 +31,21 @@ from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import Body, ControlClient
 from rostral_objectstore.errors import QueueFullError, StoreClosedError
 from rostral_objectstore.layout import TaskFlag
-from rostral_objectstore.serialization import KIND_PICKLE, deserialize
+from rostral_objectstore.serialization import deserialize
 
 logger = logging.getLogger("rostral.runtime")
 
 # How long a submitter that finds its queue full sleeps between tries: far below the time a full
 # queue takes to drain.
 QUEUE_FULL_PAUSE_S = 0.001
+# Further than any clock of the system counts; a longer wait is one without a limit.
+TIMEOUT_S_MAX = 1e9
+
+T = TypeVar("T")
+
+
+# What ObjectTable.read returns: kind, whether it is an error, the pickle, its buffers.
+Read = tuple[int, bool, Any, Sequence[Any]]
 
 
 class TaskScope:
@@ -99,7 +104,7 @@ class Runtime:
         """The running task's scope, or the driver's."""
         return _context.task_scope.get() or self.root
 
-    def put(self, value: object) -> ObjectRef[Any]:
+    def put(self, value: T) -> ObjectRef[T]:
         """Stores a value.
 
         Raises TypeError for a reference, NotPicklableError, ObjectStoreFullError.
@@ -109,60 +114,82 @@ class Runtime:
                 "put() was given an ObjectRef: pass the reference itself on, or put it in a list"
             )
         packed = pack(value)
-        return self.table.put(
-            ObjectRef,
-            self.scope().context.next_put_id(),
-            packed.kind,
-            packed.inband,
-            packed.buffers,
-            packed.refs,
-        )
+        try:
+            return self.table.put(
+                ObjectRef,
+                self.scope().context.next_put_id(),
+                packed.kind,
+                packed.inband,
+                packed.buffers,
+                packed.refs,
+            )
+        except StoreClosedError as error:
+            raise self.gone() from error
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """The values, in order. Raises the first error that is found, or GetTimeoutError."""
-        table = self.table
-        reads = [table.read(ref) for ref in refs]
-        if None in reads:
-            timeout_ns = -1 if timeout_s is None else int(timeout_s * 1e9)
-            self.wait_sealed(list(refs), len(refs), timeout_ns, stop_at_error=True)
-            reads = [read or table.read(ref) for ref, read in zip(refs, reads, strict=True)]
+        try:
+            read = self.table.read
+            reads = [read(ref) for ref in refs]
             if None in reads:
-                for read in reads:
-                    if read is not None and read[1]:
-                        raise load_error(read)
-                missing = [ref.hex() for ref, read in zip(refs, reads, strict=True) if read is None]
-                raise GetTimeoutError(
-                    f"{len(missing)} of {len(refs)} objects were not ready within {timeout_s} s, "
-                    f"the first of them {missing[0]}",
-                    hint="their tasks are still running or queued; rostral.wait tells which are done",
-                )
+                reads = self._await_reads(refs, reads, timeout_s)
+        except StoreClosedError as error:
+            raise self.gone() from error
         values = []
-        for read in reads:
-            kind, is_error, inband, buffers = read  # type: ignore[misc]
+        for found in reads:
+            kind, is_error, inband, buffers = found  # type: ignore[misc]
             if is_error:
-                raise load_error(read)
+                raise load_error(found)  # type: ignore[arg-type]
             values.append(deserialize(kind, inband, buffers))
         return values
 
+    def _await_reads(
+        self, refs: Sequence[ObjectRef[Any]], reads: list[Read | None], timeout_s: float | None
+    ) -> list[Read | None]:
+        """Waits for what could not be read. Raises the first error found, or GetTimeoutError."""
+        table = self.table
+        self.wait_sealed(list(refs), len(refs), timeout_s, stop_at_error=True)
+        reads = [read or table.read(ref) for ref, read in zip(refs, reads, strict=True)]
+        if None not in reads:
+            return reads
+        for read in reads:
+            if read is not None and read[1]:
+                raise load_error(read)
+        missing = [ref.hex() for ref, read in zip(refs, reads, strict=True) if read is None]
+        raise GetTimeoutError(
+            f"{len(missing)} of {len(refs)} objects were not ready within {timeout_s} s, the first "
+            f"of them {missing[0]}",
+            hint="their tasks are still running or queued; rostral.wait tells which are done",
+        )
+
     def wait_sealed(
         self,
-        refs: list[ObjectRef[Any]],
+        refs: list[ObjectRef[T]],
         count: int,
-        timeout_ns: int,
+        timeout_s: float | None,
         *,
         stop_at_error: bool = False,
     ) -> int:
-        """ObjectTable.wait, with the end of the cluster as an error of ours."""
+        """Blocks until `count` are sealed, or the timeout is over. Returns how many are.
+
+        Raises ClusterUnavailableError when the cluster ends meanwhile.
+        """
+        is_unlimited = timeout_s is None or timeout_s > TIMEOUT_S_MAX
+        timeout_ns = -1 if is_unlimited else int(timeout_s * 1e9)  # type: ignore[operator]
         try:
             return self.table.wait(refs, count, timeout_ns, stop_at_error)
         except StoreClosedError as error:
-            raise ClusterUnavailableError(
-                "the node's daemons are gone, and with them what was waited for",
-                hint="start the cluster again",
-            ) from error
+            raise self.gone() from error
+
+    @staticmethod
+    def gone() -> ClusterUnavailableError:
+        """The error of whoever uses the cluster after its end."""
+        return ClusterUnavailableError(
+            "the cluster is gone, and with it what was asked for", hint="call rostral.init() again"
+        )
 
     def keep_for_good(self, ref: ObjectRef[Any]) -> None:
-        """Somebody holds a pickle of the reference that we cannot see: the object stays until this process ends."""
+        """Keeps an object until this process ends: somebody holds a pickle that we cannot see."""
         self._kept.append(self.table.share(ObjectRef, ref))
 
     def future_of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
@@ -230,10 +257,9 @@ class Runtime:
         return_count: int,
         retries: int,
         flags: int,
-        in_order: bool,
+        in_order: bool,  # noqa: FBT001 - by position: a keyword takes time
     ) -> list[ObjectRef[Any]]:
         context = self.scope().context
-        task_id = None
         while True:
             try:
                 return self.tasks.submit(
@@ -248,13 +274,14 @@ class Runtime:
                     retries,
                     flags,
                     in_order,
-                    task_id,
                 )
             except QueueFullError:
                 # Back-pressure. The id drawn for the refused try is not used again, and nothing of
                 # it is left.
                 self.store.segment.poke_scheduler()
                 time.sleep(QUEUE_FULL_PAUSE_S)
+            except StoreClosedError as error:
+                raise self.gone() from error
 
     # ---- the cluster
 
@@ -268,109 +295,25 @@ class Runtime:
             ) from error
 
     def cluster_lost(self) -> None:
-        """The daemons are gone: whoever waits in this process gets an error instead of waiting for ever."""
+        """The daemons are gone: whoever waits in this process gets an error, and need not go on."""
         logger.debug("the node's daemons are gone")
         self.store.segment.close()
         self.store.segment.poke(self.store.slot)
 
     def at_close(self, callback: Callable[[], None]) -> None:
-        """Calls back when this runtime closes, in reverse order."""
+        """Calls back before this runtime closes, in reverse order."""
         self._on_close.append(callback)
 
     def close(self) -> None:
         """Leaves the cluster. Idempotent."""
+        while self._on_close:
+            self._on_close.pop()()
         self.store.segment.close()
         self.store.segment.poke(self.store.slot)
         if self._waiter is not None:
             self._waiter.stop()
         self.scheduler.close()
         self.store.close()
-        while self._on_close:
-            self._on_close.pop()()
 
 
 _sessions = itertools.count(1)
-
-
-def load_error(read: Any) -> BaseException:
-    """The exception to raise for an object that is an error."""
-    kind, _, inband, buffers = read
-    if kind != KIND_PICKLE:
-        return ObjectLostError("an error of a task could not be read")
-    try:
-        error = deserialize(kind, inband, buffers)
-    except Exception as failure:  # whatever a user's exception class does when it is rebuilt
-        return RostralError(f"a task failed, and its error cannot be rebuilt here: {failure!r}")
-    if isinstance(error, TaskError):
-        return error.as_instance_of_cause()
-    if isinstance(error, BaseException):
-        return error
-    return RostralError(f"a task failed with {error!r}")
-
-
-class FutureWaiter:
-    """One thread that completes futures as their objects are sealed."""
-
-    INTERVAL_NS = 100_000_000
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._pending: dict[int, tuple[ObjectRef[Any], concurrent.futures.Future[Any]]] = {}
-        self._numbers = itertools.count()
-        self._lock = threading.Condition()
-        self._stopped = False
-        self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="rostral-futures", daemon=True)
-        self._thread.start()
-
-    def add(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        """A future that this thread will complete."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        with self._lock:
-            self._pending[next(self._numbers)] = ref, future
-            self._lock.notify()
-        self._runtime.store.segment.poke(self._runtime.store.slot)
-        return future
-
-    def stop(self) -> None:
-        """Ends the thread; open futures are cancelled."""
-        with self._lock:
-            self._stopped = True
-            self._lock.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=5.0)
-        for _, future in self._pending.values():
-            future.cancel()
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._lock.wait_for(lambda: self._pending or self._stopped)
-                if self._stopped:
-                    return
-                pending = dict(self._pending)
-            refs = [ref for ref, _ in pending.values()]
-            try:
-                self._runtime.table.wait(refs, 1, self.INTERVAL_NS)
-            except RostralError as error:
-                done = dict.fromkeys(pending, error)
-            else:
-                done = {
-                    number: None
-                    for number, (ref, _) in pending.items()
-                    if self._runtime.table.is_sealed(ref)
-                }
-            for number, failure in done.items():
-                self._complete(number, failure)
-
-    def _complete(self, number: int, failure: RostralError | None) -> None:
-        with self._lock:
-            ref, future = self._pending.pop(number)
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            if failure is not None:
-                raise failure
-            future.set_result(self._runtime.get([ref], None)[0])
-        except BaseException as error:
-            future.set_exception(error)

@@ -9,17 +9,17 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from rostral.exceptions import NotPicklableError
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, OutOfBand
 
 SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
-# How far into containers the look for plain values goes: further, the look costs more than
-# cloudpickle.
+# How far into containers the look for plain values goes: further, it costs more than cloudpickle.
 PLAIN_ITEMS_MAX = 64
 PLAIN_DEPTH_MAX = 3
 
@@ -27,7 +27,7 @@ _numpy_array: type | None = None
 
 
 def is_plain(value: object, depth: int = 0) -> bool:
-    """Whether C pickle alone does: builtin values, arrays and references, in small builtin containers."""
+    """Whether C pickle alone does: builtin values, arrays, references, and small containers."""
     kind = type(value)
     if kind in SCALARS or kind is ObjectRef:
         return True
@@ -63,8 +63,21 @@ def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise NotPicklableError(
             f"a value of type {type(value).__qualname__} cannot be pickled: {error}",
-            hint="locks, sockets, open files and generators stay in their process: make them inside the task or actor",
+            hint="locks, sockets, open files and generators stay in their process: make them "
+            "inside the task or actor",
+            reason=str(error),
         ) from error
+
+
+def first_unpicklable(values: Iterable[tuple[str, object]]) -> str | None:
+    """The first of the named values that cannot be pickled, in words, to say in an error."""
+    for name, value in values:
+        try:
+            with CollectedRefs():
+                dumps(value)
+        except NotPicklableError:
+            return f"{name} (a {type(value).__qualname__})"
+    return None
 
 
 class Packed:

@@ -1,8 +1,8 @@
 """Where this user's nodes keep their sockets and files, and how a process of the user finds them.
 
-One directory per user, mode 0700, refused when it is another's. In it `nodes/`, one record per running node, and
-one directory per node with its sockets, token, logs and tables. Records of dead nodes are cleaned up by whoever
-looks; a pid that was reused is told by its start time.
+One directory per user, mode 0700, refused when it is another's. In it `nodes/`, one record per
+running node, and one directory per node with its sockets, token, logs and tables. Records of dead
+nodes are cleaned up by whoever looks; a pid that was reused is told by its start time.
 """
 
 from __future__ import annotations
@@ -43,12 +43,17 @@ class NodeRecord:
 
 
 def runtime_dir() -> Path:
-    """This user's directory for sockets; made if needed. Raises ClusterUnavailableError when it is not ours alone."""
+    """This user's directory for sockets; made if needed.
+
+    Raises ClusterUnavailableError when it is not ours alone.
+    """
     base = os.environ.get("ROSTRAL_RUNTIME_DIR")
     if base is None:
         xdg = os.environ.get("XDG_RUNTIME_DIR")
-        base = str(Path(xdg) / "rostral") if xdg and Path(xdg).is_dir() else (
-            str(Path(tempfile.gettempdir()) / f"rostral-{os.getuid()}")
+        base = (
+            str(Path(xdg) / "rostral")
+            if xdg and Path(xdg).is_dir()
+            else (str(Path(tempfile.gettempdir()) / f"rostral-{os.getuid()}"))
         )
     path = Path(base)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A worker process: attaches to its node, runs tasks until it is told to stop, or one actor until the actor ends.
+"""A worker process: attaches to its node and runs tasks, or one actor, until it is told to stop.
 
 `main` is what the zygote calls in the process it has forked. Everything a worker learns from the
 scheduler, it learns at its start and with its first task; between tasks it asks nobody.
@@ -12,8 +12,9 @@ import sys
 from typing import Any
 
 from rostral import _context
-from rostral.execution import execute
+from rostral.execution import execute, store_error
 from rostral.runtime import Runtime, TaskScope
+from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.task import ClaimedTask
 from rostral_objectstore.client import StoreClient
@@ -24,7 +25,7 @@ logger = logging.getLogger("rostral.worker")
 
 
 class NamedOutput:
-    """Standard output or error that tells the scheduler whose lines follow, before the first of them."""
+    """Standard output or error that tells the scheduler whose lines follow, before the first."""
 
     _announced: str | None = None
 
@@ -49,8 +50,7 @@ class NamedOutput:
 
 def main(start: WorkerStart) -> None:
     """Runs a worker or an actor until its end. Called in a fresh process."""
-    kind = "actor" if start.kind == "actor" else "worker"
-    store = StoreClient.connect(start.store_socket, kind=kind, worker_id=start.worker_id)
+    store = StoreClient.connect(start.store_socket, kind=start.kind, worker_id=start.worker_id)
     # Without its scheduler a worker has no purpose, and nobody to count it.
     scheduler = ControlClient(start.scheduler_socket, on_close=lambda: os._exit(1))
     scheduler.call(
@@ -95,7 +95,7 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
     runtime: Runtime | None = None
     tasks = store.tasks
     while True:
-        task = tasks.next(0, -1, [])
+        task = tasks.next(0, sweep_timeout_ns(tasks), [])
         if task is None:
             tasks.sweep()
             continue
@@ -107,6 +107,12 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
 
 def run_task(runtime: Runtime, task: ClaimedTask) -> None:
     """One task of a remote function."""
-    name, (function, meta) = runtime.functions.load(task.function)
+    try:
+        name, (function, meta) = runtime.functions.load(task.function)
+    except Exception as error:  # whatever the modules do that the function imports
+        store_error(runtime, task, "unpickling of a remote function", error)
+        runtime.tasks.finish(task)
+        return
     scope = TaskScope(task.id, name)
-    execute(runtime, task, name, function, scope, meta.get("retry_exceptions", False))
+    retried = meta.get("retry_exceptions", False)
+    execute(runtime, task, name, function, scope, retried=retried)

@@ -60,6 +60,7 @@ def main() -> None:
     help="Bytes for objects. [default: 0.3 of memory]",
 )
 def start(
+    *,
     head: bool,
     address: str | None,
     port: int,
@@ -80,7 +81,8 @@ def start(
         heads = [record for record in live_records() if record.head and record.address == address]
         if not heads:
             raise click.UsageError(
-                f"no head of this user at {address} runs on this machine: give its token with --token-file"
+                f"no head of this user at {address} runs on this machine: "
+                "give its token with --token-file"
             )
         token_file = heads[0].token_file
     settings = NodeSettings(
@@ -119,7 +121,7 @@ def _parse_resources(text: str | None) -> dict[str, float]:
 
 @main.command()
 @click.option("--force", is_flag=True, help="Kill instead of ending in order.")
-def stop(force: bool) -> None:
+def stop(*, force: bool) -> None:
     """Stop this user's nodes on this machine that `rostral start` started."""
     from rostral.launcher import stop_node
     from rostral.session import live_records
@@ -133,7 +135,7 @@ def stop(force: bool) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(as_json: bool) -> None:
+def status(*, as_json: bool) -> None:
     """Show this user's running nodes on this machine, their resources, workers and actors."""
     from rostral.session import live_records
 
@@ -176,9 +178,8 @@ def _as_text(value: Any) -> str:
 
 
 def _print_node(node: dict[str, Any]) -> None:
-    click.echo(
-        f"node {node['node_id']}  {'head' if node['head'] else 'node'}  {node['address']}  pid {node['pid']}"
-    )
+    kind = "head" if node["head"] else "node"
+    click.echo(f"node {node['node_id']}  {kind}  {node['address']}  pid {node['pid']}")
     for key, value in node.items():
         if key not in ("node_id", "head", "address", "pid"):
             click.echo(f"  {key}: {json.dumps(value, default=_as_text)}")

@@ -1,0 +1,93 @@
+"""`remote`: makes a function or a class run in the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from rostral.actor import ActorClass
+from rostral.exceptions import UnsupportedOptionError
+from rostral.options import ActorOptions, RemoteKeywords, TaskOptions, changed
+from rostral.remote_function import MultiResultFunction, RemoteFunction, remote_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Decorator(Protocol):
+    """What `@remote(...)` with options puts on a function or class."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a class is callable too
+        self, target: type[Any], /
+    ) -> ActorClass: ...
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+    def __call__(self, target: Any, /) -> Any:
+        """The function or class, remote."""
+
+
+class MultiResultDecorator(Protocol):
+    """What `@remote(num_returns=n)` puts on a function."""
+
+    def __call__(self, target: Callable[P, object], /) -> MultiResultFunction[P]:
+        """The function, remote."""
+        ...
+
+
+@overload
+def remote(  # type: ignore[overload-overlap]  # a class is callable too
+    target: type[Any], /
+) -> ActorClass: ...
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(  # type: ignore[overload-overlap]  # a literal 1 is not any int
+    *, num_returns: Literal[1] = 1, **options: Unpack[RemoteKeywords]
+) -> Decorator: ...
+@overload
+def remote(*, num_returns: int, **options: Unpack[RemoteKeywords]) -> MultiResultDecorator: ...
+def remote(*args: Any, **options: Any) -> Any:
+    """Makes a function or class run in the cluster: `@remote`, `@remote(num_cpus=2)`, `remote(f)`.
+
+    Raises:
+        UnsupportedOptionError: No such option (a ValueError).
+        TypeError: An option of the wrong type.
+        ValueError: An option out of range.
+        AssertionError: Neither one function or class, nor keyword options; as in Ray.
+    """
+    if len(args) == 1 and not options and callable(args[0]):
+        return _make_remote(args[0], {})
+    if args or not options:
+        raise AssertionError(
+            "@remote goes on a function or class, bare or with keyword options: "
+            "@remote(num_cpus=2, max_retries=3)"
+        )
+    _check_for_either(options)
+    return lambda target: _make_remote(target, options)
+
+
+def _check_for_either(options: dict[str, Any]) -> None:
+    """Wrong names and types show where they are written, not where the decorator is applied."""
+    with contextlib.suppress(UnsupportedOptionError):
+        changed(ActorOptions(), options)
+        return
+    changed(TaskOptions(), options)
+
+
+def _make_remote(target: Any, options: dict[str, Any]) -> Any:
+    if isinstance(target, RemoteFunction | ActorClass):
+        raise TypeError(f"{target!r} is remote already")
+    if inspect.isclass(target):
+        return ActorClass(target, changed(ActorOptions(), options))
+    if not callable(target):
+        raise TypeError(f"@remote goes on a function or class, not on {type(target).__name__}")
+    if inspect.iscoroutinefunction(target) or inspect.isgeneratorfunction(target):
+        raise UnsupportedOptionError(
+            f"{getattr(target, '__qualname__', target)}: coroutine and generator functions cannot "
+            "be remote yet",
+            hint="make it a method of an actor, or return a list",
+        )
+    return remote_function(target, changed(TaskOptions(), options))

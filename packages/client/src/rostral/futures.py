@@ -1,0 +1,84 @@
+"""Futures of values: one thread that completes them as their objects are sealed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+from rostral.exceptions import RostralError
+from rostral.object_ref import ObjectRef
+
+if TYPE_CHECKING:
+    from rostral.runtime import Runtime
+
+
+class FutureWaiter:
+    """One thread that completes futures as their objects are sealed."""
+
+    # Between two looks at what was added meanwhile, should the poke that tells of it be lost.
+    INTERVAL_S = 0.1
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._pending: dict[int, tuple[ObjectRef[Any], concurrent.futures.Future[Any]]] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="rostral-futures", daemon=True)
+        self._thread.start()
+
+    def add(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        """A future that this thread will complete."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with self._lock:
+            self._pending[next(self._numbers)] = ref, future
+            self._lock.notify()
+        self._runtime.store.segment.poke(self._runtime.store.slot)
+        return future
+
+    def stop(self) -> None:
+        """Ends the thread; open futures are cancelled."""
+        with self._lock:
+            self._stopped = True
+            self._lock.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5.0)
+        for _, future in self._pending.values():
+            future.cancel()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._pending or self._stopped)
+                if self._stopped:
+                    return
+            # In a call of its own, so that an idle thread keeps no reference, and thus no object.
+            self._complete_sealed()
+
+    def _complete_sealed(self) -> None:
+        with self._lock:
+            waited = {number: ref for number, (ref, _) in self._pending.items()}
+        failure: RostralError | None = None
+        done = list(waited)
+        try:
+            self._runtime.wait_sealed(list(waited.values()), 1, self.INTERVAL_S)
+            is_sealed = self._runtime.table.is_sealed
+            done = [number for number, ref in waited.items() if is_sealed(ref)]
+        except RostralError as error:
+            failure = error  # The cluster is gone: nothing of this will ever be sealed.
+        for number in done:
+            self._complete(number, failure)
+
+    def _complete(self, number: int, failure: RostralError | None) -> None:
+        with self._lock:
+            ref, future = self._pending.pop(number)
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if failure is not None:
+                raise failure
+            future.set_result(self._runtime.get([ref], None)[0])
+        except BaseException as error:
+            future.set_exception(error)
