@@ -131,6 +131,13 @@ class Unbuildable:
         raise ValueError("no such thing")
 
 
+class Doomed:
+    """An actor whose process dies in the constructor."""
+
+    def __init__(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def add(_: Runtime, a: int, b: int) -> int:
     return a + b
 
@@ -181,4 +188,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (add, pid, speak, fail, note_then, nested, call, exit_actor)
 }
-ACTORS: dict[str, Callable[..., Any]] = {"Counter": Counter, "Unbuildable": Unbuildable}
+ACTORS: dict[str, Callable[..., Any]] = {
+    cls.__name__: cls for cls in (Counter, Doomed, Unbuildable)
+}

@@ -117,6 +117,13 @@ def test_actor_dies_for_good_when_its_restarts_are_spent(driver: Driver) -> None
         raise pickle.loads(actor.info()["death"])
 
 
+def test_process_that_dies_in_the_constructor_spends_the_restarts(driver: Driver) -> None:
+    actor = driver.create_actor("Doomed", max_restarts=2)
+    with pytest.raises(ActorDiedError, match=r"SIGKILL.*restarted 2 of 2 times") as caught:
+        actor.call("add", 1)
+    assert caught.value.actor_init_failed
+
+
 def test_kill_that_allows_a_restart_restarts(driver: Driver) -> None:
     actor = driver.create_actor(max_restarts=1)
     pid = actor.pid()

@@ -57,6 +57,7 @@ def ended(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "shutdown"])
 def test_stopped_scheduler_leaves_no_process(folder: Path, how: signal.Signals | str) -> None:
     store, scheduler = started(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,6 +145,7 @@ def step(world: World, kind: int, choice: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(STEPS, st.integers(1, 4), st.integers(2, 8))
+@pytest.mark.slow
 def test_invariants_hold_and_all_work_gets_done(
     steps: list[tuple[int, int]], cpus: int, workers_max: int
 ) -> None:

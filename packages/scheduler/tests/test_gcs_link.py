@@ -45,6 +45,7 @@ def client(gcs: str) -> Iterator[GcsClient]:
         yield client
 
 
+@pytest.mark.slow
 def test_node_jobs_actors_and_functions_are_in_the_gcs(
     folder: Path, gcs: str, client: GcsClient
 ) -> None:
@@ -76,6 +77,7 @@ def test_node_jobs_actors_and_functions_are_in_the_gcs(
     assert row.state is NodeState.DEAD
 
 
+@pytest.mark.slow
 def test_actor_names_are_unique_in_the_cluster(folder: Path, gcs: str) -> None:
     """Two nodes, one GCS, one name."""
     for name in ("a", "b"):

@@ -94,6 +94,7 @@ def test_two_jobs_share_no_process(node: Node) -> None:
     node.expect_nothing_left()
 
 
+@pytest.mark.slow
 def test_idle_workers_beyond_the_cpus_end(folder: Path) -> None:
     with running(folder, num_cpus=1.0, idle_worker_timeout_s=0.05) as node:
         driver = Driver(node)

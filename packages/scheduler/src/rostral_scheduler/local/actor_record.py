@@ -76,6 +76,8 @@ class ActorRecord:
     stage: ActorStage = ActorStage.PENDING
     worker_id: bytes | None = None
     restarts: int = 0
+    failed_starts: int = 0
+    """Processes in a row that died before their constructor returned."""
     ending: str = ""
     """Why it is being ended, once it is: the death of its process is then no accident."""
     death: bytes | None = None

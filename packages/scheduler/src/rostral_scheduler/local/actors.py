@@ -8,6 +8,7 @@ job, when it is killed or asks to end, or when its process has died too often.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ __all__ = ["Actors"]
 
 logger = logging.getLogger("rostral.scheduler.actors")
 
+RESTART_PAUSE_S = 0.05
+RESTART_PAUSE_S_MAX = 5.0
 OUT_OF_SCOPE = "nobody refers to it any more"
 KILLED = "it was killed by kill()"
 EXITED = "it ended itself"
@@ -187,6 +190,7 @@ class Actors:
         actor = self._of_worker(actor_id, worker)
         if actor.stage is ActorStage.STARTING:
             actor.move(ActorStage.ALIVE)
+            actor.failed_starts = 0
             self._changed(actor)
 
     def failed(self, actor_id: bytes, worker: WorkerProcess, error: bytes) -> None:
@@ -219,14 +223,28 @@ class Actors:
             self._repair.fail(claimed, actor.death)
         elif actor.may_restart:
             self._repair.settle(claimed, error_of)
-            actor.restarts += 1
-            actor.death_cause = death.cause
-            actor.move(ActorStage.RESTARTING)
-            self._changed(actor)
-            self.place(actor)
+            self._restart(actor, death)
         else:
             self._end(actor, actor.ending or death.cause, pickled(error))
             self._repair.fail(claimed, pickled(error))
+
+    def _restart(self, actor: ActorRecord, death: Death) -> None:
+        if actor.stage is ActorStage.STARTING:
+            actor.failed_starts += 1
+        actor.restarts += 1
+        actor.death_cause = death.cause
+        actor.move(ActorStage.RESTARTING)
+        self._changed(actor)
+        if not actor.failed_starts:
+            self.place(actor)
+            return
+        # One that dies in its constructor each time must not be forked in a hot loop.
+        pause_s = min(RESTART_PAUSE_S * 2 ** min(actor.failed_starts, 10), RESTART_PAUSE_S_MAX)
+        asyncio.get_running_loop().call_later(pause_s, self._place_again, actor)
+
+    def _place_again(self, actor: ActorRecord) -> None:
+        if actor.stage is ActorStage.RESTARTING:
+            self.place(actor)
 
     # ---- ending
 

@@ -73,8 +73,9 @@ class Deaths:
         """Whether it is known how the worker ended, or has been waited for long enough."""
         if worker.status is not None:
             return True
-        # Detached but alive, it could still do harm with what it had; mostly it is dead already.
-        self._pool.kill(worker, "")
+        self._pool.lost(worker)
+        if worker.is_retiring:
+            return False
         now_s = time.monotonic()
         if worker.dead_since_s is None:
             worker.dead_since_s = now_s

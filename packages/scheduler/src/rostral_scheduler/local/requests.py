@@ -107,7 +107,7 @@ class Requests:
             self._scheduler.end_job(job)
         worker: WorkerProcess | None = session.state.get("worker")
         if worker is not None and worker.status is None:
-            self._pool.kill(worker, "")
+            self._pool.lost(worker)
 
     # ---- drivers and jobs
 

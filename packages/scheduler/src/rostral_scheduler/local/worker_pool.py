@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rostral_scheduler.config import LocalSchedulerConfig
@@ -68,7 +68,12 @@ class WorkerProcess:
     status: int | None = None
     kill_reason: str = ""
     dead_since_s: float | None = None
-    pushes: list[asyncio.TimerHandle] = field(default_factory=list)
+    kill_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_retiring(self) -> bool:
+        """It was asked to end, and has the grace period for that."""
+        return self.kill_timer is not None
 
     def death(self) -> Death:
         """How it ended; call once it has."""
@@ -267,18 +272,25 @@ class WorkerPool:
         worker.kill_reason = worker.kill_reason or reason
         self._signal(worker, signal.SIGKILL)
 
+    def lost(self, worker: WorkerProcess) -> None:
+        """A connection of the process has ended: mostly because it is dead already.
+
+        Alive, it could still do harm with what it had, unless it was asked to end and is at it.
+        """
+        if not worker.is_retiring:
+            self._signal(worker, signal.SIGKILL)
+
     def retire(self, worker: WorkerProcess, reason: str) -> None:
         """Asks the process to end, and ends it when it has not after the grace period."""
-        if worker.status is not None:
+        if worker.status is not None or worker.is_retiring:
             return
         worker.kill_reason = worker.kill_reason or reason
         if worker.session is None:
             self._signal(worker, signal.SIGKILL)
             return
         worker.session.push("exit", {})
-        loop = asyncio.get_running_loop()
-        worker.pushes.append(
-            loop.call_later(self._config.kill_grace_s, self._signal, worker, signal.SIGKILL)
+        worker.kill_timer = asyncio.get_running_loop().call_later(
+            self._config.kill_grace_s, self._signal, worker, signal.SIGKILL
         )
 
     def kill_late_starters(self, now_s: float) -> None:
@@ -301,8 +313,8 @@ class WorkerPool:
         self.by_number.pop(worker.number, None)
         self.by_id.pop(worker.worker_id, None)
         self._by_pid.pop(worker.pid, None)
-        for timer in worker.pushes:
-            timer.cancel()
+        if worker.kill_timer is not None:
+            worker.kill_timer.cancel()
         if worker.output is not None:
             worker.output.drain()
             worker.output.close()

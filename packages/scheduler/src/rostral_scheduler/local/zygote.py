@@ -1,7 +1,7 @@
 """The zygote: one warm, single-threaded Python process that forks the node's workers.
 
-Run by the local scheduler as ``python -m rostral_scheduler.local.zygote FD ENTRY PRELOAD``. The two
-talk over the inherited SOCK_SEQPACKET socket FD: one message is one packet, in MessagePack.
+Run by the local scheduler (``zygote_process.py``) with the arguments FD ENTRY PRELOAD. The two talk
+over the inherited SOCK_SEQPACKET socket FD: one message is one packet, in MessagePack.
 
     to the zygote:    {"start": {WorkerStart's fields}, "env": {...}} with two descriptors, the
                       worker's stdout and stderr
@@ -234,7 +234,3 @@ def _line_writer(fd: int) -> TextIO:
 
 def _noted(_number: int, _frame: object) -> None:
     """The wake-up descriptor has it already."""
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -22,6 +22,13 @@ from rostral_scheduler.errors import WorkerStartError
 from rostral_scheduler.local.zygote import MESSAGE_SIZE_MAX
 from rostral_scheduler.worker_start import WorkerStart
 
+# With the same module search path as ours, also where that was changed after the start; not by
+# PYTHONPATH, which other programs that workers start would inherit.
+_PROGRAM = (
+    "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
+    "from rostral_scheduler.local.zygote import main; main(sys.argv[1:])"
+)
+
 __all__ = ["ZygoteListener", "ZygoteProcess"]
 
 logger = logging.getLogger("rostral.scheduler.zygote")
@@ -75,9 +82,7 @@ class ZygoteProcess:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = dict.fromkeys(THREAD_LIMITS, "1") | {**os.environ, **self._environment}
-        # The same module search path as ours, also where it was changed after the start.
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        command = [sys.executable, "-m", "rostral_scheduler.local.zygote"]
+        command = [sys.executable, "-P", "-c", _PROGRAM, os.pathsep.join(filter(None, sys.path))]
         with theirs:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec: under a millisecond
                 [*command, str(theirs.fileno()), self._entry, ",".join(self._preload)],
