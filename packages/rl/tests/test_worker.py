@@ -25,6 +25,12 @@ class ActorDiedError(RLError):
     """What the fake raises for a dead actor."""
 
 
+class TaskError(RLError):
+    """What the fake raises for a call that raised."""
+
+    cause: Exception | None = None
+
+
 class FakeEngine:
     """The part of the engine's public face that rollouts use, in this process.
 
@@ -33,7 +39,9 @@ class FakeEngine:
         dies: Says of the n-th call of `collect`, from 0, whether its actor dies in it.
     """
 
-    exceptions = SimpleNamespace(ActorDiedError=ActorDiedError)
+    exceptions = SimpleNamespace(
+        ActorDiedError=ActorDiedError, TaskError=TaskError, GetTimeoutError=TimeoutError
+    )
 
     def __init__(self, *, cpus: float = 4.0, dies: Callable[[int], bool] = lambda call: False):
         self.cpus = cpus

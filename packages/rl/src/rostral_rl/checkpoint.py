@@ -24,7 +24,12 @@ import safetensors.numpy
 
 from rostral_rl import spaces
 from rostral_rl.arrays import Weights
-from rostral_rl.errors import PolicyCorruptError, PolicyFormatError, PolicyNotFoundError
+from rostral_rl.errors import (
+    FolderUnwritableError,
+    PolicyCorruptError,
+    PolicyFormatError,
+    PolicyNotFoundError,
+)
 from rostral_rl.forward import NetSpec
 from rostral_rl.policy import Policy, PolicyInfo
 
@@ -39,10 +44,9 @@ def save_policy(policy: Policy, folder: str | os.PathLike[str]) -> None:
     """Writes a policy into `folder`, which is made where missing, replacing a policy already there.
 
     Raises:
-        OSError: The folder cannot be written.
+        FolderUnwritableError: The folder cannot be made, or a file in it cannot be written.
     """
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
     blob = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in policy.weights.items()})
     digest = hashlib.sha256(blob).hexdigest()
     weights_name = f"weights-{digest[:8]}.safetensors"
@@ -55,11 +59,22 @@ def save_policy(policy: Policy, folder: str | os.PathLike[str]) -> None:
         "info": dataclasses.asdict(policy.info),
         "weights": {"file": weights_name, "sha256": digest},
     }
-    _replace(path / weights_name, blob)
-    _replace(path / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n")
-    for stale in path.glob("weights-*.safetensors"):
-        if stale.name != weights_name:
-            stale.unlink(missing_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _replace(path / weights_name, blob)
+        _replace(path / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n")
+        for stale in path.glob("weights-*.safetensors"):
+            if stale.name != weights_name:
+                stale.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> FolderUnwritableError:
+    """The error for a folder that the system does not let us write."""
+    return FolderUnwritableError(
+        f"cannot write {folder}: {os.strerror(error.errno or 0)}", hint="give another folder"
+    )
 
 
 def load_policy(folder: str | os.PathLike[str]) -> Policy:

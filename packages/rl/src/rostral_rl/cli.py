@@ -12,16 +12,17 @@ from pathlib import Path
 import click
 
 import rostral_rl as rl
-from rostral_rl.errors import InvalidSettingError, RLError, UsageError
+from rostral.exceptions import RostralError
+from rostral_rl.errors import InvalidSettingError, UsageError
 
 
 class _Group(click.Group):
-    """Shows our errors as one line: exit code 2 where the command was wrong, else 1."""
+    """Shows our errors, the engine's too, as one line: exit code 2 where the command was wrong."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except RLError as error:
+        except RostralError as error:
             click.echo(f"rostral-rl: {error}", err=True)
             ctx.exit(2 if isinstance(error, UsageError) else 1)
 

@@ -11,6 +11,7 @@ RostralError                       (rostral.exceptions)
     │   ├── PolicyNotFoundError      FileNotFoundError
     │   ├── PolicyCorruptError
     │   ├── PolicyFormatError        written by another version or another program
+    │   ├── FolderUnwritableError    OSError
     │   ├── SimulationError          an environment raised or returned what it must not
     │   ├── WorkersLostError         rollout actors died more often than allowed
     │   ├── MissingExtraError        ImportError
@@ -23,26 +24,7 @@ RostralError                       (rostral.exceptions)
 
 from __future__ import annotations
 
-try:
-    from rostral.exceptions import RostralError
-except ImportError:  # Until the client package is always installed beside this one.
-
-    class RostralError(Exception):  # type: ignore[no-redef]
-        """Stand-in with the same constructor as the engine's root error."""
-
-        def __init__(self, message: str, *, hint: str | None = None) -> None:
-            super().__init__(message)
-            self.message = message
-            self.hint = hint
-
-        def __str__(self) -> str:
-            return f"{self.message} ({self.hint})" if self.hint else self.message
-
-        def __reduce__(self) -> tuple[object, ...]:
-            return (_rebuild, (type(self), self.message, self.hint))
-
-    def _rebuild(kind: type[RostralError], message: str, hint: str | None) -> RostralError:
-        return kind(message, hint=hint)
+from rostral.exceptions import RostralError
 
 
 class RLError(RostralError):
@@ -83,6 +65,10 @@ class PolicyCorruptError(SurroundingsError):
 
 class PolicyFormatError(SurroundingsError):
     """The folder was written in a format that this version does not read."""
+
+
+class FolderUnwritableError(SurroundingsError, OSError):
+    """What was to be saved there cannot be written."""
 
 
 class SimulationError(SurroundingsError):

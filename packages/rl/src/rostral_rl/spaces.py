@@ -127,6 +127,22 @@ def as_batch(space: Space, obs: npt.ArrayLike) -> tuple[SpaceArray, bool]:
     return batch, single
 
 
+def alike(one: Space, other: Space) -> bool:
+    """Whether a policy made for one space fits the other: same kind, shape and choices.
+
+    Bounds may differ: a policy does not know those of its observations.
+    """
+    return (
+        type(one) is type(other)
+        and one.shape == other.shape
+        and one.dtype == other.dtype
+        and np.array_equal(
+            getattr(one, "n", getattr(one, "nvec", 0)),
+            getattr(other, "n", getattr(other, "nvec", 0)),
+        )
+    )
+
+
 def to_json(space: Space) -> JsonObject:
     """Describes a space by plain values; `from_json` is its inverse."""
     match space:

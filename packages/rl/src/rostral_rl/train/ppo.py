@@ -1,8 +1,9 @@
 """Proximal policy optimisation (Schulman et al. 2017), top to bottom: settings, loss, loop.
 
 Synchronous and on-policy: weights go out, every environment plays `steps` steps, all fragments come
-back, and `epochs` passes of minibatches follow. With one seed the result is the same whoever
-simulates, up to the rounding of different batch sizes.
+back, and `epochs` passes of minibatches follow. No step is ever played with older weights than the
+newest, so actors simulate while this process reports and evaluates, and wait while it learns. With
+one seed the result is the same whoever simulates, up to the rounding of different batch sizes.
 """
 
 from __future__ import annotations
@@ -359,6 +360,9 @@ class Trainer:
         self.update += 1
         self.env_steps += self.settings.batch
         self._weights = self._export()
+        if self.update < self.updates:
+            # Environments go on at once, while this process counts, reports and evaluates.
+            self._rollouts.begin(self._weights, self.update)
         learned = time.perf_counter()
         returns = np.concatenate([f["episode_return"] for f in fragments])
         lengths = np.concatenate([f["episode_length"] for f in fragments])

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rostral_rl import forward
+from rostral_rl import forward, spaces
 from rostral_rl.arrays import SpaceArray
-from rostral_rl.errors import InvalidSettingError
+from rostral_rl.errors import InvalidSettingError, ShapeError
 from rostral_rl.policy import Policy, to_env
 from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.make import EnvSource, make_vector
 from rostral_rl.simulate.slabs import Slab
+from rostral_rl.simulate.vector import VectorEnv
 
 BATCH_MAX = 128
 """Environments alive at once; bounds memory when thousands of episodes are asked for."""
@@ -63,6 +64,11 @@ def evaluate(
         episodes: How many, > 0.
         seed: Root of the evaluation's seed tree, whose streams training never uses.
         sample: Draw actions instead of taking the most likely.
+
+    Raises:
+        InvalidSettingError: `episodes` is not positive.
+        ShapeError: The environment's spaces are not those of the policy.
+        SimulationError: The environment failed.
     """
     act: Act = policy
     if sample:
@@ -76,14 +82,37 @@ def evaluate(
         def act(obs: SpaceArray) -> SpaceArray:
             return to_env(policy.action_space, forward.mode(policy.spec, policy.outputs(obs)))
 
-    returns, lengths = play(act, env, episodes=episodes, seed=seed)
+    def check(vector: VectorEnv) -> None:
+        for name in ("observation_space", "action_space"):
+            ours, theirs = getattr(policy, name), getattr(vector, name)
+            if not spaces.alike(ours, theirs):
+                raise ShapeError(
+                    f"the policy's {name} is {ours}, the environment's is {theirs}",
+                    hint="evaluate it where it was trained",
+                )
+
+    returns, lengths = play(act, env, episodes=episodes, seed=seed, check=check)
     return summarise(returns, lengths, seed=seed)
 
 
-def play(act: Act, env: EnvSource, *, episodes: int, seed: int) -> tuple[list[float], list[int]]:
+def play(
+    act: Act,
+    env: EnvSource,
+    *,
+    episodes: int,
+    seed: int,
+    check: Callable[[VectorEnv], None] = lambda vector: None,
+) -> tuple[list[float], list[int]]:
     """Plays one episode in each of `episodes` environments.
 
     One each, because taking the first N episodes to *finish* would favour the short ones.
+
+    Args:
+        act: Chooses the actions.
+        env: Gymnasium id or factory.
+        episodes: How many, > 0.
+        seed: Root of the evaluation's seed tree.
+        check: Shown the environments before they are played; raises what it holds against them.
 
     Returns:
         Return and length of each episode, by environment.
@@ -99,6 +128,7 @@ def play(act: Act, env: EnvSource, *, episodes: int, seed: int) -> tuple[list[fl
         count = min(BATCH_MAX, episodes - first)
         vector = make_vector(env, count, seed=seed, first=first, stream=Stream.EVALUATION)
         try:
+            check(vector)
             slab = Slab.allocate(
                 1,
                 count,

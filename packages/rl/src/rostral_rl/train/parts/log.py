@@ -19,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from rostral_rl.checkpoint import unwritable
+
 Row = Mapping[str, float]
 LOG_WIDTH = 140
 """Columns of the last line that a training leaves in a log file."""
@@ -81,15 +83,22 @@ class MetricsFile:
 
     Args:
         folder: Made where missing; None writes nothing.
+
+    Raises:
+        FolderUnwritableError: The folder cannot be made, or a file in it cannot be written.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._streams: list[IO[str]] = []
         self._csv: csv.DictWriter[str] | None = None
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.csv", "metrics.jsonl"):
-                self._streams.append((folder / name).open("w", newline="", encoding="utf-8"))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in ("metrics.csv", "metrics.jsonl"):
+                    self._streams.append((folder / name).open("w", newline="", encoding="utf-8"))
+            except OSError as error:
+                self.close()
+                raise unwritable(folder, error) from error
 
     def write(self, row: Row) -> None:
         """Writes one row; the first one fixes the columns of the CSV file."""
