@@ -52,7 +52,9 @@ def main(start: WorkerStart) -> None:
     """Runs a worker or an actor until its end. Called in a fresh process."""
     store = StoreClient.connect(start.store_socket, kind=start.kind, worker_id=start.worker_id)
     # Without its scheduler a worker has no purpose, and nobody to count it.
-    scheduler = ControlClient(start.scheduler_socket, on_close=lambda: os._exit(1))
+    scheduler = ControlClient(
+        start.scheduler_socket, on_push=leave_when_told, on_close=lambda: os._exit(1)
+    )
     scheduler.call(
         "register_worker", {"slot": store.slot, "pid": os.getpid(), "worker_id": start.worker_id}
     )
@@ -66,6 +68,15 @@ def main(start: WorkerStart) -> None:
         run_actor(runtime, assignment)
     else:
         run_worker(store, scheduler, start)
+
+
+def leave_when_told(topic: str, body: dict[str, Any]) -> None:
+    """Ends this process when the scheduler asks it to, which it does while nothing runs here."""
+    del body
+    if topic == "exit":
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)
 
 
 def join_job(
