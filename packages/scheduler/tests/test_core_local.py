@@ -333,3 +333,16 @@ def test_starts_in_flight_are_bounded(count: int) -> None:
     node.lengths[QUEUE] = 8
     starts = [order for order in node.look() if isinstance(order, StartWorker)]
     assert len(starts) == count
+
+
+def test_an_idle_grant_counts_as_available_and_a_busy_one_does_not() -> None:
+    node = ready_node(cpus=2.0, workers=1)
+    node.lengths[QUEUE] = 1
+    node.look()
+    node.work(1)
+    node.lengths[QUEUE] = 0
+    node.look()
+    assert node.policy.available_floats() == {"CPU": 1.0}
+    node.rest(1)
+    node.look()
+    assert node.policy.available_floats() == {"CPU": 2.0}

@@ -469,6 +469,18 @@ class LocalPolicy:
     def _count(self, condition: Callable[[Worker], bool]) -> int:
         return sum(1 for worker in self.workers.values() if condition(worker))
 
+    def available_floats(self) -> dict[str, float]:
+        """What a new demand would find free, as people write it.
+
+        An idle worker keeps its grant, to take the next task without asking; whoever wants its
+        resources gets them, so they count as free.
+        """
+        available = dict(self.resources.available)
+        for worker in self.workers.values():
+            if worker.idle and worker.queue and not worker.lent:
+                _add(available, worker.allocation.resources)
+        return {name: max(units, 0) / UNITS for name, units in available.items()}
+
     def check_invariants(self) -> None:
         """Raises AssertionError when the ledger and the records do not agree."""
         self.resources.check_invariants()

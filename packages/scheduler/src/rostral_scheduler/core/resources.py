@@ -166,10 +166,6 @@ class NodeResources:
         if units := allocation.resources.get(CPU):
             self.available[CPU] -= units
 
-    def available_floats(self) -> dict[str, float]:
-        """What is free, as people write it; never below 0."""
-        return {name: max(units, 0) / UNITS for name, units in self.available.items()}
-
     def check_invariants(self) -> None:
         """Raises AssertionError when an invariant of the class does not hold."""
         for name, units in self.available.items():

@@ -164,7 +164,7 @@ class LocalScheduler:
             owns_client=self._given_gcs is None,
             config=self.config,
             node_id=self.memory.node_id,
-            available=self.policy.resources.available_floats,
+            available=self.policy.available_floats,
             fenced=self.stopping.set,
         )
 

@@ -316,7 +316,7 @@ class Requests:
             "store_socket": config.store_socket,
             "scheduler_socket": config.socket_path,
             "resources": config.total().as_floats(),
-            "available": self._scheduler.policy.resources.available_floats(),
+            "available": self._scheduler.policy.available_floats(),
             "labels": dict(config.labels),
             "death_cause": "",
         }
@@ -370,7 +370,7 @@ class Requests:
             "node_id": memory.node_id,
             "zygote_pid": self._pool.zygote_pid,
             "resources": policy.resources.total.as_floats(),
-            "available": policy.resources.available_floats(),
+            "available": policy.available_floats(),
             "workers": workers,
             "queues": queues,
             "jobs": [
