@@ -6,6 +6,7 @@ raises. How tasks are claimed, and in which thread they run, is the worker's and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,22 +50,27 @@ def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any],
 def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) -> None:
     """Seals the task's results with what its code returned."""
     count = len(task.returns)
-    if count == 1:
-        values: Sequence[Any] = (value,)
-    elif count == 0:
+    if count == 0:
         return
-    else:
-        try:
-            values = tuple(value)
-        except TypeError:
-            raise ValueError(
-                f"{name}() has num_returns={count} but returned {type(value).__name__}"
-            ) from None
-        if len(values) != count:
-            raise ValueError(f"{name}() has num_returns={count} but returned {len(values)} values")
+    values = (value,) if count == 1 else _split(name, value, count)
     packed: list[Packed] = [pack(item) for item in values]
     for loc, item in zip(task.returns, packed, strict=True):
         runtime.table.fill_at(loc, item.kind, item.inband, item.buffers, item.refs)
+
+
+def _split(name: str, value: Any, count: int) -> Sequence[Any]:
+    """The results in what a task with several returned. Raises ValueError."""
+    try:
+        # One more than wanted tells that it is too long: there may be no end, or a large one.
+        values = tuple(itertools.islice(value, count + 1))
+    except TypeError:
+        raise ValueError(
+            f"{name}() has num_returns={count} but returned {type(value).__name__}"
+        ) from None
+    if len(values) != count:
+        length = len(values) if len(values) < count else "more"
+        raise ValueError(f"{name}() has num_returns={count} but returned {length} values")
+    return values
 
 
 def store_error(runtime: Runtime, task: ClaimedTask, name: str, error: BaseException) -> None:

@@ -13,7 +13,7 @@ def print_line(topic: str, body: dict[str, Any]) -> None:
     """
     if topic != "log":
         return
-    stream = sys.stderr if body["stream"] == "err" else sys.stdout
+    stream = sys.stderr if body["stream"] == "stderr" else sys.stdout
     prefix = f"({body['name'] or 'worker'} pid={body['pid']}) "
     try:
         stream.write("".join(f"{prefix}{line}\n" for line in body["lines"]))

@@ -15,14 +15,12 @@ from rostral.signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
 
 
 class RemoteFunction(Generic[P, R]):
     """A function that runs in the cluster: `f.remote(...)` returns a reference at once."""
+
+    __name__: str
 
     def __init__(self, function: Callable[P, R], options: TaskOptions) -> None:
         self._function = function
@@ -59,32 +57,19 @@ class RemoteFunction(Generic[P, R]):
         return remote_function(self._function, changed(self._options, changes))
 
     if TYPE_CHECKING:
-        # A reference may stand for the value of any argument; a type checker sees that for the
-        # first four positional ones.
+        # A reference may stand for the value of any argument. A call with one among its first
+        # three is not checked further: no type says "each parameter, or a reference to it".
         @overload
         def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]: ...
         @overload
-        def remote(self: RemoteFunction[[A], R], a: A | ObjectRef[A], /) -> ObjectRef[R]: ...
+        def remote(self, a: ObjectRef[Any], /, *more: Any, **kwargs: Any) -> ObjectRef[R]: ...
         @overload
         def remote(
-            self: RemoteFunction[[A, B], R], a: A | ObjectRef[A], b: B | ObjectRef[B], /
+            self, a: Any, b: ObjectRef[Any], /, *more: Any, **kwargs: Any
         ) -> ObjectRef[R]: ...
         @overload
         def remote(
-            self: RemoteFunction[[A, B, C], R],
-            a: A | ObjectRef[A],
-            b: B | ObjectRef[B],
-            c: C | ObjectRef[C],
-            /,
-        ) -> ObjectRef[R]: ...
-        @overload
-        def remote(
-            self: RemoteFunction[[A, B, C, D], R],
-            a: A | ObjectRef[A],
-            b: B | ObjectRef[B],
-            c: C | ObjectRef[C],
-            d: D | ObjectRef[D],
-            /,
+            self, a: Any, b: Any, c: ObjectRef[Any], /, *more: Any, **kwargs: Any
         ) -> ObjectRef[R]: ...
         def remote(self, *args: Any, **kwargs: Any) -> Any:
             """Submits a call."""

@@ -1,0 +1,64 @@
+"""A runtime directory for each test module, and a cluster in it that leaves nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rostral
+
+from .command_line import CommandLine
+from .waiting import files_of, processes_of, until
+
+STORE_BYTES = 256 << 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime_dir() -> Iterator[str]:
+    """A directory of this module's own, so that no node but its own is found."""
+    # Not pytest's tmp_path: the path of a socket has at most 107 bytes.
+    with (
+        tempfile.TemporaryDirectory(prefix="rostral-") as folder,
+        pytest.MonkeyPatch.context() as at,
+    ):
+        at.setenv("ROSTRAL_RUNTIME_DIR", folder)
+        at.delenv("ROSTRAL_ADDRESS", raising=False)
+        yield folder
+
+
+@pytest.fixture
+def leaves_nothing(runtime_dir: str) -> Iterator[str]:
+    """The runtime directory; after the test no process and no file of a node may be left."""
+    yield runtime_dir
+    rostral.shutdown()
+    until(lambda: not processes_of(runtime_dir), f"the end of {processes_of(runtime_dir)}")
+    assert files_of(runtime_dir) == []
+
+
+@pytest.fixture(scope="module")
+def cluster(runtime_dir: str) -> Iterator[rostral.Context]:
+    """This module's cluster: one node of 2 CPUs."""
+    with rostral.init(num_cpus=2, object_store_memory=STORE_BYTES) as context:
+        yield context
+    until(lambda: not processes_of(runtime_dir), f"the end of {processes_of(runtime_dir)}")
+    assert files_of(runtime_dir) == []
+
+
+@pytest.fixture
+def command_line(leaves_nothing: str) -> Iterator[CommandLine]:
+    """The `rostral` command; its nodes are stopped after the test."""
+    line = CommandLine(leaves_nothing)
+    yield line
+    rostral.shutdown()
+    line.run("stop")
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A file in which tasks leave marks for the test to see."""
+    path = tmp_path / "marks"
+    path.touch()
+    return path
