@@ -12,10 +12,11 @@ import argparse
 import os
 import platform
 import statistics
+from typing import Any
 
 import rostral_rl as rl
 
-ZOO: dict[str, object] = {
+ZOO: dict[str, Any] = {
     "envs": 8,
     "steps": 32,
     "minibatch": 256,
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    settings: dict[str, Any]
     for name, settings in (("preset", {}), ("zoo", ZOO)):
         seconds, steps, rates, scores = [], [], [], []
         for seed in range(arguments.seeds):

@@ -7,7 +7,7 @@ Progress is shown on stderr. The last line on stdout is one JSON object:
     {"return_mean": ..., "served_return_mean": ..., "env_steps": ..., "train_s": ...,
      "processes_left": 0}
 
-Exit status 1 where the policy stayed below 475 or anything was left behind.
+Exit status 1 where the policy stayed below 475 or anything was left behind, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import gymnasium
-from leftovers import Leftovers, remove_private_directory, restart_marked
+from leftovers import Leftovers, interruptible, remove_private_directory, restart_marked
 
 ENV = "CartPole-v1"
 GOAL = 475.0
@@ -40,8 +40,7 @@ def train(folder: Path) -> dict[str, float]:
     import rostral_rl as rl
 
     env_steps, train_s, return_mean = 0, 0.0, float("-inf")
-    rostral.init(num_cpus=2)
-    try:
+    with rostral.init("local", num_cpus=2):
         for seed in range(ATTEMPTS_MAX):
             run = rl.train("ppo", ENV, seed=seed, workers=2, stop_at=GOAL, progress=True)
             env_steps += run.env_steps
@@ -53,8 +52,6 @@ def train(folder: Path) -> dict[str, float]:
                 run.policy.save(folder)
             if return_mean >= GOAL:
                 break
-    finally:
-        rostral.shutdown()
     return {"return_mean": return_mean, "env_steps": env_steps, "train_s": round(train_s, 2)}
 
 
@@ -62,7 +59,10 @@ def train(folder: Path) -> dict[str, float]:
 def served(folder: Path) -> Iterator[str]:
     """Runs `rostral-rl serve` on a free port of loopback; yields its URL."""
     command = [sys.executable, "-m", "rostral_rl", "serve", str(folder), "--http", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # In a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()  # "serving FOLDER at URL", or nothing where it failed.
@@ -82,6 +82,8 @@ def served(folder: Path) -> Iterator[str]:
 
 def play(url: str) -> float:
     """Plays episodes of the plain environment, one request a step; returns their mean return."""
+    import gymnasium
+
     from rostral_rl import PolicyClient
 
     env = gymnasium.make(ENV)
@@ -98,24 +100,40 @@ def play(url: str) -> float:
     return total / SERVED_EPISODES
 
 
-def main() -> int:
-    """Runs the demo; returns the exit status."""
-    leftovers = Leftovers()
-    result: dict[str, float] = {}
+def run(result: dict[str, float]) -> int:
+    """Trains, serves and plays, noting figures in `result`; returns the exit status."""
     try:
+        interruptible()
         with TemporaryDirectory() as folder:
             result.update(train(Path(folder)))
             with served(Path(folder)) as url:
                 result["served_return_mean"] = play(url)
-    finally:
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0 if min(result["return_mean"], result["served_return_mean"]) >= GOAL else 1
+
+
+def main() -> int:
+    """Runs the demo and looks for what it left; returns the exit status."""
+    leftovers = Leftovers()
+    result: dict[str, float] = {}
+    try:
+        # Returns before the count: a traceback would keep alive what its frames held.
+        status = run(result)
         processes, others = leftovers.settled()
-        for each in (*processes, *others):
-            say(f"left behind: {each}")
+    finally:
         remove_private_directory()
+    for each in (*processes, *others):
+        say(f"left behind: {each}")
     names = ("return_mean", "served_return_mean", "env_steps", "train_s")
-    print(json.dumps({**{name: result[name] for name in names}, "processes_left": len(processes)}))
-    good = result["return_mean"] >= GOAL and result["served_return_mean"] >= GOAL
-    return 0 if good and not processes and not others else 1
+    if all(name in result for name in names):
+        figures = {name: result[name] for name in names}
+        print(json.dumps({**figures, "processes_left": len(processes)}))
+    return status or int(bool(processes or others))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ same user, a second demo included, are never counted.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,18 +21,27 @@ from pathlib import Path
 MARK = "ROSTRAL_DEMO_MARK"
 PROC = Path("/proc")
 SHARED = Path("/dev/shm")
+GRACE_S = 5.0
+"""What is on its way out gets this long to be gone."""
 
 
 def restart_marked() -> None:
     """Replaces this process by itself, marked and with a private directory.
 
-    It must be the environment of an exec: that is the one which a fork shows in /proc.
+    It must be the environment of an exec: that is the one which a fork shows in /proc. Ctrl-C is
+    ignored until `interruptible`, for nobody would remove the directory.
     """
     if MARK in os.environ:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     private = tempfile.mkdtemp(prefix="rostral-demo-")
-    added = {MARK: secrets.token_hex(8), "TMPDIR": private, "XDG_RUNTIME_DIR": private}
+    added = {MARK: secrets.token_hex(8), "TMPDIR": private, "ROSTRAL_RUNTIME_DIR": private}
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **added})
+
+
+def interruptible() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt again."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def private_directory() -> Path:
@@ -43,7 +54,7 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._shared = _names(SHARED)
-        self._memfds = _memfds("self")
+        self._own = _own()
 
     def processes(self) -> list[str]:
         """Living processes of ours but this one: "pid command"."""
@@ -84,14 +95,17 @@ class Leftovers:
             for name in _names(SHARED) - self._shared
             if name.startswith(("rostral", "torch_"))
         ]
-        memfds = [f"descriptor {name}" for name in sorted(_memfds("self") - self._memfds)]
+        own = [f"still held by this process: {name}" for name in sorted(_own() - self._own)]
         files = [f"file {path}" for path in private_directory().rglob("*") if not path.is_dir()]
-        return [*sockets, *shared, *memfds, *files]
+        return [*sockets, *shared, *own, *files]
 
-    def settled(self, *, grace_s: float = 5.0) -> tuple[list[str], list[str]]:
-        """Processes and others, after waiting up to `grace_s` for what is on its way out."""
-        deadline = time.monotonic() + grace_s
+    def settled(self) -> tuple[list[str], list[str]]:
+        """Processes and others, after waiting up to `GRACE_S` for what is on its way out."""
+        deadline = time.monotonic() + GRACE_S
         while True:
+            # The engine unmaps the segment with the last object that refers to it, which may be
+            # part of a cycle.
+            gc.collect()
             found = self.processes(), self.others()
             if not any(found) or time.monotonic() > deadline:
                 return found
@@ -107,15 +121,19 @@ def _names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def _memfds(pid: str) -> set[str]:
+def _own() -> set[str]:
+    """Sockets and shared memory that this process has open or mapped."""
     found: set[str] = set()
-    for entry in (PROC / pid / "fd").iterdir():
+    for entry in (PROC / "self" / "fd").iterdir():
         try:
             target = os.readlink(entry)
         except FileNotFoundError:
             continue
-        if target.startswith("/memfd:"):
-            found.add(f"{entry.name} {target}")
+        if target.startswith(("/memfd:", "socket:")):
+            found.add(f"descriptor {entry.name} {target}")
+    for line in (PROC / "self" / "maps").read_text().splitlines():
+        if "/memfd:" in line:
+            found.add(f"mapping {line.split(maxsplit=5)[-1]}")
     return found
 
 
