@@ -63,7 +63,8 @@ class NodeProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            remove_record(self.record.node_id)
+        # It has done so itself, unless it was killed.
+        remove_record(self.record.node_id)
         if not self.record.detached:
             remove_session_dir(self.record.session_dir)
 
@@ -114,6 +115,8 @@ def _start_in(session_dir: Path, settings: NodeSettings) -> NodeProcess:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends a node that does not serve yet, with what it has started so far."""
     process.terminate()
+    if process.stdin is not None:
+        process.stdin.close()
     try:
         process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -159,7 +162,7 @@ def stop_node(record: NodeRecord, *, force: bool = False) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(record.pid, signal.SIGKILL if force else signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while record.is_alive() and _state(record.pid) != "Z":
+    while record.is_alive():
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.pid, signal.SIGKILL)
@@ -167,11 +170,3 @@ def stop_node(record: NodeRecord, *, force: bool = False) -> None:
         time.sleep(0.005)
     remove_record(record.node_id)
     remove_session_dir(record.session_dir)
-
-
-def _state(pid: int) -> str:
-    """The process's state letter; Z for one that only its parent's wait is missing."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return "Z"

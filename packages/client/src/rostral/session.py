@@ -39,7 +39,15 @@ class NodeRecord:
 
     def is_alive(self) -> bool:
         """Whether the very process that wrote the record still runs."""
-        return self.start_time != 0 and process_start_time(self.pid) == self.start_time
+        return process_start_time(self.pid) == self.start_time and not _is_zombie(self.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it is dead and only waits for its parent, which in a container may never look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return True
 
 
 def runtime_dir() -> Path:

@@ -1,0 +1,663 @@
+"""Actors on a running cluster: their order, names, handles, lives and deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rostral
+from rostral.actor import exit_actor
+from rostral.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ActorError,
+    ActorNotFoundError,
+    NotPicklableError,
+    TaskError,
+    UnschedulableError,
+)
+
+from .waiting import is_alive, until
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+GET_TIMEOUT_S = 20
+
+
+def get(ref: Any) -> Any:
+    """`rostral.get` with a deadline: what hangs fails the test, and not the run."""
+    return rostral.get(ref, timeout=GET_TIMEOUT_S)
+
+
+def counter_class() -> Any:
+    @rostral.remote
+    class Counter:
+        """Counts."""
+
+        def __init__(self, start: int = 0, *, step: int = 1) -> None:
+            self.value, self.step = start, step
+
+        def add(self, times: int = 1) -> int:
+            self.value += self.step * times
+            return self.value
+
+        def fail(self) -> None:
+            raise KeyError("zork")
+
+        def pid(self) -> int:
+            return os.getpid()
+
+        def append(self, items: list[Any]) -> list[Any]:
+            return [*items, self.value]
+
+        def exit(self) -> None:
+            exit_actor()
+
+        def leave(self) -> None:
+            raise SystemExit(3)
+
+        @rostral.method(num_returns=2)
+        def pair(self) -> Any:
+            return self.value, self.step
+
+    return Counter
+
+
+def late_function(marks: Path) -> Any:
+    """A task whose value comes once the test writes into the file."""
+
+    @rostral.remote
+    def late(value: Any) -> Any:
+        deadline = time.monotonic() + 30
+        while not marks.read_text() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return value
+
+    return late
+
+
+# ---- calls
+
+
+def test_an_actor_keeps_its_state_between_calls() -> None:
+    counter = counter_class().remote(10, step=2)
+    assert get([counter.add.remote() for _ in range(3)]) == [12, 14, 16]
+
+
+def test_a_new_actor_can_be_called_in_the_same_expression() -> None:
+    assert get(counter_class().remote().add.remote(5)) == 5
+
+
+def test_methods_have_num_returns() -> None:
+    counter = counter_class().remote(7)
+    left, right = counter.pair.remote()
+    assert get([left, right]) == [7, 1]
+    assert get(counter.pair.options(num_returns=1).remote()) == (7, 1)
+    assert counter.add.options(num_returns=0).remote() is None
+    assert get(counter.add.remote()) == 9
+
+
+def test_arguments_of_calls_may_be_large_or_references() -> None:
+    counter = counter_class().remote()
+    array = np.arange(100_000)
+    [got, value] = get(counter.append.remote([1]))
+    assert (got, value) == (1, 0)
+    assert get(counter.append.remote(rostral.put([2]))) == [2, 0]
+    assert get(counter.append.remote([array]))[0].sum() == array.sum()
+
+
+def test_a_methods_exception_is_the_users_and_the_actor_lives_on() -> None:
+    counter = counter_class().remote()
+    with pytest.raises(KeyError, match="zork") as caught:
+        get(counter.fail.remote())
+    assert isinstance(caught.value, TaskError)
+    assert "Counter.fail() raised" in str(caught.value)
+    assert get(counter.add.remote()) == 1
+
+
+def test_a_failed_input_fails_the_call_without_running_it() -> None:
+    @rostral.remote
+    def fail() -> int:
+        raise OSError("broken")
+
+    counter = counter_class().remote()
+    with pytest.raises(OSError, match="broken"):
+        get(counter.add.remote(fail.remote()))
+    assert get(counter.add.remote()) == 1
+
+
+def test_direct_calls_say_what_to_type() -> None:
+    counters = counter_class()
+    with pytest.raises(TypeError, match=r"use .*Counter\.remote"):
+        counters()
+    with pytest.raises(TypeError, match=r"use \.add\.remote"):
+        counters.remote().add()
+
+
+def test_wrong_arguments_of_the_constructor_are_the_callers_error() -> None:
+    with pytest.raises(TypeError, match="Counter"):
+        counter_class().remote(1, 2)
+
+
+def test_a_missing_method_is_an_attribute_error_with_a_suggestion() -> None:
+    counter = counter_class().remote()
+    with pytest.raises(AttributeError, match=r"Counter has no method 'ad', did you mean 'add'\?"):
+        counter.ad  # noqa: B018
+    assert not hasattr(counter, "__len__")
+
+
+def test_an_actor_class_cannot_be_subclassed() -> None:
+    source = "class Derived(counters):\n    pass"
+    with pytest.raises(TypeError, match="decorate the subclass"):
+        exec(source, {"counters": counter_class()})
+
+
+def test_an_actor_may_inherit_and_call_its_base() -> None:
+    class Base:
+        def __init__(self) -> None:
+            self.base = 1
+
+        def value(self) -> int:
+            return self.base
+
+    class Derived(Base):
+        def value(self) -> int:
+            return super().value() + 1
+
+    assert get(rostral.remote(Derived).remote().value.remote()) == 2
+
+
+# ---- order
+
+
+def test_calls_of_one_caller_run_in_their_order() -> None:
+    counter = counter_class().remote()
+    assert get([counter.add.remote() for _ in range(1000)]) == list(range(1, 1001))
+
+
+def test_a_late_input_holds_back_its_callers_later_calls_only(marks: Path) -> None:
+    """One caller's first call waits for an input; its second waits too, another's does not."""
+
+    class Log:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def write(self, line: str) -> list[str]:
+            self.lines.append(line)
+            return list(self.lines)
+
+    @rostral.remote(num_cpus=0)
+    def other(log: Any) -> Any:
+        return rostral.get(log.write.remote("other"))
+
+    log = rostral.remote(Log).remote()
+    first = log.write.remote(late_function(marks).remote("first"))
+    second = log.write.remote("second")
+    assert get(other.remote(log)) == ["other"]
+    assert rostral.wait([first, second], timeout=0) == ([], [first, second])
+    marks.write_text("done")
+    assert get(second) == ["other", "first", "second"]
+
+
+def test_several_late_inputs_keep_the_order(marks: Path) -> None:
+    counter = counter_class().remote()
+    late = late_function(marks)
+    refs = [counter.append.remote(late.remote([n])) for n in range(3)]
+    refs += [counter.append.remote([n]) for n in range(3, 100)]
+    marks.write_text("done")
+    assert get(refs) == [[n, 0] for n in range(100)]
+
+
+# ---- handles
+
+
+def test_handles_are_passed_to_tasks_also_inside_values() -> None:
+    @rostral.remote
+    def use(handle: Any, more: dict[str, Any]) -> int:
+        rostral.get(handle.add.remote())
+        value: int = rostral.get(more["deep"][0].add.remote())
+        return value
+
+    counter = counter_class().remote()
+    assert get(use.remote(counter, {"deep": [counter]})) == 2
+    assert get(counter.add.remote()) == 3
+
+
+def test_handles_are_equal_and_hashable_by_actor() -> None:
+    first, second = counter_class().remote(), counter_class().remote()
+    [again] = get(rostral.put([first]))
+    assert again == first
+    assert again is not first
+    assert len({first, again, second}) == 2
+    assert "Counter" in repr(first)
+
+
+def test_an_actor_can_hold_and_make_actors() -> None:
+    counters = counter_class()
+
+    class Parent:
+        def __init__(self) -> None:
+            self.children = [counters.remote(n) for n in range(2)]
+
+        def sum(self) -> int:
+            return sum(rostral.get([child.add.remote() for child in self.children]))
+
+        def child(self) -> Any:
+            return self.children[1]
+
+    parent = rostral.remote(Parent).remote()
+    assert get(parent.sum.remote()) == 3
+    child = get(parent.child.remote())
+    assert get(child.add.remote()) == 3
+
+
+def test_a_handle_pickled_by_hand_works_again() -> None:
+    counter = counter_class().remote(5)
+    again = pickle.loads(pickle.dumps(counter))
+    assert get(again.add.remote()) == 6
+    rostral.kill(counter)
+
+
+# ---- names
+
+
+def test_a_named_actor_is_found_by_its_name() -> None:
+    counter = counter_class().options(name="found").remote(5)
+    assert rostral.get_actor("found") == counter
+    assert get(rostral.get_actor("found").add.remote()) == 6
+
+
+def test_a_taken_name_is_refused() -> None:
+    counters = counter_class().options(name="taken")
+    counter = counters.remote()
+    with pytest.raises(ActorAlreadyExistsError, match="taken") as caught:
+        counters.remote()
+    assert isinstance(caught.value, ValueError)
+    assert get(counter.add.remote()) == 1
+
+
+def test_a_name_is_free_again_after_the_actors_end() -> None:
+    counters = counter_class().options(name="again")
+    rostral.kill(counters.remote())
+
+    def taken() -> bool:
+        try:
+            get(counters.remote().add.remote())
+        except ActorAlreadyExistsError:
+            return True
+        return False
+
+    until(lambda: not taken(), "the free name")
+
+
+def test_an_absent_name_is_a_value_error() -> None:
+    with pytest.raises(ActorNotFoundError, match="nobody") as caught:
+        rostral.get_actor("nobody")
+    assert isinstance(caught.value, ValueError)
+    with pytest.raises(ValueError, match="not empty"):
+        rostral.get_actor("")
+    get_actor: Any = rostral.get_actor
+    with pytest.raises(TypeError, match="string"):
+        get_actor(5)
+
+
+def test_names_live_in_namespaces() -> None:
+    counters = counter_class()
+    here = counters.options(name="one").remote(1)
+    there = counters.options(name="one", namespace="elsewhere").remote(2)
+    assert rostral.get_actor("one") == here
+    assert rostral.get_actor("one", namespace="elsewhere") == there
+    with pytest.raises(ActorNotFoundError):
+        rostral.get_actor("one", namespace="nowhere")
+
+
+def test_get_if_exists_finds_or_makes_one_also_when_many_try_at_once() -> None:
+    counters = counter_class().options(name="only", get_if_exists=True)
+
+    @rostral.remote(num_cpus=0.1)
+    def use() -> Any:
+        handle = counters.remote()
+        return handle, rostral.get(handle.pid.remote())
+
+    results = get([use.remote() for _ in range(10)])
+    assert len({pid for _, pid in results}) == 1
+    assert len({handle for handle, _ in results}) == 1
+
+
+def test_a_task_finds_an_actor_of_its_driver_by_name() -> None:
+    @rostral.remote
+    def use() -> int:
+        value: int = rostral.get(rostral.get_actor("driver's").add.remote())
+        return value
+
+    counter = counter_class().options(name="driver's").remote()
+    assert get(use.remote()) == 1
+    assert get(counter.add.remote()) == 2
+
+
+# ---- what goes wrong at the beginning
+
+
+def test_a_constructor_that_raises_kills_the_actor_with_its_traceback() -> None:
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("zork")
+
+        def work(self) -> None: ...
+
+    broken = rostral.remote(Broken).remote()
+    with pytest.raises(ActorDiedError, match="constructor raised") as caught:
+        get(broken.work.remote())
+    assert caught.value.actor_init_failed
+    assert "KeyError: 'zork'" in str(caught.value)
+    assert isinstance(caught.value, ActorError)
+    with pytest.raises(ActorDiedError, match="zork"):
+        get(broken.work.remote())
+
+
+def test_a_constructor_waits_for_its_inputs_and_fails_with_them(marks: Path) -> None:
+    @rostral.remote
+    def fail() -> int:
+        raise KeyError("zork")
+
+    counters = counter_class()
+    with pytest.raises(ActorDiedError, match="zork") as caught:
+        get(counters.remote(fail.remote()).add.remote())
+    assert caught.value.actor_init_failed
+    value = counters.remote(late_function(marks).remote(5)).add.remote()
+    marks.write_text("done")
+    assert get(value) == 6
+
+
+def test_a_class_that_cannot_be_pickled_names_what_it_captures() -> None:
+    lock = threading.Lock()
+
+    class Guarded:
+        def work(self) -> None:
+            with lock:
+                pass
+
+    with pytest.raises(NotPicklableError, match=r"Guarded cannot be sent.*captures lock"):
+        rostral.remote(Guarded).remote()
+
+
+def test_what_no_node_can_give_is_refused_at_once() -> None:
+    with pytest.raises(UnschedulableError, match="CPU"):
+        counter_class().options(num_cpus=64).remote()
+
+
+# ---- ends
+
+
+def test_kill_ends_an_actor_at_once() -> None:
+    counter = counter_class().remote()
+    pid = get(counter.pid.remote())
+    rostral.kill(counter)
+    with pytest.raises(ActorDiedError, match=r"kill\(\)") as caught:
+        get(counter.add.remote())
+    assert caught.value.actor_id == counter._actor_id
+    until(lambda: not is_alive(pid), "the end of the process")
+
+
+def test_running_and_queued_calls_of_a_killed_actor_raise() -> None:
+    class Sleeper:
+        def sleep(self) -> None:
+            time.sleep(60)
+
+    sleeper = rostral.remote(Sleeper).remote()
+    get(sleeper.__ray_ready__.remote())
+    refs = [sleeper.sleep.remote() for _ in range(5)]
+    rostral.kill(sleeper)
+    for ref in refs:
+        with pytest.raises(ActorDiedError):
+            get(ref)
+
+
+def test_calls_of_a_dead_actor_raise_without_waiting() -> None:
+    counter = counter_class().remote()
+    rostral.kill(counter)
+    began = time.monotonic()
+    for _ in range(10):
+        with pytest.raises(ActorDiedError):
+            get(counter.add.remote())
+    assert time.monotonic() - began < 2
+
+
+def test_kill_of_what_is_no_handle_is_a_value_error() -> None:
+    kill: Any = rostral.kill
+    with pytest.raises(ValueError, match="actor handle"):
+        kill(5)
+
+
+def test_kill_of_a_dead_actor_is_no_error() -> None:
+    counter = counter_class().remote()
+    rostral.kill(counter)
+    rostral.kill(counter)
+
+
+def test_kill_with_restart_begins_anew() -> None:
+    counter = counter_class().options(max_restarts=1, max_task_retries=-1).remote(10)
+    get(counter.add.remote())
+    pid = get(counter.pid.remote())
+    rostral.kill(counter, no_restart=False)
+    assert get(counter.add.remote()) == 11
+    assert get(counter.pid.remote()) != pid
+    rostral.kill(counter, no_restart=False)
+    with pytest.raises(ActorDiedError):
+        for _ in range(100):
+            get(counter.add.remote())
+            time.sleep(0.01)
+
+
+def test_max_restarts_after_kill_9_of_its_process() -> None:
+    counter = counter_class().options(max_restarts=2, max_task_retries=-1).remote()
+    for _ in range(2):
+        assert get(counter.add.remote()) == 1
+        os.kill(get(counter.pid.remote()), signal.SIGKILL)
+    os.kill(get(counter.pid.remote()), signal.SIGKILL)
+    with pytest.raises(ActorDiedError, match=r"SIGKILL.*restarted 2 of 2 times"):
+        for _ in range(1000):
+            get(counter.add.remote())
+
+
+def test_a_dead_actor_without_restarts_says_how_it_died() -> None:
+    counter = counter_class().remote()
+    pid = get(counter.pid.remote())
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not is_alive(pid), "the death")
+    with pytest.raises(ActorDiedError, match=rf"process {pid} .*SIGKILL"):
+        get(counter.add.remote())
+
+
+def test_an_actor_ends_with_its_last_handle() -> None:
+    counter = counter_class().remote()
+    pid = get(counter.pid.remote())
+    other = get(rostral.put([counter]))[0]
+    del counter
+    assert get(other.add.remote()) == 1
+    del other
+    until(lambda: not is_alive(pid), "the end of the process")
+
+
+def test_an_actor_ends_with_its_last_handle_without_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        pid = get(counter_class().remote().pid.remote())
+        until(lambda: not is_alive(pid), "the end of the process")
+    finally:
+        gc.enable()
+
+
+def test_calls_under_way_keep_an_actor_alive(marks: Path) -> None:
+    late = late_function(marks).remote([1])
+    ref = counter_class().remote(7).append.remote(late)
+    gc.collect()
+    marks.write_text("done")
+    assert get(ref) == [1, 7]
+
+
+def test_exit_actor_answers_none_and_ends_the_actor() -> None:
+    counter = counter_class().remote()
+    pid = get(counter.pid.remote())
+    assert get(counter.exit.remote()) is None
+    with pytest.raises(ActorDiedError):
+        for _ in range(1000):
+            get(counter.add.remote())
+    until(lambda: not is_alive(pid), "the end of the process")
+
+
+def test_exit_actor_outside_of_an_actor_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="outside of an actor"):
+        exit_actor()
+
+
+def test_a_call_that_exits_the_process_says_so() -> None:
+    counter = counter_class().remote()
+    with pytest.raises(ActorDiedError, match="exited with 3"):
+        get(counter.leave.remote())
+    with pytest.raises(ActorDiedError):
+        for _ in range(1000):
+            get(counter.add.remote())
+
+
+def test_terminate_runs_after_the_calls_before_it() -> None:
+    counter = counter_class().remote()
+    values = [counter.add.remote() for _ in range(10)]
+    counter.__ray_terminate__.remote()
+    assert get(values) == list(range(1, 11))
+    with pytest.raises(ActorDiedError):
+        for _ in range(1000):
+            get(counter.add.remote())
+
+
+# ---- every actor has
+
+
+def test_ready_and_call() -> None:
+    counter = counter_class().remote(5)
+    assert get(counter.__ray_ready__.remote()) is True
+    assert get(counter.__ray_call__.remote(lambda self, n: self.value * n, 3)) == 15
+
+
+# ---- concurrency
+
+
+def async_class() -> Any:
+    @rostral.remote
+    class Async:
+        def __init__(self) -> None:
+            self.running = self.most = 0
+            self.opened = asyncio.Event()
+
+        async def wait(self) -> int:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.wait_for(self.opened.wait(), 30)
+            self.running -= 1
+            return self.most
+
+        async def open(self) -> None:
+            self.opened.set()
+
+        async def fail(self) -> None:
+            await asyncio.sleep(0)
+            raise KeyError("zork")
+
+        def plain(self) -> int:
+            return 5
+
+        async def get_inside(self, refs: list[Any]) -> Any:
+            return await refs[0]
+
+        async def leave(self) -> None:
+            exit_actor()
+
+    return Async
+
+
+def test_async_methods_run_at_once() -> None:
+    actor = async_class().remote()
+    refs = [actor.wait.remote() for _ in range(50)]
+    assert get(actor.plain.remote()) == 5
+    with pytest.raises(KeyError, match="zork"):
+        get(actor.fail.remote())
+    get(actor.open.remote())
+    assert max(get(refs)) == 50
+
+
+def test_an_async_method_awaits_references(marks: Path) -> None:
+    actor = async_class().remote()
+    late = late_function(marks).remote("value")
+    ref = actor.get_inside.remote([late])
+    assert get(actor.plain.remote()) == 5
+    marks.write_text("done")
+    assert get(ref) == "value"
+
+
+def test_exit_actor_in_an_async_method_ends_the_actor() -> None:
+    actor = async_class().remote()
+    assert get(actor.leave.remote()) is None
+    with pytest.raises(ActorDiedError):
+        for _ in range(1000):
+            get(actor.plain.remote())
+
+
+def test_max_concurrency_bounds_async_methods() -> None:
+    actor = async_class().options(max_concurrency=3).remote()
+    refs = [actor.wait.remote() for _ in range(2)]
+    get(actor.open.remote())
+    refs += [actor.wait.remote() for _ in range(20)]
+    assert max(get(refs)) <= 3
+
+
+def test_max_concurrency_runs_threads() -> None:
+    class Threads:
+        def __init__(self) -> None:
+            self.barrier = threading.Barrier(4)
+
+        def meet(self) -> int:
+            return self.barrier.wait(timeout=GET_TIMEOUT_S)
+
+        def ping(self) -> None: ...
+
+        def leave(self) -> None:
+            exit_actor()
+
+    actor = rostral.remote(max_concurrency=4)(Threads).remote()
+    assert sorted(get([actor.meet.remote() for _ in range(8)])) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert get(actor.leave.remote()) is None
+    with pytest.raises(ActorDiedError):
+        for _ in range(1000):
+            get(actor.ping.remote())
+
+
+# ---- resources
+
+
+def test_an_actor_holds_what_it_asked_for_while_it_lives() -> None:
+    @rostral.remote(num_cpus=2)
+    def needs_both() -> int:
+        return 1
+
+    holder = counter_class().options(num_cpus=1).remote()
+    get(holder.add.remote())
+    until(lambda: rostral.available_resources().get("CPU", 0) <= 1, "the actor's claim")
+    waiting = needs_both.remote()
+    assert rostral.wait([waiting], timeout=0.1) == ([], [waiting])
+    rostral.kill(holder)
+    assert get(waiting) == 1
+
+
+def test_actors_without_demands_are_many() -> None:
+    actors = [counter_class().remote(n) for n in range(12)]
+    assert get([actor.add.remote() for actor in actors]) == list(range(1, 13))

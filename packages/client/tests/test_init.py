@@ -1,0 +1,440 @@
+"""init and shutdown: what they accept and refuse, and that nothing is left when they are done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rostral
+from rostral.exceptions import (
+    AlreadyInitializedError,
+    ClusterUnavailableError,
+    NotConnectedError,
+    RostralError,
+    UnknownArgumentError,
+    UnsupportedOptionError,
+)
+
+from .command_line import CommandLine, program, run_program
+from .waiting import files_of, processes_of, until
+
+STORE_BYTES = 64 << 20
+
+
+@pytest.fixture(autouse=True)
+def after_each(leaves_nothing: str) -> str:
+    """No process and no file is left by any of these."""
+    return leaves_nothing
+
+
+def start(**options: Any) -> rostral.Context:
+    return rostral.init(num_cpus=1, object_store_memory=STORE_BYTES, **options)
+
+
+def remote_value() -> int:
+    @rostral.remote
+    def f() -> int:
+        return 42
+
+    return rostral.get(f.remote(), timeout=20)
+
+
+# ---- what it returns and refuses
+
+
+def test_init_returns_facts_and_leaves_at_the_end_of_the_block(runtime_dir: str) -> None:
+    with start(namespace="mine") as context:
+        assert rostral.is_initialized()
+        assert context["namespace"] == "mine"
+        assert context["address"].startswith("127.0.0.1:")
+        assert set(context) == {*context.keys()}
+        assert len(context) == len(dict(context))
+        assert context["node_id"] in repr(context)
+        assert remote_value() == 42
+        assert files_of(runtime_dir)
+    assert not rostral.is_initialized()
+    assert files_of(runtime_dir) == []
+
+
+def test_a_second_init_is_refused_unless_told_otherwise() -> None:
+    context = start()
+    with pytest.raises(AlreadyInitializedError, match="ignore_reinit_error") as caught:
+        rostral.init()
+    assert isinstance(caught.value, RuntimeError)
+    assert rostral.init(ignore_reinit_error=True) is context
+
+
+def test_an_unknown_argument_names_the_nearest() -> None:
+    with pytest.raises(
+        UnknownArgumentError, match=r"'num_cpu', did you mean 'num_cpus'\?"
+    ) as caught:
+        rostral.init(num_cpu=2)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("address", 5, TypeError),
+        ("address", "nowhere", ValueError),
+        ("address", "host:port", ValueError),
+        ("address", "127.0.0.1:99999", ValueError),
+        ("num_cpus", "2", TypeError),
+        ("num_cpus", -1, ValueError),
+        ("num_gpus", float("inf"), ValueError),
+        ("resources", ["arm"], TypeError),
+        ("resources", {"CPU": 1}, ValueError),
+        ("labels", {"zone": 1}, TypeError),
+        ("labels", "zone", TypeError),
+        ("object_store_memory", 1.5e9, TypeError),
+        ("object_store_memory", 0, ValueError),
+        ("object_store_memory", 1 << 60, RostralError),
+        ("namespace", 5, TypeError),
+        ("namespace", "", ValueError),
+        ("include_dashboard", True, UnsupportedOptionError),
+    ],
+)
+def test_a_wrong_argument_is_refused_and_nothing_is_started(
+    name: str, value: Any, error: type[Exception], runtime_dir: str
+) -> None:
+    init: Any = rostral.init
+    with pytest.raises(error):
+        init(**{name: value})
+    assert not rostral.is_initialized()
+    assert files_of(runtime_dir) == []
+
+
+def test_a_store_too_small_to_be_one_is_refused() -> None:
+    with pytest.raises(RostralError, match="memory"):
+        rostral.init(object_store_memory=1000)
+
+
+def test_the_shape_of_a_cluster_does_not_go_with_an_address() -> None:
+    with pytest.raises(ValueError, match=r"num_cpus shape a new cluster.*127\.0\.0\.1:1"):
+        rostral.init("127.0.0.1:1", num_cpus=2)
+
+
+# ---- addresses
+
+
+def test_an_address_where_nothing_listens_fails_fast() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    began = time.monotonic()
+    with pytest.raises(ClusterUnavailableError, match=f"nothing listens at {address}") as caught:
+        rostral.init(address)
+    assert time.monotonic() - began < 2
+    assert isinstance(caught.value, ConnectionError)
+
+
+def test_an_address_of_something_else_says_that_there_is_no_node() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ClusterUnavailableError, match="no node of this user"):
+            rostral.init(address)
+
+
+def test_auto_with_no_node_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError, match="rostral start --head"):
+        rostral.init("auto")
+
+
+def test_local_starts_a_new_cluster(command_line: CommandLine) -> None:
+    address = command_line.start_head()
+    with rostral.init("local", object_store_memory=STORE_BYTES) as context:
+        assert context["address"] != address
+
+
+def test_a_running_node_is_found(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its address, by "auto", by nothing, and by the environment."""
+    address = command_line.start_head()
+    for given in (address, address.replace("127.0.0.1", "localhost"), "auto", None):
+        with rostral.init(given) as context:
+            assert context["address"] == address
+            assert remote_value() == 42
+    monkeypatch.setenv("ROSTRAL_ADDRESS", address)
+    with rostral.init() as context:
+        assert context["address"] == address
+    monkeypatch.setenv("ROSTRAL_ADDRESS", "local")
+    with rostral.init() as context:
+        assert context["address"] != address
+
+
+def test_another_users_directory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("ROSTRAL_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(ClusterUnavailableError, match="belongs to this user alone"):
+        rostral.init("local")
+
+
+def test_nodes_in_another_directory_are_not_found(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command_line.start_head()
+    other = tmp_path / "other"
+    with monkeypatch.context() as patch:
+        patch.setenv("ROSTRAL_RUNTIME_DIR", str(other))
+        with pytest.raises(ClusterUnavailableError, match="no node of this user"):
+            rostral.init("auto")
+
+
+# ---- first use, last use
+
+
+def test_the_first_use_starts_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rostral.get(rostral.put(5)) == 5
+    assert rostral.is_initialized()
+    rostral.shutdown()
+    monkeypatch.setenv("ROSTRAL_AUTO_INIT", "0")
+    with pytest.raises(NotConnectedError, match=r"rostral\.init\(\)"):
+        rostral.put(5)
+
+
+def test_questions_about_the_cluster_start_none() -> None:
+    for ask in (rostral.nodes, rostral.cluster_resources, rostral.available_resources):
+        with pytest.raises(NotConnectedError):
+            ask()
+
+
+def test_shutdown_is_idempotent() -> None:
+    rostral.shutdown()
+    start()
+    rostral.shutdown()
+    rostral.shutdown()
+
+
+def test_init_after_shutdown_works_and_functions_are_exported_again() -> None:
+    @rostral.remote
+    def f(n: int) -> int:
+        return n + 1
+
+    class Counter:
+        def add(self) -> int:
+            return 1
+
+    for _ in range(3):
+        start()
+        assert rostral.get(f.remote(1), timeout=20) == 2
+        assert rostral.get(rostral.remote(Counter).remote().add.remote(), timeout=20) == 1
+        rostral.shutdown()
+
+
+def test_a_reference_of_an_earlier_session_is_refused() -> None:
+    start()
+    ref = rostral.put("old")
+    rostral.shutdown()
+    start()
+
+    @rostral.remote
+    def f(value: Any) -> Any:
+        return value
+
+    uses: list[Any] = [
+        lambda: rostral.get(ref, timeout=5),
+        lambda: rostral.wait([ref], timeout=5),
+        lambda: rostral.put([ref]),
+        lambda: f.remote(ref),
+        lambda: f.remote([ref]),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="another store"):
+            use()
+    assert remote_value() == 42
+
+
+def test_an_actor_of_an_earlier_session_is_refused() -> None:
+    class Counter:
+        def add(self) -> int:
+            return 1
+
+    start()
+    old = rostral.remote(Counter).remote()
+    rostral.shutdown()
+    start()
+    with pytest.raises(ValueError, match="knows no actor"):
+        rostral.kill(old)
+    with pytest.raises(RostralError):
+        rostral.get(old.add.remote(), timeout=5)
+
+
+def test_shutdown_wakes_a_thread_that_waits() -> None:
+    @rostral.remote
+    def hang() -> None:
+        time.sleep(60)
+
+    start()
+    ref = hang.remote()
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            rostral.get(ref)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: thread.is_alive(), "the thread")
+    rostral.shutdown()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert isinstance(raised[0], RostralError)
+
+
+def test_a_forked_child_does_not_end_its_parents_cluster() -> None:
+    start()
+    pid = os.fork()
+    if pid == 0:
+        rostral.shutdown()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert remote_value() == 42
+
+
+# ---- programs of their own
+
+
+def test_a_program_that_just_ends_leaves_nothing(runtime_dir: str) -> None:
+    printed = run_program(
+        """
+import rostral
+rostral.init(num_cpus=1, object_store_memory=64 << 20)
+
+@rostral.remote
+def f(x):
+    return x + 1
+
+@rostral.remote
+class Actor:
+    def add(self):
+        return 1
+
+actor = Actor.remote()
+print(rostral.get([f.remote(1), actor.add.remote()]))
+"""
+    )
+    assert printed == "[2, 1]\n"
+    assert files_of(runtime_dir) == []
+
+
+def test_a_program_that_raises_leaves_nothing(runtime_dir: str) -> None:
+    crashed = subprocess.run(
+        [sys.executable, "-c", "import rostral; rostral.init(num_cpus=1); raise KeyError('zork')"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert crashed.returncode == 1
+    assert crashed.stderr.rstrip().endswith("KeyError: 'zork'")
+    assert files_of(runtime_dir) == []
+
+
+def test_a_program_stopped_by_ctrl_c_leaves_nothing(runtime_dir: str) -> None:
+    driver = program(
+        """
+import rostral, time
+rostral.init(num_cpus=1, object_store_memory=64 << 20)
+
+@rostral.remote
+def hang():
+    time.sleep(60)
+
+ref = hang.remote()
+print("waiting", flush=True)
+rostral.get(ref)
+"""
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "waiting\n"
+        driver.send_signal(signal.SIGINT)
+        _, error = driver.communicate(timeout=20)
+    assert "KeyboardInterrupt" in error
+    until(lambda: not processes_of(runtime_dir), "the end of the node")
+
+
+def test_two_drivers_share_a_node_and_keep_their_names_apart(command_line: CommandLine) -> None:
+    """Jobs are told apart; a namespace given by both is one."""
+    address = command_line.start_head()
+    script = """
+import sys, rostral
+rostral.init(sys.argv[1], namespace=sys.argv[2] or None)
+
+@rostral.remote
+class Holder:
+    def value(self):
+        return 5
+
+holder = Holder.options(name="holder").remote()
+print(rostral.get(holder.value.remote()), flush=True)
+sys.stdin.readline()
+"""
+    first, private = program(script, address, "shared"), program(script, address, "")
+    with first, private:
+        for driver in (first, private):
+            assert driver.stdout is not None
+            assert driver.stdout.readline() == "5\n"
+        with rostral.init(address, namespace="shared"):
+            assert rostral.get(rostral.get_actor("holder").value.remote(), timeout=20) == 5
+        with rostral.init(address), pytest.raises(ValueError, match="holder"):
+            rostral.get_actor("holder")
+        for driver in (first, private):
+            driver.communicate("\n", timeout=20)
+
+
+def test_a_detached_actor_outlives_its_driver(command_line: CommandLine) -> None:
+    address = command_line.start_head()
+    run_program(
+        """
+import sys, rostral
+rostral.init(sys.argv[1], namespace="lasting")
+
+@rostral.remote(lifetime="detached", name="counter")
+class Counter:
+    def __init__(self):
+        self.n = 0
+
+    def add(self):
+        self.n += 1
+        return self.n
+
+print(rostral.get(Counter.remote().add.remote()))
+""",
+        address,
+    )
+    with rostral.init(address, namespace="lasting"):
+        counter = rostral.get_actor("counter")
+        assert rostral.get(counter.add.remote(), timeout=20) == 2
+        rostral.kill(counter)
+
+
+# ---- the cluster in numbers
+
+
+def test_nodes_and_resources() -> None:
+    with rostral.init(
+        num_cpus=2, object_store_memory=STORE_BYTES, resources={"arm": 3}, labels={"zone": "a"}
+    ) as context:
+        [node] = rostral.nodes()
+        assert node["NodeID"] == context["node_id"]
+        assert node["Alive"]
+        assert node["Labels"] == {"zone": "a"}
+        assert node["Resources"] == {"CPU": 2.0, "arm": 3.0}
+        assert rostral.cluster_resources() == {"CPU": 2.0, "arm": 3.0}
+        assert rostral.available_resources()["arm"] == 3.0
