@@ -13,7 +13,7 @@ import click
 from rostral_gcs.errors import ConfigError, RostralError
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
-from rostral_objectstore.daemon import serve as serve_daemon
+from rostral_objectstore.daemon import StoreDaemon
 
 EXIT_UNREACHABLE = 3
 EXIT_BAD_CONFIG = 78
@@ -37,13 +37,13 @@ def main() -> None:
     help="Bytes for objects. [default: 0.3 of the machine's memory]",
 )
 @click.option("--verbose", is_flag=True, help="Log what happens, to standard error.")
-def serve(socket_path: str, memory_bytes: int | None, verbose: bool) -> None:
+def serve(*, socket_path: str, memory_bytes: int | None, verbose: bool) -> None:
     """Serve until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
     try:
         config = StoreConfig(
             socket_path=str(Path(socket_path).absolute()),
-            memory_bytes=memory_bytes or default_memory_bytes(),
+            memory_bytes=default_memory_bytes() if memory_bytes is None else memory_bytes,
         )
         config.validate()
         asyncio.run(_serve(config))
@@ -60,13 +60,13 @@ async def _serve(config: StoreConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    serving = asyncio.create_task(serve_daemon(config, stopping))
-    await asyncio.sleep(0)
-    while not Path(config.socket_path).exists() and not serving.done():
-        await asyncio.sleep(0.001)
-    if not serving.done():
+    daemon = StoreDaemon(config)
+    await daemon.start()
+    try:
         click.echo(f"serving at {config.socket_path}")
-    await serving
+        await stopping.wait()
+    finally:
+        await daemon.stop()
 
 
 @main.command()
@@ -82,5 +82,6 @@ def stats(socket_path: str) -> None:
         click.echo(f"rostral-objectstore: {error}", err=True)
         sys.exit(EXIT_UNREACHABLE)
     click.echo(
-        f"used {answer['used_bytes']} of {answer['capacity_bytes']} bytes, {answer['clients']} processes"
+        f"used {answer['used_bytes']} of {answer['capacity_bytes']} bytes, "
+        f"{answer['clients']} processes"
     )

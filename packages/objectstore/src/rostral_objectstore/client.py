@@ -1,11 +1,12 @@
-"""A process's connection to its node's store: attach once, then everything happens in shared memory.
+"""A process's connection to its node's store: attach once, then work in shared memory.
 
-Owns the attachment and the face that users of the store alone type. The rest of Rostral uses the same attachment
-through `table` and `tasks`.
+Owns the attachment and the face that users of the store alone type. The rest of Rostral uses the
+same attachment through `table` and `tasks`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from types import TracebackType
@@ -26,11 +27,14 @@ from rostral_objectstore.serialization import (
     serialize_arrow,
 )
 
+# A longer wait, infinity included, is one without a timeout.
+TIMEOUT_S_MAX = 1e9
+
 ClientKind = Literal["client", "driver", "worker", "actor", "scheduler"]
 
 
 class ObjectHandle(Handle):
-    """A hold on one object of the store: while any handle of it lives in any process, the object stays."""
+    """A hold on one object: while any handle of it lives in any process, the object stays."""
 
     __slots__ = ()
 
@@ -41,7 +45,10 @@ class ObjectHandle(Handle):
 
 
 class WritableObject:
-    """An object being written in place: fill `buffer`, then `seal`. Leaving the `with` block unsealed aborts it."""
+    """An object being written in place: fill `buffer`, then `seal`.
+
+    Leaving the `with` block unsealed aborts it.
+    """
 
     def __init__(self, table: ObjectTable, handle: ObjectHandle, buffer: Any) -> None:
         self._table, self._handle, self._buffer = table, handle, buffer
@@ -120,9 +127,9 @@ class StoreClient:
         return cls(control, segment)
 
     def close(self) -> None:
-        """Gives up every hold. Views of objects stay readable, but what they show may be reused by others.
+        """Gives up every hold. Idempotent.
 
-        Idempotent.
+        Views of objects stay readable, but what they show may be reused by others.
         """
         self.segment.close()
         self._control.close()
@@ -141,7 +148,9 @@ class StoreClient:
     # ---- writing
 
     def put(self, value: object, id: ObjectID | None = None) -> ObjectHandle:
-        """Copies a value into the store, once, and seals it. Large buffers in it come back as read-only views.
+        """Copies a value into the store, once, and seals it.
+
+        Large buffers in it come back as read-only views.
 
         Raises: ObjectAlreadyExistsError, ObjectStoreFullError, and what pickle raises.
         """
@@ -149,13 +158,13 @@ class StoreClient:
         return self.table.put(ObjectHandle, self._id(id), kind, inband, buffers, [])
 
     def put_arrow(self, table: Any, id: ObjectID | None = None) -> ObjectHandle:
-        """Stores an Arrow table or record batch as an IPC stream; `get` gives a table that lies in the store."""
+        """Stores an Arrow table or record batch as an IPC stream; `get` gives a table in place."""
         return self.table.put(
             ObjectHandle, self._id(id), KIND_ARROW, serialize_arrow(table), [], []
         )
 
     def create(self, size_bytes: int, id: ObjectID | None = None) -> WritableObject:
-        """Room for `size_bytes` in the store, to be written in place and sealed with no copy at all."""
+        """Room for `size_bytes` in the store, to be written in place and sealed with no copy."""
         if size_bytes < 0:
             raise ValueError(f"size_bytes is {size_bytes}: an object cannot have a negative size")
         handle, buffer = self.table.create(ObjectHandle, self._id(id), size_bytes, KIND_BUFFER)
@@ -202,8 +211,15 @@ class StoreClient:
         count: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Blocks until `count` (default: all) of the objects are sealed or the time is over; says how many are."""
-        timeout_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
+        """Blocks until `count` (default: all) of the objects are sealed, or the time is over.
+
+        Returns how many are sealed. An object that is twice in the list counts twice.
+        """
+        timeout_ns = -1
+        if timeout_s is not None and math.isnan(timeout_s):
+            raise ValueError("timeout_s is not a number")
+        if timeout_s is not None and timeout_s < TIMEOUT_S_MAX:
+            timeout_ns = max(0, int(timeout_s * 1e9))
         return self.table.wait(handles, len(handles) if count is None else count, timeout_ns)
 
     def contains(self, id: ObjectID) -> bool:
@@ -235,7 +251,7 @@ class StoreClient:
 
 
 def wait_until_served(socket_path: str, timeout_s: float) -> None:
-    """Returns once a store answers at the socket. Raises StoreUnavailableError when none does in time."""
+    """Returns once a store answers at the socket. Raises StoreUnavailableError after the time."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

@@ -1,4 +1,7 @@
-"""Settings of the store daemon, with their units, defaults and reasons. Parsed from the command line in cli.py only."""
+"""Settings of the store daemon, with their units, defaults and reasons.
+
+Parsed from the command line in cli.py only.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class StoreConfig:
     """Unix socket for clients; its directory must exist. One user's: the socket gets mode 0600."""
 
     memory_bytes: int = field(default_factory=default_memory_bytes)
-    """Room for objects. Pages are taken from the machine as they are used, so a large store costs nothing idle."""
+    """Room for objects. Pages are taken from the machine as they are used."""
 
     node_id: bytes = field(default_factory=lambda: os.urandom(16))
     """16 bytes; random unless the node has an id already."""
@@ -40,19 +43,21 @@ class StoreConfig:
     """Cores that waiting processes may spin on, together."""
 
     repair_timeout_s: float = 2.0
-    """How long a dead process's holds are kept for the scheduler to take its tasks over. Longer than any repair seen;
-    a scheduler that hangs must not stop the clean-up."""
+    """How long a dead process's holds are kept for a scheduler to take its tasks over: longer than
+    any repair seen; a scheduler that hangs must not stop the clean-up."""
 
     def validate(self) -> None:
         """Raises ConfigError with everything that is wrong at once."""
         errors = []
         if self.memory_bytes < MEMORY_BYTES_MIN:
             errors.append(
-                f"memory_bytes is {self.memory_bytes}: the least that works is {MEMORY_BYTES_MIN} (16 MiB)"
+                f"memory_bytes is {self.memory_bytes}: the least that works is "
+                f"{MEMORY_BYTES_MIN} (16 MiB)"
             )
         if self.memory_bytes > machine_memory_bytes():
             errors.append(
-                f"memory_bytes is {self.memory_bytes}, but the machine has {machine_memory_bytes()} bytes of memory"
+                f"memory_bytes is {self.memory_bytes}, but the machine has "
+                f"{machine_memory_bytes()} bytes of memory"
             )
         if not Path(self.socket_path).parent.is_dir():
             errors.append(

@@ -1,13 +1,14 @@
 """The control socket: how the processes of one node ask their daemons for something.
 
-Owns the framing, the check of who is calling, and both ends of the conversation. It carries decisions and not data: what
-is exchanged between processes in numbers lies in the shared segment. The store daemon and the local scheduler each
-listen on one such socket.
+Owns the framing, the check of who is calling, and both ends of the conversation. It carries
+decisions and not data: what is exchanged between processes in numbers lies in the shared segment.
+The store daemon and the local scheduler each listen on one such socket.
 
-On connecting, the client sends 16 bytes (magic, protocol version, zero); a peer of another user, another protocol or no
-protocol is turned away before anything of it is decoded. Then both sides send frames: a length of 4 bytes and a
-MessagePack array, ``[request, method, body]`` upwards, ``[request, ok, body]`` downwards; request 0 is one-way. Errors of
-ours travel by class name and are raised as the same class on the other side; nothing is ever unpickled here.
+On connecting, the client sends 16 bytes (magic, protocol version, zero); a peer of another user,
+another protocol or no protocol is turned away before anything of it is decoded. Then both sides
+send frames: a length of 4 bytes and a MessagePack array, ``[request, method, body]`` upwards,
+``[request, ok, body]`` downwards; request 0 is one-way. Errors of ours travel by class name and are
+raised as the same class on the other side; nothing is ever unpickled here.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import importlib
 import logging
 import os
 import socket
-import stat
 import struct
 import threading
-from collections.abc import Callable, Coroutine
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ PROTOCOL_VERSION = 1
 LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 64 << 20
 HANDSHAKE_TIMEOUT_S = 5.0
+SOCKET_PATH_BYTES_MAX = 107
 PUSHES_QUEUED_MAX = 10_000
 PEER_CREDENTIALS = struct.Struct("3i")
 
@@ -101,13 +103,14 @@ class Session:
         )
 
     def push(self, topic: str, body: Body) -> None:
-        """Sends a one-way message. Never blocks: with too many waiting it is dropped and counted."""
+        """Sends a one-way message. Never blocks: with too many waiting, drops and counts it."""
         try:
             self._outgoing.put_nowait((_frame([0, topic, body]), ()))
         except asyncio.QueueFull:
             self.pushes_dropped += 1
 
-    async def reply(self, request: int, ok: bool, body: Body) -> None:
+    async def reply(self, request: int, body: Body, *, ok: bool) -> None:
+        """Answers one request; descriptors in ``_fds`` ride along."""
         fds = tuple(body.pop("_fds", ()))
         await self._outgoing.put((_frame([request, ok, body]), fds))
 
@@ -136,6 +139,45 @@ def _frame(message: list[Any]) -> bytes:
     return LENGTH.pack(len(payload)) + payload
 
 
+def _listen(path: str) -> socket.socket:
+    """A listening socket at the path; one that a dead daemon left there is replaced."""
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise StoreUnavailableError(
+            f"the socket path {path} is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a Unix "
+            "socket allows",
+            hint="choose a shorter directory",
+        )
+    if _answers(path):
+        raise StoreUnavailableError(
+            f"another daemon listens at {path}", hint="stop it, or choose another socket path"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if Path(path).is_socket():
+            Path(path).unlink()
+        # The mode of the unbound socket becomes that of the file: at no moment is it wider.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(path)
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        raise StoreUnavailableError(
+            f"cannot listen at {path}: {error.strerror}",
+            hint="the directory must exist and be ours, and the path must be free",
+        ) from error
+    return listener
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(path) == 0
+
+
 class ControlServer:
     """Listens on a Unix socket of mode 0600 and answers the peers of the same user.
 
@@ -151,37 +193,9 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listens from here on. Raises StoreUnavailableError when the path is taken or cannot be used."""
-        path = Path(self.path)
-        if len(os.fsencode(self.path)) > 107:
-            raise StoreUnavailableError(
-                f"the socket path {self.path} is longer than the 107 bytes a Unix socket allows",
-                hint="choose a shorter directory",
-            )
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                    if probe.connect_ex(self.path) == 0:
-                        raise StoreUnavailableError(
-                            f"another daemon listens at {self.path}",
-                            hint="stop it, or choose another socket path",
-                        )
-                path.unlink()
-            listener.bind(self.path)
-            path.chmod(0o600)
-            listener.listen(512)
-        except OSError as error:
-            listener.close()
-            raise StoreUnavailableError(
-                f"cannot listen at {self.path}: {error.strerror}",
-                hint="the directory must exist and be ours",
-            ) from error
-        except BaseException:
-            listener.close()
-            raise
-        self._listener = listener
-        self._spawn(self._accept(listener))
+        """Listens from here on. Raises StoreUnavailableError when the path cannot be used."""
+        self._listener = _listen(self.path)
+        self._spawn(self._accept(self._listener))
 
     async def stop(self) -> None:
         """Closes every connection and removes the socket."""
@@ -191,7 +205,7 @@ class ControlServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-            Path(self.path).unlink(missing_ok=True)
+            _remove(self.path)
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -228,16 +242,15 @@ class ControlServer:
             if magic != MAGIC or version != PROTOCOL_VERSION:
                 logger.warning("refused a peer of another protocol pid=%s version=%s", pid, version)
                 return
-            sender = asyncio.get_running_loop().create_task(session.send_outgoing())
-            try:
+            async with contextlib.AsyncExitStack() as ending:
+                ending.callback(self._handler.disconnected, session)
+                ending.enter_context(_watch_death(session))
+                sender = asyncio.get_running_loop().create_task(session.send_outgoing())
+                ending.push_async_callback(_end, sender)
                 await self._converse(connection, session)
-            finally:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
-                self._handler.disconnected(session)
 
     async def _converse(self, connection: socket.socket, session: Session) -> None:
-        """Requests are answered one after the other: a peer sees the effects of its own calls in order."""
+        """Answers one request after the other: a peer sees the effects of its calls in order."""
         while True:
             try:
                 (length,) = LENGTH.unpack(await _receive(connection, LENGTH.size))
@@ -248,22 +261,46 @@ class ControlServer:
                 request, method, body = message
             except (EOFError, OSError):
                 return
-            except (msgspec.DecodeError, ValueError, TypeError):
+            except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
                 logger.warning("refused a frame that is no message pid=%s", session.pid)
                 return
-            try:
-                answer = await self._handler.handle(session, method, body)
-                ok = True
-            except RostralError as error:
-                answer, ok = encode_error(error), False
-            except (KeyError, TypeError, ValueError) as error:
-                logger.exception("request failed method=%s pid=%s", method, session.pid)
-                wrong = ProtocolError(
-                    f"{method}: the request's body is wrong ({type(error).__name__}: {error})"
-                )
-                answer, ok = encode_error(wrong), False
+            ok, answer = await self._answer(session, method, body)
             if request:
-                await session.reply(request, ok, answer)
+                await session.reply(request, answer, ok=ok)
+
+    async def _answer(self, session: Session, method: str, body: Body) -> tuple[bool, Body]:
+        try:
+            return True, await self._handler.handle(session, method, body)
+        except RostralError as error:
+            return False, encode_error(error)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            logger.exception("request failed method=%s pid=%s", method, session.pid)
+            wrong = ProtocolError(
+                f"{str(method)[:80]}: the request's body is wrong ({type(error).__name__}: {error})"
+            )
+            return False, encode_error(wrong)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _watch_death(session: Session) -> Iterator[None]:
+    """Closes the session when its process ends, whoever has inherited the connection from it."""
+    loop = asyncio.get_running_loop()
+    try:
+        fd = os.pidfd_open(session.pid)
+    except OSError:  # it is gone already, or lives in another pid namespace
+        yield
+        return
+    loop.add_reader(fd, session.close)
+    try:
+        yield
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
 
 
 async def _receive(connection: socket.socket, size: int) -> bytes:
@@ -276,6 +313,19 @@ async def _receive(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         received += part
     return bytes(received)
+
+
+_clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    # The child must not speak for its parent, nor keep the connection open when the parent dies.
+    for client in list(_clients):
+        client._closed = True
+        client._connection.close()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class ControlClient:
@@ -322,9 +372,10 @@ class ControlClient:
         self._connection.settimeout(None)
         self._reader = threading.Thread(target=self._read, name="rostral-control", daemon=True)
         self._reader.start()
+        _clients.add(self)
 
     def call(self, method: str, body: Body, timeout_s: float | None = None) -> Body:
-        """Asks and waits for the answer. Raises what the daemon raised, or StoreUnavailableError."""
+        """Asks, waits for the answer. Raises what the daemon did, or StoreUnavailableError."""
         return self.call_with_fds(method, body, timeout_s)[0]
 
     def call_with_fds(
@@ -357,16 +408,19 @@ class ControlClient:
         self._write(_frame([0, method, body]))
 
     def close(self) -> None:
-        """Ends the conversation. Idempotent; calls under way fail."""
+        """Ends the conversation. Idempotent; calls under way fail. Nothing in a forked child."""
         self._closed = True
+        if self._pid != os.getpid():
+            return
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        if self._pid == os.getpid() and threading.current_thread() is not self._reader:
+        if threading.current_thread() is not self._reader:
             self._reader.join(timeout=5.0)
         self._connection.close()
 
     @property
     def closed(self) -> bool:
+        """Whether the conversation is over, whichever side ended it."""
         return self._closed
 
     def _check_open(self) -> None:

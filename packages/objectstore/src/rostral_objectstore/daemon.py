@@ -1,14 +1,14 @@
 """The store daemon: makes the segment, lets processes in, and cleans up after them.
 
-It is on nobody's path: once attached, a process creates, seals, gets and releases in shared memory alone. The daemon
-owns the client slots and does what only a survivor can: when a connection ends, it gives the scheduler (if there is
-one) the time to take the dead one's tasks over, and then clears its holds and takes its memory back.
+It is on nobody's path: once attached, a process creates, seals, gets and releases in shared memory
+alone. The daemon owns the client slots and does what only a survivor can: when a connection ends,
+it gives the scheduler (if there is one) the time to take the dead one's tasks over, and then clears
+its holds and takes its memory back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Coroutine
@@ -18,6 +18,7 @@ from rostral_objectstore._native import repair
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
+from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.config import StoreConfig
 from rostral_objectstore.control import Body, ControlServer, Session
 from rostral_objectstore.errors import ProtocolError, TooManyClientsError
@@ -26,11 +27,15 @@ from rostral_objectstore.layout import CHUNK_BYTES, NO_SLOT, SLOTS_MAX, SlotKind
 logger = logging.getLogger("rostral.objectstore.daemon")
 
 REPAIR_POLL_S = 0.002
-ORPHANS_INTERVAL_S = 5.0
+UPKEEP_INTERVAL_S = 1.0
+LIST_MAX = 100_000
 
 
 def process_start_time(pid: int) -> int:
-    """Clock ticks after boot at which the process started, 0 when it is gone: tells a reused pid."""
+    """Clock ticks after boot at which the process started, 0 when it is gone.
+
+    Tells a process from a later one with the same pid.
+    """
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
@@ -49,6 +54,7 @@ class StoreDaemon:
         )
         self.segment.use_slot(slot)
         self.table = ObjectTable(self.segment)
+        self._orphaned_tasks = Tasks(self.table)
         self._server = ControlServer(config.socket_path, self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pinned: dict[bytes, Handle] = {}
@@ -56,7 +62,7 @@ class StoreDaemon:
     async def start(self) -> None:
         """Listens from here on."""
         await self._server.start()
-        self._spawn(self._free_orphans())
+        self._spawn(self._upkeep())
         logger.info(
             "store ready socket=%s memory_bytes=%s",
             self.config.socket_path,
@@ -92,7 +98,8 @@ class StoreDaemon:
             case "unpin":
                 return {"pinned": self._pinned.pop(body["id"], None) is not None}
             case "list_objects":
-                return {"objects": repair.list_objects(self.table, int(body.get("limit", 10_000)))}
+                limit = min(int(body["limit"]), LIST_MAX)
+                return {"objects": repair.list_objects(self.table, limit)}
         raise ProtocolError(
             f"the store has no method {method!r}", hint="both sides must have the same version"
         )
@@ -129,22 +136,27 @@ class StoreDaemon:
             self._spawn(self._bury(slot))
 
     async def _bury(self, slot: int) -> None:
+        repair.settle(self.table, slot)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.repair_timeout_s
-        # A plain client has no tasks, but it may have stopped others while it held a lock: nobody is exempt.
+        # A plain client has no tasks, but it may have stopped others while it held a lock: nobody
+        # is exempt.
         while self.segment.scheduler_slot != NO_SLOT and loop.time() < deadline:
             self.segment.poke(self.segment.scheduler_slot)
             if self.segment.slot_info(slot)["state"] == SlotState.REPAIRED:
                 break
             await asyncio.sleep(REPAIR_POLL_S)
+        # What no scheduler took over is still to be run, and its inputs to be kept until then.
+        repair.take_over(self._orphaned_tasks, slot)
         repair.reap(self.table, slot)
         self.segment.set_slot_state(slot, SlotState.FREE)
         logger.debug("buried slot=%s", slot)
 
-    async def _free_orphans(self) -> None:
+    async def _upkeep(self) -> None:
         """Memory of dead processes comes free as the survivors drop what lies in it."""
         while True:
-            await asyncio.sleep(ORPHANS_INTERVAL_S)
+            await asyncio.sleep(UPKEEP_INTERVAL_S)
+            self._orphaned_tasks.sweep()
             repair.free_empty_orphans(self.table)
 
     def stats(self) -> Body:
@@ -155,16 +167,5 @@ class StoreDaemon:
             "capacity_bytes": self.segment.capacity,
             "used_bytes": self.segment.capacity - chunks[0] * CHUNK_BYTES,
             "chunks": dict(zip(kinds, chunks, strict=True)),
-            "clients": len(self.segment.slots_in_state(SlotState.LIVE)),
+            "clients": len(self.segment.slots_in_state(SlotState.LIVE)) - 1,  # without ourselves
         }
-
-
-async def serve(config: StoreConfig, stopping: asyncio.Event) -> None:
-    """Runs a daemon until the event is set."""
-    daemon = StoreDaemon(config)
-    await daemon.start()
-    try:
-        await stopping.wait()
-    finally:
-        with contextlib.suppress(asyncio.CancelledError):
-            await daemon.stop()

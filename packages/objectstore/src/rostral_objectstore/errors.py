@@ -18,7 +18,7 @@ RostralError (rostral_gcs)
     └── ours: a defect or a version mix
         ├── SegmentError                            the shared segment is not what it should be
         ├── LayoutVersionError                      made by another version
-        └── ProtocolError                           a message on the socket that cannot be understood
+        └── ProtocolError                           a message that cannot be understood
 """
 
 from rostral_gcs.errors import RostralError

@@ -114,3 +114,14 @@ class TaskInfo(TypedDict):
     flags: int
     function: int
     returns: list[int]
+
+
+class Audit(TypedDict):
+    """What lies in the segment: records in use, bits of holders, locks, index entries, blocks."""
+
+    objects: int
+    tasks: int
+    holds: int
+    locks: int
+    index_entries: int
+    blocks: int

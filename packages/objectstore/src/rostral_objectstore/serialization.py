@@ -1,8 +1,9 @@
 """Values to bytes and back: what the `kind` of an object means.
 
-Pickle protocol 5 with out-of-band buffers: arrays, tables and tensors are copied into the store once, at 64-byte
-boundaries, and come back as read-only views of shared memory that keep the object held. Pickles are loaded only
-from the node's own segment, which only processes of the same user can attach to.
+Pickle protocol 5 with out-of-band buffers: arrays, tables and tensors are copied into the store
+once, at 64-byte boundaries, and come back as read-only views of shared memory that keep the object
+held. Pickles are loaded only from the node's own segment, which only processes of the same user can
+attach to.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class OutOfBand:
         self.buffers: list[memoryview] = []
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """False takes the buffer; True leaves it to the pickle."""
         try:
             raw = buffer.raw()
         except BufferError:
@@ -72,18 +74,18 @@ def deserialize(kind: int, inband: Any, buffers: Sequence[Any]) -> Any:
 
 
 def serialize_arrow(table: Any) -> bytes:
-    """An Arrow table or record batch as an IPC stream, which a reader in any language understands."""
-    import pyarrow
+    """An Arrow table or record batch as an IPC stream, for readers in any language."""
+    import pyarrow as pa
 
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write(table)
     stream: bytes = sink.getvalue().to_pybytes()
     return stream
 
 
 def _read_arrow(inband: Any) -> Any:
-    import pyarrow
+    import pyarrow as pa
 
-    with pyarrow.ipc.open_stream(pyarrow.py_buffer(inband)) as reader:
+    with pa.ipc.open_stream(pa.py_buffer(inband)) as reader:
         return reader.read_all()

@@ -11,9 +11,12 @@ cdef enum:
 
 cdef uint32_t allocate(attachment *a, uint64_t size) noexcept nogil
 cdef uint32_t allocate_record(attachment *a, int arena_kind, uint32_t size) noexcept nogil
-cdef uint32_t allocate_run(attachment *a, uint64_t size, uint32_t kind) noexcept nogil
+cdef uint32_t allocate_run(
+    attachment *a, uint64_t size, uint32_t kind, uint32_t class_) noexcept nogil
 cdef void release_block(attachment *a, uint32_t loc) noexcept nogil
-cdef void populate(attachment *a, uint32_t loc, uint64_t size) noexcept nogil
+cdef void release_named(attachment *a, uint32_t *name) noexcept nogil
+cdef void trim(attachment *a) noexcept nogil
+cdef uint64_t count_free_chunks(attachment *a) noexcept nogil
 cdef uint32_t class_of(uint64_t size) noexcept nogil
 cdef uint32_t class_size(uint32_t class_) noexcept nogil
 cdef uint64_t initial_word(uint32_t block_size, uint32_t word) noexcept nogil

@@ -4,14 +4,18 @@
  *
  *   header | client slots | id index | chunk words | chunk records | chunks ...
  *
- * Rules that hold for all of it (DESIGN.md, section 2, rule 3: any process may die at any instruction):
- *   - an allocation is a bit or a word that says who made it, never a count: a daemon can undo the dead one's share;
+ * Rules that hold for all of it, because any process may die at any instruction:
+ *   - an allocation is a bit or a word that says who made it, never a count: a daemon can undo the
+ *     dead one's share;
  *   - a state changes by one compare-and-swap that writes the slot of the process that changed it;
- *   - records that a late reader may still look at (objects, tasks) are type-stable: their memory is reused only for
- *     records of the same kind, and a version in the state word makes a stale compare-and-swap fail;
- *   - positions are locators, offset / 64 from the start of the segment, so they fit 32 bits up to 256 GiB.
+ *   - records that a late reader may still look at (objects, tasks) are type-stable: their memory
+ *     is reused only for records of the same kind, and a version in the state word makes a stale
+ *     compare-and-swap fail;
+ *   - positions are locators, offset / 64 from the start of the segment, so they fit 32 bits up to
+ *     256 GiB.
  *
- * LAYOUT_VERSION changes with any edit of this file; a process with another version is refused when it attaches.
+ * LAYOUT_VERSION changes with any edit of the structures; a process with another version is
+ * refused when it attaches.
  */
 #ifndef ROSTRAL_LAYOUT_H
 #define ROSTRAL_LAYOUT_H
@@ -19,27 +23,36 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 1u
+#define LAYOUT_VERSION 2u
 #define MAX_SLOTS 1024u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
 #define CHUNK_LOCATORS (CHUNK_SIZE / 64)
 #define NO_SLOT 0xffffu
 
-/* ---- client slots: one per attached process -------------------------------------------------------------------- */
+/* ---- client slots: one per attached process -------------------------------------------------- */
 
 enum slot_state { SLOT_FREE = 0, SLOT_LIVE = 1, SLOT_DEAD = 2, SLOT_REPAIRED = 3 };
-enum slot_kind { KIND_STORE = 1, KIND_SCHEDULER = 2, KIND_DRIVER = 3, KIND_WORKER = 4, KIND_ACTOR = 5, KIND_CLIENT = 6 };
+enum slot_kind {
+    KIND_STORE = 1,
+    KIND_SCHEDULER = 2,
+    KIND_DRIVER = 3,
+    KIND_WORKER = 4,
+    KIND_ACTOR = 5,
+    KIND_CLIENT = 6
+};
 
 #define WAIT_NOTHING 0u
 #define WAIT_ANY 0xffffffffu
 
 struct slot {
-    /* Written by the store daemon. FREE -> LIVE (attach) -> DEAD (connection lost) -> REPAIRED (the scheduler has taken
-     * over the dead one's tasks; skipped when there is no scheduler) -> FREE (holders, blocks and records cleaned up). */
+    /* Written by the store daemon. FREE -> LIVE (attach) -> DEAD (connection lost) -> REPAIRED
+     * (the scheduler has taken over the dead one's tasks; skipped when there is no scheduler) ->
+     * FREE (holders, blocks and records cleaned up). */
     uint32_t state;
     uint32_t pid;
-    uint64_t start_time; /* clock ticks after boot, as /proc/PID/stat has it: pid reuse cannot fool us */
+    /* clock ticks after boot, as /proc/PID/stat has it: pid reuse cannot fool us */
+    uint64_t start_time;
     uint32_t kind;
     uint32_t generation; /* how often the slot was given out */
     uint8_t worker_id[16];
@@ -53,18 +66,26 @@ struct slot {
     uint32_t pad1[13];
 
     /* Work: written by the owner, but for `queue`, which the scheduler writes. */
-    uint32_t claiming;  /* task about to be claimed: written before the compare-and-swap, so no claim is anonymous */
+    /* task about to be claimed: written before the compare-and-swap, so no claim is anonymous */
+    uint32_t claiming;
     uint32_t running;   /* task being run, 0 when idle */
     uint32_t blocked;   /* 1 while the running task waits for objects */
     uint32_t queue;     /* ready queue this worker may take from; 0: none */
-    uint32_t queue_ack; /* the queue the worker has last looked at: equal to `queue` once a grant or withdrawal is seen */
+    /* the queue the worker has last looked at: equal to `queue` once a grant or withdrawal is
+     * seen */
+    uint32_t queue_ack;
     uint32_t idle;      /* 1 while asleep with nothing to do */
     uint64_t finished_count;
-    uint64_t pad2[4];
+    /* A block that this process gives back: written before the block's last name is wiped out,
+     * cleared after its bit is. The store's sweep after a death leaves such a block alone, or it
+     * would free it a second time. */
+    uint32_t releasing;
+    uint32_t locking; /* 1 + the index group whose lock this process holds or is about to take */
+    uint32_t pad2[6];
     uint64_t pad3[8];
 };
 
-/* ---- header ----------------------------------------------------------------------------------------------------- */
+/* ---- header ---------------------------------------------------------------------------------- */
 
 struct header {
     uint64_t magic;
@@ -80,21 +101,26 @@ struct header {
     uint64_t chunks_offset; /* a multiple of CHUNK_SIZE */
     uint8_t node_id[16];
     uint8_t pad0[24];
-    /* One bit per slot whose process is awake (running or spinning). A process spins only while no more bits are set
-     * than the node has cores: measured, a spinner without a core of its own is slower than a sleeper. */
+    /* One bit per slot whose process is awake (running or spinning). A process spins only while
+     * no more bits are set than the node has cores: measured, a spinner without a core of its
+     * own is slower than a sleeper. */
     uint64_t awake[SLOT_WORDS];
     uint64_t first_free_chunk; /* a hint: no free chunk lies below, most of the time */
     uint32_t scheduler_slot;   /* NO_SLOT: this store has no scheduler */
-    uint32_t starved;          /* written by the scheduler: some queue has tasks that no resources are free for */
-    uint64_t chunks_in_use;    /* approximate, for statistics only */
-    uint64_t orphan_chunks;    /* written by the store daemon: record chunks of dead processes that wait for an owner */
+    /* written by the scheduler: some queue has tasks that no resources are free for */
+    uint32_t starved;
+    /* bumped by who finds the store full: everybody gives its empty slabs back */
+    uint32_t trim_wanted;
+    uint32_t pad1;
+    uint64_t orphan_chunks;    /* record chunks of dead processes that wait for an owner: a hint */
 };
 
-/* ---- chunks: 64 KiB each; a run of them is a large block, one of them a slab of equal blocks --------------------- */
+/* ---- chunks: 64 KiB each; a run of them is a large block, one of them a slab of equal blocks - */
 
 enum chunk_kind {
     CHUNK_FREE = 0,
-    CHUNK_CLAIMED = 1, /* being put together into a run by `slot` */
+    /* being put together into a run by `slot`; with a length: a run being taken apart by it */
+    CHUNK_CLAIMED = 1,
     CHUNK_SLAB = 2,    /* blocks of object data */
     CHUNK_OBJECTS = 3, /* type-stable: struct object */
     CHUNK_TASKS = 4,   /* type-stable: struct task, one size class a chunk */
@@ -102,29 +128,36 @@ enum chunk_kind {
     CHUNK_BODY = 6,    /* a further chunk of it */
     CHUNK_QUEUE = 7    /* first chunk of a queue */
 };
-/* The chunk word: kind | class << 8 | owner slot << 16 | run length << 32. Claiming a chunk is a CAS of it from 0. */
+/* The class of a CHUNK_RUN that is one struct task, too large for a slab. */
+#define RUN_TASK 1u
+/* The chunk word: kind | class << 8 | owner slot << 16 | run length << 32. Claiming a chunk is a
+ * CAS of it from 0. */
 #define CHUNK_WORD(kind, class_, slot, length) \
     ((uint64_t)(kind) | (uint64_t)(class_) << 8 | (uint64_t)(slot) << 16 | (uint64_t)(length) << 32)
 
 struct chunk_record {
-    uint64_t used[16]; /* slabs: a set bit is a block in use; a free of another process's block clears its bit */
+    /* slabs: a set bit is a block in use; a free of another process's block clears its bit */
+    uint64_t used[16];
 };
 
-/* Block sizes of slabs: four classes to a doubling, all multiples of 64 bytes, from 64 to 32 KiB. */
+/* Block sizes of slabs: four classes to a doubling, all multiples of 64 bytes, from 64 to 32
+ * KiB. */
 #define CLASS_COUNT 32u
 #define LARGEST_BLOCK 32768u
 
-/* ---- objects ---------------------------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
 /*                    create                 seal
- *   FREE --------> CREATED -----------------------------> SEALED ---> DELETING ---> FREE (version + 1)
- *     |               ^                                     |   ^          |
- *     |  expect       |  the producer starts to write       |   '----------'  somebody took hold meanwhile
- *     '----------> PENDING                                  '---> LOST (later: rebuilt by running its task again)
+ *   FREE --------> CREATED --------------------------> SEALED ---> DELETING ---> FREE (version + 1)
+ *     |               ^                                  |  ^          |
+ *     |  expect       |  the producer writes             |  '----------'  somebody took hold
+ *     '----------> PENDING                               '---> LOST (its task must run again)
  */
 enum object_state {
+    /* a block in use and FREE: `slot` is about to use it, or to give it back */
     OBJECT_FREE = 0,
-    OBJECT_PENDING = 1,  /* known by id, not yet written: a task will make it, or somebody waits for it */
+    /* known by id, not yet written: a task will make it, or somebody waits for it */
+    OBJECT_PENDING = 1,
     OBJECT_CREATED = 2,  /* being written by `slot` */
     OBJECT_SEALED = 3,   /* immutable; `slot` sealed it */
     OBJECT_DELETING = 4, /* being taken apart by `slot` */
@@ -133,18 +166,22 @@ enum object_state {
 #define OBJECT_FLAG_ERROR 1u      /* the value is an exception to raise */
 #define OBJECT_FLAG_INLINE 2u     /* the value lies in the record itself */
 #define OBJECT_FLAG_COMPOUND 4u   /* the block starts with a struct compound */
-#define OBJECT_FLAG_PRODUCER 8u   /* PENDING: a task will seal it, so it stays even if nobody holds it */
-#define OBJECT_FLAG_WIDE 16u      /* some holder's slot is 64 or above: look at `holders_wide` too */
-#define OBJECT_FLAG_INDEXED 32u   /* the id index has it */
+/* PENDING: a task will seal it, so it stays even if nobody holds it */
+#define OBJECT_FLAG_PRODUCER 8u
+/* some holder's slot is 64 or above: look at `holders_wide` too */
+#define OBJECT_FLAG_WIDE 16u
 
 /* state | flags << 8 | slot << 16 | version << 32 */
-#define OBJECT_WORD(state, flags, slot, version) \
-    ((uint64_t)(state) | (uint64_t)(flags) << 8 | (uint64_t)(slot) << 16 | (uint64_t)(version) << 32)
+#define OBJECT_WORD(state, flags, slot, version)                                     \
+    ((uint64_t)(state) | (uint64_t)(flags) << 8 | (uint64_t)(slot) << 16 | \
+     (uint64_t)(version) << 32)
 
 /* The version of the next object or task in a record whose word this is. */
 #define NEXT_VERSION(word) ((((uint64_t)(word) >> 32) + 1) & 0xffffffffu)
 
 #define INLINE_SIZE 64u
+/* `next` of an object being deleted when no other follows it. */
+#define DELETE_LAST 0xffffffffu
 #define DEPENDENTS_CLOSED 1ull
 
 struct object {
@@ -154,23 +191,33 @@ struct object {
     uint64_t size;       /* bytes of the value */
     uint32_t data;       /* locator of its block; 0 when inline or empty */
     uint32_t kind;       /* how to read it: serialization.py owns the meaning */
-    uint64_t holders;    /* one bit per slot: this process holds it. Only that process and the daemon write the bit */
-    uint64_t dependents; /* tasks that wait for it: a stack of struct dependency; DEPENDENTS_CLOSED once sealed */
+    /* one bit per slot: this process holds it. Only that process and the daemon write the bit */
+    uint64_t holders;
+    /* tasks that wait for it: a stack of struct dependency; DEPENDENTS_CLOSED once sealed */
+    uint64_t dependents;
     uint8_t value[INLINE_SIZE];
     uint64_t holders_wide[SLOT_WORDS - 1];
     uint32_t task; /* the task that makes it, while PENDING */
-    uint32_t pad;
+    /* DELETING: 0 while the deleter may still step back, then what it deletes next, or
+     * DELETE_LAST */
+    uint32_t next;
 };
 #define OBJECT_SIZE 256u
 
-/* A block with OBJECT_FLAG_COMPOUND: this, `contained` references, `buffer_count` pairs of (offset, size) in bytes
- * from the start of the block, the in-band bytes, the buffers, each at a multiple of 64. */
+/* A block with OBJECT_FLAG_COMPOUND: this, `contained` references, `buffer_count` pairs of
+ * (offset, size) in bytes from the start of the block, the in-band bytes, the buffers, each at a
+ * multiple of 64. */
 struct compound {
     uint32_t contained_count;
     uint32_t buffer_count;
     uint64_t inband_size;
-    uint32_t released_count; /* references whose `containers` the deleter has given back: survives its death */
-    uint32_t pad[11];
+    /* The value counts in `containers` of the references from `released_count` up to
+     * `counted_count`. Both only grow: counted after the count went up, released before it goes
+     * down. A death in between leaves a count one too high (the inner object stays), never one
+     * too low (somebody would read freed memory). */
+    uint32_t counted_count;
+    uint32_t released_count;
+    uint32_t pad[10];
 };
 struct contained {
     uint8_t id[20];
@@ -179,21 +226,33 @@ struct contained {
     uint32_t pad;
 };
 
-/* ---- id index: groups of seven buckets in a cache line, linear probing from group to group ------------------------ */
+/* ---- id index: groups of seven buckets in a cache line, linear probing from group to group --- */
 
 struct index_group {
-    uint32_t lock;     /* slot + 1 of who changes ids that hash here; the lock of a dead process is taken over */
+    /* slot + 1 of who changes ids that hash here; the lock of a dead process is taken over */
+    uint32_t lock;
     uint32_t overflow; /* 1 once an id that hashes here had to go to a later group */
     uint64_t bucket[7]; /* locator | low 32 bits of the id's hash << 32; 0: empty */
 };
 
-/* ---- tasks ------------------------------------------------------------------------------------------------------ */
+/* ---- tasks ----------------------------------------------------------------------------------- */
 
-/*   FREE -> WAITING -> READY -> CLAIMED -> DONE -> FREE         WAITING: some dependency is not sealed
- *               '--------'  ^      |                            DONE: results sealed; the submitter frees the record
- *                           '------'  the claimer died: run again
+/*   FREE -> WAITING -> READY -> CLAIMED -> DONE -> FREE
+ *    |                 ^  ^       |
+ *    '-----------------'  '-------'  the claimer died: run again
+ *
+ * WAITING: some dependency is not sealed. DONE: the results are sealed; the submitter frees it.
  */
-enum task_state { TASK_FREE = 0, TASK_WAITING = 1, TASK_READY = 2, TASK_CLAIMED = 3, TASK_DONE = 4 };
+/* As with objects, a record in use and FREE is in the hands of `slot`. A record stays while an
+ * object links it in its `dependents`, DONE or not. READY with slot S but in no queue: S died
+ * before it could enqueue it. */
+enum task_state {
+    TASK_FREE = 0,
+    TASK_WAITING = 1,
+    TASK_READY = 2,
+    TASK_CLAIMED = 3,
+    TASK_DONE = 4
+};
 #define RETRY_FOREVER 0xffffffffu
 #define TASK_FLAG_CANCELLED 1u
 #define TASK_FLAG_ACTOR_CALL 2u
@@ -212,21 +271,25 @@ struct task {
     uint32_t attempt;
     uint32_t retries_left; /* RETRY_FOREVER: no limit */
     uint64_t function;     /* opaque to the store: the client's key of the code to run */
-    /* follows: uint32_t returns[return_count] padded to 16; struct dependency[dependency_count]; payload */
+    /* follows: uint32_t returns[return_count] padded to 16; struct dependency[dependency_count];
+     * payload */
 };
 
-/* One object that a task needs. It keeps the object held (by the submitter's bit) until the task is done, and links the
- * task into the object's `dependents` while the object is not sealed. */
+/* One object that a task needs. It keeps the object held (by the submitter's bit) until the task
+ * is done, and links the task into the object's `dependents` while the object is not sealed. */
 struct dependency {
     uint32_t loc;
-    uint32_t resolved; /* 1: sealed, or never waited for. Written after `next` was read: see resolve_dependents */
-    uint64_t next;     /* next in the object's stack: locator of its task << 32 | its offset in the task's record */
+    /* 1: sealed, or never waited for. Written after `next` was read: see resolve_dependents */
+    uint32_t resolved;
+    /* next in the object's stack: locator of its task << 32 | its offset in the task's record */
+    uint64_t next;
 };
 
-/* ---- queues: ready queues (one per job and resource shape) and actor mailboxes ------------------------------------ */
+/* ---- queues: ready queues (one per job and resource shape) and actor mailboxes --------------- */
 
-/* cell: locator of a task | lap << 32. An empty cell of lap n holds n << 32. Producers fill the cell at `tail` by CAS and
- * then advance `tail`; anybody may advance it for them, so a producer that dies in between stops nobody. */
+/* cell: locator of a task | lap << 32. An empty cell of lap n holds n << 32. Producers fill the
+ * cell at `tail` by CAS and then advance `tail`; anybody may advance it for them, so a producer
+ * that dies in between stops nobody. */
 struct queue {
     uint32_t magic;
     uint32_t capacity; /* cells, a power of two */
@@ -234,7 +297,8 @@ struct queue {
     uint32_t closed;   /* nothing will be taken from it any more */
     uint8_t job_id[16];
     uint8_t key[16]; /* shape id, or actor id */
-    uint32_t wants_scheduler; /* written by the scheduler: poke it when a task is enqueued and nobody sleeps here */
+    /* written by the scheduler: poke it when a task is enqueued and nobody sleeps here */
+    uint32_t wants_scheduler;
     uint32_t reserved_cells;  /* cells whose pages are known to exist */
     uint64_t pad0;
     uint64_t tail;
@@ -253,7 +317,7 @@ struct queue {
 #ifdef __cplusplus
 #error "this layout is C"
 #endif
-_Static_assert(sizeof(struct slot) == 256 + 0, "slot");
+_Static_assert(sizeof(struct slot) == 256, "slot");
 _Static_assert(sizeof(struct object) == OBJECT_SIZE, "object");
 _Static_assert(sizeof(struct compound) == 64, "compound");
 _Static_assert(sizeof(struct contained) == 32, "contained");

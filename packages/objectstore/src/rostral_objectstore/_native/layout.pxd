@@ -6,11 +6,13 @@ cdef extern from "layout.h" nogil:
     enum: SLOT_FREE, SLOT_LIVE, SLOT_DEAD, SLOT_REPAIRED
     enum: KIND_STORE, KIND_SCHEDULER, KIND_DRIVER, KIND_WORKER, KIND_ACTOR, KIND_CLIENT
     enum: WAIT_NOTHING, WAIT_ANY
-    enum: CHUNK_FREE, CHUNK_CLAIMED, CHUNK_SLAB, CHUNK_OBJECTS, CHUNK_TASKS, CHUNK_RUN, CHUNK_BODY, CHUNK_QUEUE
-    enum: CLASS_COUNT, LARGEST_BLOCK
+    enum: CHUNK_FREE, CHUNK_CLAIMED, CHUNK_SLAB, CHUNK_OBJECTS, CHUNK_TASKS, CHUNK_RUN, CHUNK_BODY
+    enum: CHUNK_QUEUE
+    enum: CLASS_COUNT, LARGEST_BLOCK, RUN_TASK
     enum: OBJECT_FREE, OBJECT_PENDING, OBJECT_CREATED, OBJECT_SEALED, OBJECT_DELETING, OBJECT_LOST
-    enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER, OBJECT_FLAG_WIDE
-    enum: OBJECT_FLAG_INDEXED, OBJECT_SIZE, INLINE_SIZE, DEPENDENTS_CLOSED
+    enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER
+    enum: OBJECT_FLAG_WIDE
+    enum: OBJECT_SIZE, INLINE_SIZE, DEPENDENTS_CLOSED, DELETE_LAST
     enum: TASK_FREE, TASK_WAITING, TASK_READY, TASK_CLAIMED, TASK_DONE
     enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL
     enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET
@@ -30,6 +32,7 @@ cdef extern from "layout.h" nogil:
         uint32_t futex, sleeping, wait_loc
         uint32_t claiming, running, blocked, queue, queue_ack, idle
         uint64_t finished_count
+        uint32_t releasing, locking
 
     struct header:
         uint64_t magic
@@ -40,7 +43,8 @@ cdef extern from "layout.h" nogil:
         uint64_t awake[16]
         uint64_t first_free_chunk
         uint32_t scheduler_slot, starved
-        uint64_t chunks_in_use, orphan_chunks
+        uint32_t trim_wanted
+        uint64_t orphan_chunks
 
     struct chunk_record:
         uint64_t used[16]
@@ -54,12 +58,12 @@ cdef extern from "layout.h" nogil:
         uint64_t holders, dependents
         uint8_t value[64]
         uint64_t holders_wide[15]
-        uint32_t task
+        uint32_t task, next
 
     struct compound:
         uint32_t contained_count, buffer_count
         uint64_t inband_size
-        uint32_t released_count
+        uint32_t counted_count, released_count
 
     struct contained:
         uint8_t id[20]
@@ -72,7 +76,8 @@ cdef extern from "layout.h" nogil:
     struct task:
         uint64_t word
         uint8_t id[16]
-        uint32_t queue, submitter, return_count, dependency_count, payload, payload_size, attempt, retries_left
+        uint32_t queue, submitter, return_count, dependency_count, payload, payload_size
+        uint32_t attempt, retries_left
         uint64_t function
 
     struct dependency:
@@ -103,6 +108,7 @@ cdef extern from "atomics.h" nogil:
     uint32_t sub32(uint32_t *p, uint32_t v)
     int lowest_bit(uint64_t v)
     int bit_count(uint64_t v)
+    void relax(uint32_t spins)
     void cpu_pause()
     int64_t monotonic_ns()
     int futex_wait(uint32_t *p, uint32_t expected, int64_t timeout_ns)

@@ -9,3 +9,7 @@ cdef void wake_worker(attachment *a, queue *q) noexcept nogil
 cdef bint looks_empty(queue *q) noexcept nogil
 cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil
 cdef uint64_t *cells(queue *q) noexcept nogil
+cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noexcept nogil
+cdef bint is_queued(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
+cdef void unlink_done(attachment *a, uint32_t object_loc) noexcept nogil
+cdef queue *queue_at(attachment *a, uint32_t loc) noexcept nogil

@@ -1,18 +1,21 @@
 """Queues of tasks: the ready queue of a job and resource shape, and the mailbox of an actor.
 
-One bounded ring of cells, many producers, many consumers, no lock. A cell is filled and emptied by compare-and-swap;
-`head` and `tail` are advanced by whoever finds them behind, so nobody waits for a process that died between two steps.
-What makes a claim is not the cell but the task's own state word, READY to CLAIMED with the claimer's slot in it, and
-the claimer has written the task into its own slot before: there is no moment at which a task is nobody's.
+One bounded ring of cells, many producers, many consumers, no lock. A cell is filled and emptied by
+compare-and-swap; `head` and `tail` are advanced by whoever finds them behind, so nobody waits for a
+process that died between two steps. What makes a claim is not the cell but the task's own state
+word, READY to CLAIMED with the claimer's slot in it, and the claimer has written the task into its
+own slot before: there is no moment at which a task is nobody's.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rostral_objectstore._native.heap cimport allocate_run, free_run, release_block
+from rostral_objectstore._native.heap cimport allocate_run, release_block
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.segment cimport Segment, at, attachment, locator, poke_scheduler, wake_slot
+from rostral_objectstore._native.layout cimport object as object_record
+from rostral_objectstore._native.segment cimport (
+    Segment, at, attachment, locator, poke_scheduler, wake_slot)
 from rostral_objectstore.errors import ObjectStoreFullError
 
 
@@ -34,7 +37,8 @@ cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
                 cas64(&q.tail, tail, tail + 1)
                 return True
         elif cell >> 32 == lap or cell == LAP(lap + 1, 1) << 32:
-            # Filled in this lap (perhaps already emptied again), but the producer has not advanced the tail yet.
+            # Filled in this lap (perhaps already emptied again), but the producer has not advanced
+            # the tail yet.
             cas64(&q.tail, tail, tail + 1)
         elif load64(&q.tail) == tail:
             return False  # still holds a task of the lap before
@@ -47,7 +51,8 @@ cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil:
     cdef uint64_t *c = cells(q)
     cdef uint32_t loc
     cdef task *t
-    cdef bint mine
+    cdef bint ours, mine
+    cdef uint32_t queue_loc = locator(a, q)
     while True:
         head = load64(&q.head)
         lap = LAP(head, q.capacity)
@@ -65,11 +70,14 @@ cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil:
         t = <task *>at(a, loc)
         release32(&a.me.claiming, loc)
         word = load64(&t.word)
-        # While the cell is as it was, the task has not been freed, so the word just read was a task's.
+        # A claimer that died before it emptied the cell may have left a task here that was run
+        # again, freed, and is another queue's by now.
+        ours = t.queue == queue_loc
+        # While the cell is as it was, the task has not been freed, so what was read was a task's.
         if load64(&c[head & mask]) != cell:
             release32(&a.me.claiming, 0)
             continue
-        mine = (word & 0xff) == TASK_READY and cas64(
+        mine = ours and (word & 0xff) == TASK_READY and cas64(
             &t.word, word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32))
         if cas64(&c[head & mask], cell, LAP(lap + 1, 1) << 32):
             cas64(&q.head, head, head + 1)
@@ -86,7 +94,7 @@ cdef bint looks_empty(queue *q) noexcept nogil:
 
 
 cdef void wake_worker(attachment *a, queue *q) noexcept nogil:
-    """After a push: wakes one worker that sleeps here; without one, tells a scheduler that asked to be told."""
+    """After a push: wakes one worker that sleeps here, or a scheduler that asked to be told."""
     cdef uint32_t i
     cdef uint64_t word, bit
     for i in range(SLOT_WORDS):
@@ -104,10 +112,11 @@ cdef void wake_worker(attachment *a, queue *q) noexcept nogil:
 cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
     """An object was sealed: tasks of its stack that wait for nothing else become ready.
 
-    Tricky: another process may be resolving another dependency of the same task at this moment. The task can become
-    ready, run and be freed as soon as its last dependency is marked, so everything of it is read before our mark, and
-    the one compare-and-swap after it carries the version read before. Each marks and then looks: whoever marks last
-    sees all marks; two who both see them all race for the compare-and-swap, and one wins.
+    Tricky: another process may be resolving another dependency of the same task at this moment.
+    The task can become ready, run and be freed as soon as its last dependency is marked, so
+    everything of it is read before our mark, and the one compare-and-swap after it carries the
+    version read before. Each marks and then looks: whoever marks last sees all marks; two who both
+    see them all race for the compare-and-swap, and one wins.
     """
     cdef dependency *d
     cdef dependency *all_of_them
@@ -117,13 +126,15 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
     cdef bint ready
     cdef queue *q
     while head > DEPENDENTS_CLOSED:
-        # An element of the stack is named by its task's locator << 32 | its offset in the task's record.
+        # An element of the stack is named by its task's locator << 32 | its offset in the task's
+        # record.
         task_loc = <uint32_t>(head >> 32)
         d = <dependency *>(<char *>at(a, task_loc) + <uint32_t>head)
         t = <task *>at(a, task_loc)
         word = load64(&t.word)
         count = t.dependency_count
-        all_of_them = <dependency *>(<char *>t + sizeof(task) + (t.return_count * 4 + 15) // 16 * 16)
+        all_of_them = <dependency *>(
+            <char *>t + sizeof(task) + (t.return_count * 4 + 15) // 16 * 16)
         q = <queue *>at(a, t.queue)
         head = d.next
         store32(&d.resolved, 1)
@@ -133,37 +144,104 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
                 ready = False
                 break
         if ready and (word & 0xff) == TASK_WAITING:
-            if cas64(&t.word, word, TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32)):
-                if push(a, q, task_loc):
-                    wake_worker(a, q)
-                else:
-                    # Waiting here for room could stop the very worker that would make it. The scheduler looks for
-                    # tasks that wait for nothing whenever it is poked.
-                    store64(&t.word, word)
-                    poke_scheduler(a)
+            enqueue(a, q, task_loc, word)
+
+
+cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noexcept nogil:
+    """WAITING, as `word` says, to READY and into its queue. False: another did it, or no room."""
+    cdef task *t = <task *>at(a, task_loc)
+    if not cas64(&t.word, word, TASK_WORD(
+            TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32)):
+        return False
+    if push(a, q, task_loc):
+        wake_worker(a, q)
+        return True
+    # Waiting here for room could stop the very worker that would make it. The scheduler looks for
+    # tasks that wait for nothing whenever it is poked.
+    store64(&t.word, word)
+    poke_scheduler(a)
+    return False
+
+
+cdef bint is_queued(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
+    """Whether some cell names the task. Cells change meanwhile, but a READY task keeps its own."""
+    cdef uint64_t *c = cells(q)
+    cdef uint32_t i
+    for i in range(q.capacity):
+        if <uint32_t>load64(&c[i]) == task_loc:
+            return True
+    return False
+
+
+cdef void unlink_done(attachment *a, uint32_t object_loc) noexcept nogil:
+    """Takes tasks that are DONE (cancelled, failed) out of the stack of an object they waited for.
+
+    The stack is taken out whole, so each element is ours alone, and what still waits is pushed
+    again; if the object is sealed meanwhile, those are resolved here.
+    """
+    cdef object_record *o = <object_record *>at(a, object_loc)
+    cdef uint64_t element = load64(&o.dependents), following, top
+    cdef dependency *d
+    while element > DEPENDENTS_CLOSED:
+        if cas64(&o.dependents, element, 0):
+            break
+        element = load64(&o.dependents)
+    while element > DEPENDENTS_CLOSED:
+        d = <dependency *>(<char *>at(a, <uint32_t>(element >> 32)) + <uint32_t>element)
+        following = d.next
+        if (load64(&(<task *>at(a, <uint32_t>(element >> 32))).word) & 0xff) == TASK_DONE:
+            store32(&d.resolved, 1)
+        else:
+            while True:
+                top = load64(&o.dependents)
+                if top == DEPENDENTS_CLOSED:
+                    d.next = 0
+                    resolve_dependents(a, element)
+                    break
+                d.next = top
+                if cas64(&o.dependents, top, element):
+                    break
+        element = following
+
+
+cdef queue *queue_at(attachment *a, uint32_t loc) noexcept nogil:
+    """The queue at a locator that came from outside, or NULL."""
+    cdef uint64_t offset = <uint64_t>loc << 6, word
+    if offset < a.hdr.chunks_offset or offset >= a.hdr.segment_size or offset % CHUNK_SIZE:
+        return NULL
+    word = load64(&a.chunk_words[(offset - a.hdr.chunks_offset) // CHUNK_SIZE])
+    if (word & 0xff) != CHUNK_QUEUE or (<queue *>at(a, loc)).magic != QUEUE_MAGIC:
+        return NULL
+    return <queue *>at(a, loc)
 
 
 cdef class Queue:
-    """One queue of the segment. `create` and `free` are the scheduler's; everybody else only names it by locator."""
+    """One queue of the segment, which other processes name by its locator.
+
+    `create`, `close` and `free` are the scheduler's.
+    """
 
     cdef readonly Segment segment
     cdef readonly uint32_t loc
     cdef queue *q
 
-    def __init__(self, Segment segment, uint32_t loc):
+    def __init__(self, Segment segment not None, uint32_t loc):
         self.segment = segment
         self.loc = loc
-        self.q = <queue *>at(&segment.a, loc)
-        if loc == 0 or self.q.magic != QUEUE_MAGIC:
+        self.q = queue_at(&segment.a, loc)
+        if self.q == NULL:
             raise ValueError(f"no queue at locator {loc}")
 
     @staticmethod
-    def create(Segment segment, uint32_t capacity, uint32_t kind, bytes job_id, bytes key):
+    def create(Segment segment not None, uint32_t capacity, uint32_t kind,
+               bytes job_id not None, bytes key not None):
         """Makes a queue of `capacity` cells (a power of two). Raises ObjectStoreFullError."""
+        if len(job_id) != 16 or len(key) != 16:
+            raise ValueError("job_id and key have 16 bytes each")
         if capacity == 0 or capacity & (capacity - 1):
             raise ValueError(f"capacity must be a power of two, not {capacity}")
         cdef uint64_t size = QUEUE_CELLS_OFFSET + <uint64_t>capacity * 8
-        cdef uint32_t loc = allocate_run(&segment.a, size, CHUNK_QUEUE)
+        cdef uint32_t loc = allocate_run(&segment.a, size, CHUNK_QUEUE, 0)
         if loc == 0:
             raise ObjectStoreFullError(
                 f"no room in the store for a queue of {capacity} tasks ({size} bytes)",

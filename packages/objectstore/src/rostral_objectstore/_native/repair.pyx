@@ -1,36 +1,43 @@
 """Repair: what the daemons do about the dead, and what they can see of the living.
 
-After a death two daemons act in turn on the dead one's slot. The scheduler (if there is one) takes over the tasks it
-had submitted, runs again or fails those it had claimed, and says REPAIRED; then the store clears its holds, ends what
-it had begun, takes its memory back and frees the slot. Each step can be done again if the daemon itself dies in it.
+After a death two daemons act in turn on the dead one's slot. The scheduler (if there is one) takes
+over the tasks it had submitted, runs again or fails those it had claimed, and says REPAIRED; then
+the store clears its holds, ends what it had begun, takes its memory back and frees the slot. Each
+step can be done again if the daemon itself dies in it.
 
-These functions look through all records: some tens of milliseconds for a million of them, once per death.
+These functions look through all records: some tens of milliseconds for a million of them, once per
+death.
 """
-cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
 from rostral_objectstore._native.heap cimport (
     ORPHAN_SLOT, class_size, free_run, initial_word, release_block)
+from rostral_objectstore._native.index cimport unlock_dead
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
-from rostral_objectstore._native.queue cimport claim_next, push, resolve_dependents, wake_worker
-from rostral_objectstore._native.segment cimport Segment, at, attachment, locator
-from rostral_objectstore._native.table cimport (
-    Handle, ObjectTable, finish_delete, held_by_none, hold, new_handle, try_delete, wake_holders)
+from rostral_objectstore._native.objects cimport (
+    hold, is_object, settle_deletion, try_delete, undo_created, wake_holders)
+from rostral_objectstore._native.queue cimport (
+    claim_next, is_queued, push, queue_at, resolve_dependents, wake_worker)
+from rostral_objectstore._native.segment cimport Segment, at, attachment, locator, slot_is_live
+from rostral_objectstore._native.table cimport ObjectTable
 from rostral_objectstore._native.task cimport (
-    Tasks, dependencies_of, free_task, make_ready, payload_of, returns_of)
+    RETURNS_MAX, Tasks, dependencies_of, make_ready, returns_of, unmake_producer)
+
+from rostral_objectstore.errors import QueueClosedError
 
 
 cdef class Records:
-    """Walks over all records of one kind. `next` gives the locator of each block in use, then 0."""
+    """Walks over all blocks of the records of one kind. `next` gives their locators, then 0."""
 
     cdef attachment *a
     cdef Segment segment
     cdef uint64_t chunk
     cdef uint32_t kind, block, block_size
+    cdef bint used  # of the block that `next` gave last
 
     @staticmethod
     cdef Records over(Segment segment, uint32_t kind):
@@ -40,144 +47,290 @@ cdef class Records:
         return walk
 
     cdef uint32_t next(self) noexcept nogil:
-        cdef uint64_t word
+        """The next block in use."""
+        cdef uint32_t loc = self.next_of_all()
+        while loc != 0 and not self.used:
+            loc = self.next_of_all()
+        return loc
+
+    cdef uint32_t next_of_all(self) noexcept nogil:
+        """The next block, in use or not."""
+        cdef uint64_t word, used
         cdef uint32_t block
         while self.chunk < self.a.hdr.chunk_count:
             if self.block == 0:
                 word = load64(&self.a.chunk_words[self.chunk])
+                if self.kind == CHUNK_TASKS and (word & 0xffff) == (CHUNK_RUN | RUN_TASK << 8):
+                    self.used = True
+                    self.chunk += 1
+                    return locator(self.a, self.a.chunks + (self.chunk - 1) * CHUNK_SIZE)
                 if (word & 0xff) != self.kind:
                     self.chunk += 1
                     continue
                 self.block_size = class_size((word >> 8) & 0x1f)
-            while self.block < CHUNK_SIZE // self.block_size:
+            if self.block < CHUNK_SIZE // self.block_size:
                 block = self.block
                 self.block += 1
-                if load64(&self.a.chunk_records[self.chunk].used[block >> 6]) >> (block & 63) & 1:
-                    return locator(
-                        self.a, self.a.chunks + self.chunk * CHUNK_SIZE + <uint64_t>block * self.block_size)
+                used = load64(&self.a.chunk_records[self.chunk].used[block >> 6])
+                self.used = used >> (block & 63) & 1
+                return locator(
+                    self.a,
+                    self.a.chunks + self.chunk * CHUNK_SIZE + <uint64_t>block * self.block_size)
             self.block = 0
             self.chunk += 1
         return 0
 
 
-# ---- the store's part -----------------------------------------------------------------------------------------------
+# ---- the store's part ----------------------------------------------------------------------------
 
-def reap(ObjectTable table, uint32_t dead):
-    """Clears a dead process's holds, ends what it had begun, and takes its memory back. Idempotent."""
-    cdef Segment segment = table.segment
-    cdef attachment *a = &segment.a
-    cdef Records walk = Records.over(segment, CHUNK_OBJECTS)
+def settle(ObjectTable table not None, uint32_t dead):
+    """What cannot wait for the scheduler: whoever meets these spins until they are gone.
+
+    Locks of the index, and objects whose deletion the dead one had begun.
+    """
+    cdef attachment *a = &table.segment.a
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
     cdef uint32_t loc
-    cdef object_record *o
-    cdef uint64_t word, i
-    cdef uint32_t state, flags
-    # Locks first: whoever waits for one sees the slot's state and takes it over itself, but may be asleep.
-    for i in range(a.hdr.index_group_count):
-        if a.index[i].lock == dead + 1:
-            cas32(&a.index[i].lock, dead + 1, 0)
-    while True:
+    unlock_dead(a, dead)
+    loc = walk.next()
+    while loc != 0:
+        settle_deletion(a, loc, dead)
         loc = walk.next()
+
+
+def reap(ObjectTable table not None, uint32_t dead):
+    """Clears a dead process's holds, ends what it had begun, takes its memory back. Idempotent."""
+    settle(table, dead)
+    reap_objects(table, dead)
+    reap_tasks(table, dead)
+    sweep_chunks(table, dead)
+
+
+cdef reap_objects(ObjectTable table, uint32_t dead):
+    cdef attachment *a = &table.segment.a
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
+    cdef uint32_t loc, state
+    cdef object_record *o
+    cdef uint64_t word, bit = <uint64_t>1 << (dead & 63)
+    cdef uint64_t *bits
+    while True:
+        loc = walk.next_of_all()
         if loc == 0:
-            break
+            return
         o = <object_record *>at(a, loc)
+        # Records that are not in use, too: it may have died while it tried to take hold of one.
+        bits = &o.holders if dead < 64 else &o.holders_wide[(dead >> 6) - 1]
+        if load64(bits) & bit:
+            and64(bits, ~bit)
+        if not walk.used:
+            continue
         word = load64(&o.word)
-        state, flags = word & 0xff, (word >> 8) & 0xff
-        if dead < 64:
-            and64(&o.holders, ~(<uint64_t>1 << dead))
-        else:
-            and64(&o.holders_wide[(dead >> 6) - 1], ~(<uint64_t>1 << (dead & 63)))
+        state = word & 0xff
         if ((word >> 16) & 0xffff) == dead:
-            if state == OBJECT_DELETING:
-                finish_delete(a, o, word)
+            if state == OBJECT_FREE:
+                # Allocated and not used yet, or deleted and not given back yet.
+                release_block(a, loc)
                 continue
             if state == OBJECT_CREATED:
-                # Whoever waits goes on waiting: for the task's next run, or for another process to make it.
-                o.data = 0
-                cas64(&o.word, word, (word & ~<uint64_t>0xff) | OBJECT_PENDING)
+                # Whoever waits goes on waiting: for the task's next run, or for another process.
+                undo_created(a, loc, dead)
+            elif state == OBJECT_PENDING:
+                end_lost_promise(a, loc, word)
             elif state == OBJECT_SEALED and load64(&o.dependents) != DEPENDENTS_CLOSED:
                 # Died between the seal and its consequences.
                 word = exchange64(&o.dependents, DEPENDENTS_CLOSED)
                 wake_holders(a, loc, True)
                 resolve_dependents(a, word)
         try_delete(a, loc)
-    sweep_chunks(table, dead)
+
+
+cdef void end_lost_promise(attachment *a, uint32_t loc, uint64_t word) noexcept nogil:
+    """An object that a task was to make: the submitter died before it had published the task."""
+    cdef object_record *o = <object_record *>at(a, loc)
+    if not (word >> 8) & OBJECT_FLAG_PRODUCER:
+        return
+    if o.task == 0 or (load64(&(<task *>at(a, o.task)).word) & 0xff) == TASK_FREE:
+        if cas64(&o.word, word, word & ~(<uint64_t>OBJECT_FLAG_PRODUCER << 8)):
+            o.task = 0
+
+
+cdef reap_tasks(ObjectTable table, uint32_t dead):
+    """Ends what the dead one had begun with tasks: of its own, and those it was to start."""
+    cdef attachment *a = &table.segment.a
+    cdef Records walk = Records.over(table.segment, CHUNK_TASKS)
+    cdef uint32_t loc, state, queue_loc
+    cdef uint64_t word
+    cdef task *t
+    cdef queue *q
+    while True:
+        loc = walk.next()
+        if loc == 0:
+            return
+        t = <task *>at(a, loc)
+        word = load64(&t.word)
+        state = word & 0xff
+        if state == TASK_FREE and ((word >> 16) & 0xffff) == dead:
+            release_block(a, loc)
+        elif state == TASK_WAITING:
+            mark_resolved(a, loc, dead)
+            make_ready(a, loc)
+        elif state == TASK_READY and ((word >> 16) & 0xffff) == dead:
+            queue_loc = t.queue
+            q = queue_at(a, queue_loc)
+            if q == NULL or load64(&t.word) != word or is_queued(a, q, loc):
+                continue
+            # In no cell and, if it is still READY, in none before: nobody else will enqueue it.
+            if cas64(&t.word, word, TASK_WORD(
+                    TASK_WAITING, (word >> 8) & 0xff, a.my_slot, word >> 32)):
+                make_ready(a, loc)
+
+
+cdef void mark_resolved(attachment *a, uint32_t loc, uint32_t dead) noexcept nogil:
+    """Marks dependencies that the dead one had sealed and not come to mark.
+
+    Only those: a living sealer may be about to read the element that we mark.
+    """
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word), object_word
+    cdef dependency *d = dependencies_of(t)
+    cdef uint32_t i, count = t.dependency_count, object_loc
+    cdef object_record *o
+    if load64(&t.word) != word:
+        return
+    for i in range(count):
+        object_loc = d[i].loc
+        if load32(&d[i].resolved) != 0 or not is_object(a, object_loc):
+            continue
+        o = <object_record *>at(a, object_loc)
+        object_word = load64(&o.word)
+        if ((object_word & 0xff) == OBJECT_SEALED and ((object_word >> 16) & 0xffff) == dead
+                and load64(&o.dependents) == DEPENDENTS_CLOSED and load64(&t.word) == word):
+            store32(&d[i].resolved, 1)
 
 
 cdef void mark(attachment *a, uint64_t *marks, uint32_t loc) noexcept nogil:
     """Marks are one bit per 64 bytes of the chunks."""
-    cdef uint64_t unit
-    if loc == 0:
+    cdef uint64_t offset = <uint64_t>loc << 6, unit
+    # What is read here was written by others: it is checked before it is used.
+    if offset < a.hdr.chunks_offset or offset >= a.hdr.segment_size:
         return
-    unit = loc - (a.hdr.chunks_offset >> 6)
+    unit = (offset - a.hdr.chunks_offset) >> 6
     marks[unit >> 6] |= <uint64_t>1 << (unit & 63)
 
 
-cdef bint marked(attachment *a, uint64_t *marks, uint64_t unit) noexcept nogil:
+cdef bint marked(uint64_t *marks, uint64_t unit) noexcept nogil:
     return marks[unit >> 6] >> (unit & 63) & 1
 
 
-def sweep_chunks(ObjectTable table, uint32_t dead):
-    """Frees the blocks of a dead process that nothing names, and gives its chunks to nobody (ORPHAN_SLOT)."""
+cdef void mark_named(ObjectTable table, uint64_t *marks, uint32_t dead):
+    """Marks every data block that a record names, or that a living process is giving back.
+
+    The slots come last: who gives a block back says so there before it wipes out the name.
+    """
+    cdef attachment *a = &table.segment.a
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
+    cdef uint32_t loc, i
+    cdef object_record *o
+    cdef task *t
+    loc = walk.next()
+    while loc != 0:
+        o = <object_record *>at(a, loc)
+        mark(a, marks, load32(&o.data))
+        loc = walk.next()
+    walk = Records.over(table.segment, CHUNK_TASKS)
+    loc = walk.next()
+    while loc != 0:
+        t = <task *>at(a, loc)
+        mark(a, marks, load32(&t.payload))
+        if (load64(&t.word) & 0xff) != TASK_FREE or ((load64(&t.word) >> 16) & 0xffff) != dead:
+            mark(a, marks, loc)  # a task of more than a slab's block is a run of its own
+        loc = walk.next()
+    for i in range(MAX_SLOTS):
+        if i != dead and load32(&a.slots[i].releasing) != 0:
+            mark(a, marks, load32(&a.slots[i].releasing))
+
+
+def sweep_chunks(ObjectTable table not None, uint32_t dead):
+    """Frees the blocks of a dead process that nothing names, and makes its slabs nobody's.
+
+    From the last chunk to the first: the head of a run says whose the bodies are, so it goes last.
+    """
     cdef attachment *a = &table.segment.a
     cdef uint64_t count = a.hdr.chunk_count
     cdef uint64_t *marks = <uint64_t *>calloc(count * CHUNK_LOCATORS // 64, 8)
-    cdef Records walk
-    cdef uint32_t loc, kind, class_, block, size
-    cdef uint64_t chunk, word, head, unit, orphans = 0
+    cdef uint64_t chunk, word, orphans = 0
+    cdef uint32_t kind, class_, owner
     if marks == NULL:
         raise MemoryError
     try:
-        walk = Records.over(table.segment, CHUNK_OBJECTS)
-        while True:
-            loc = walk.next()
-            if loc == 0:
-                break
-            mark(a, marks, loc)
-            if not (load64(&(<object_record *>at(a, loc)).word) >> 8) & OBJECT_FLAG_INLINE:
-                mark(a, marks, (<object_record *>at(a, loc)).data)
-        walk = Records.over(table.segment, CHUNK_TASKS)
-        while True:
-            loc = walk.next()
-            if loc == 0:
-                break
-            if (load64(&(<task *>at(a, loc)).word) & 0xff) != TASK_FREE:
-                mark(a, marks, loc)
-                mark(a, marks, (<task *>at(a, loc)).payload)
-        for chunk in range(count):
+        mark_named(table, marks, dead)
+        for chunk in range(count - 1, -1, -1):
             word = load64(&a.chunk_words[chunk])
-            kind, class_ = word & 0xff, (word >> 8) & 0xff
-            if ((word >> 16) & 0xffff) != dead:
-                orphans += ((word >> 16) & 0xffff) == ORPHAN_SLOT and kind in (CHUNK_OBJECTS, CHUNK_TASKS)
+            kind, class_, owner = word & 0xff, (word >> 8) & 0xff, (word >> 16) & 0xffff
+            if owner == ORPHAN_SLOT and kind == CHUNK_SLAB:
+                # Nobody allocates from it. A block may be left of one who died releasing it.
+                free_unmarked(a, marks, chunk, class_)
+            elif owner == ORPHAN_SLOT:
+                orphans += 1
+            elif owner != dead:
                 continue
-            unit = chunk * CHUNK_LOCATORS
-            if kind == CHUNK_CLAIMED:
-                store64(&a.chunk_words[chunk], 0)
+            elif kind == CHUNK_CLAIMED:
+                free_bodies(a, chunk, word)
+                cas64(&a.chunk_words[chunk], word, 0)
             elif kind == CHUNK_BODY:
-                head = load64(&a.chunk_words[chunk - (word >> 32)])
-                if (head & 0xff) not in (CHUNK_RUN, CHUNK_QUEUE) or (head >> 32) <= (word >> 32):
-                    store64(&a.chunk_words[chunk], 0)
+                if has_lost_head(a, chunk, word, dead):
+                    cas64(&a.chunk_words[chunk], word, 0)
             elif kind == CHUNK_RUN:
-                if not marked(a, marks, unit):
+                if not marked(marks, chunk * CHUNK_LOCATORS):
                     free_run(a, chunk)
             elif kind in (CHUNK_SLAB, CHUNK_TASKS, CHUNK_OBJECTS):
-                size = class_size(class_)
-                for block in range(CHUNK_SIZE // size):
-                    if not marked(a, marks, unit + block * (size >> 6)):
-                        and64(&a.chunk_records[chunk].used[block >> 6], ~(<uint64_t>1 << (block & 63)))
+                if kind == CHUNK_SLAB:
+                    free_unmarked(a, marks, chunk, class_)
                 store64(&a.chunk_words[chunk], CHUNK_WORD(kind, class_, ORPHAN_SLOT, 1))
                 orphans += kind != CHUNK_SLAB
         store64(&a.hdr.orphan_chunks, orphans)
-        first = 0
-        while first < count and load64(&a.chunk_words[first]) != 0:
-            first += 1
-        store64(&a.hdr.first_free_chunk, first)
+        store64(&a.hdr.first_free_chunk, 0)
     finally:
         free(marks)
     free_empty_orphans(table)
 
 
-def free_empty_orphans(ObjectTable table):
-    """Gives back the data chunks of dead processes once their last block is free. Returns how many still have some."""
+cdef void free_unmarked(
+        attachment *a, uint64_t *marks, uint64_t chunk, uint32_t class_) noexcept nogil:
+    cdef uint32_t size = class_size(class_), block
+    for block in range(CHUNK_SIZE // size):
+        if not marked(marks, chunk * CHUNK_LOCATORS + block * (size >> 6)):
+            and64(&a.chunk_records[chunk].used[block >> 6], ~(<uint64_t>1 << (block & 63)))
+
+
+cdef void free_bodies(attachment *a, uint64_t chunk, uint64_t word) noexcept nogil:
+    """Of a run that the dead one was taking apart: the bodies it had not come to, whosever."""
+    cdef uint64_t i, body
+    for i in range((word >> 32), 1, -1):
+        if chunk + i - 1 >= a.hdr.chunk_count:
+            continue
+        body = load64(&a.chunk_words[chunk + i - 1])
+        # A body of this very run: any other with this distance would have its head here as well.
+        if (body & 0xff) == CHUNK_BODY and body >> 32 == i - 1:
+            cas64(&a.chunk_words[chunk + i - 1], body, 0)
+
+
+cdef bint has_lost_head(attachment *a, uint64_t chunk, uint64_t word, uint32_t dead) noexcept nogil:
+    """Whether a run was being put together by the dead one: who else takes it apart, ends that."""
+    cdef uint64_t distance = word >> 32, head
+    if distance > chunk:
+        return True
+    head = load64(&a.chunk_words[chunk - distance])
+    if (head & 0xff) == CHUNK_CLAIMED:
+        return ((head >> 16) & 0xffff) == dead
+    return (head & 0xff) not in (CHUNK_RUN, CHUNK_QUEUE) or head >> 32 <= distance
+
+
+def free_empty_orphans(ObjectTable table not None):
+    """Gives back the data chunks of dead processes once their last block is free.
+
+    Returns how many still have some.
+    """
     cdef attachment *a = &table.segment.a
     cdef uint64_t chunk, word
     cdef uint32_t size, i
@@ -195,7 +348,6 @@ def free_empty_orphans(ObjectTable table):
                 break
         if empty:
             store64(&a.chunk_words[chunk], 0)
-            a.hdr.chunks_in_use -= 1
             if load64(&a.hdr.first_free_chunk) > chunk:
                 store64(&a.hdr.first_free_chunk, chunk)
         else:
@@ -203,8 +355,8 @@ def free_empty_orphans(ObjectTable table):
     return left
 
 
-def list_objects(ObjectTable table, uint64_t limit):
-    """Up to `limit` dicts: id, state, size, holders (slots), containers, is_error. A moment's view without a lock."""
+def list_objects(ObjectTable table not None, uint64_t limit):
+    """Up to `limit` of layout.ObjectInfo. A moment's view without a lock."""
     cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
     cdef attachment *a = &table.segment.a
     cdef uint32_t loc
@@ -230,10 +382,47 @@ def list_objects(ObjectTable table, uint64_t limit):
     return found
 
 
-# ---- the scheduler's part -------------------------------------------------------------------------------------------
+def audit(ObjectTable table not None):
+    """layout.Audit: counts of everything that somebody may have left behind. A moment's view."""
+    cdef attachment *a = &table.segment.a
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
+    cdef uint64_t objects = 0, tasks = 0, holds = 0, locks = 0, index_entries = 0, blocks = 0
+    cdef uint64_t i, word
+    cdef uint32_t loc, size, j
+    cdef object_record *o
+    loc = walk.next_of_all()
+    while loc != 0:
+        o = <object_record *>at(a, loc)
+        objects += walk.used
+        holds += bit_count(o.holders)
+        for j in range(SLOT_WORDS - 1):
+            holds += bit_count(o.holders_wide[j])
+        loc = walk.next_of_all()
+    walk = Records.over(table.segment, CHUNK_TASKS)
+    while walk.next() != 0:
+        tasks += 1
+    for i in range(a.hdr.index_group_count):
+        locks += a.index[i].lock != 0
+        for j in range(7):
+            index_entries += a.index[i].bucket[j] != 0
+    for i in range(a.hdr.chunk_count):
+        word = load64(&a.chunk_words[i])
+        if (word & 0xff) == CHUNK_RUN:
+            blocks += 1
+        elif (word & 0xff) == CHUNK_SLAB:
+            size = class_size((word >> 8) & 0x1f)
+            for j in range(16):
+                blocks += bit_count(a.chunk_records[i].used[j] ^ initial_word(size, j))
+    return {
+        "objects": objects, "tasks": tasks, "holds": holds, "locks": locks,
+        "index_entries": index_entries, "blocks": blocks,
+    }
 
-def list_tasks(Segment segment, uint64_t limit):
-    """Up to `limit` dicts: loc, id, state, slot, queue, submitter, attempt, retries_left, flags, returns."""
+
+# ---- the scheduler's part ------------------------------------------------------------------------
+
+def list_tasks(Segment segment not None, uint64_t limit):
+    """Up to `limit` of layout.TaskInfo. A moment's view without a lock."""
     cdef Records walk = Records.over(segment, CHUNK_TASKS)
     cdef uint32_t loc
     cdef uint64_t word
@@ -248,20 +437,22 @@ def list_tasks(Segment segment, uint64_t limit):
     return found
 
 
-def task_info(Segment segment, uint32_t loc):
-    """One task as list_tasks gives it, with its payload."""
+def task_info(Segment segment not None, uint32_t loc):
+    """One task as list_tasks gives it."""
     cdef task *t = <task *>at(&segment.a, loc)
     cdef uint64_t word = load64(&t.word)
     cdef uint32_t *returns = returns_of(t)
+    # A moment's view may mix two tasks, but it must not run out of the segment.
+    cdef uint32_t return_count = min(t.return_count, RETURNS_MAX)
     return {
         "loc": loc, "id": PyBytes_FromStringAndSize(<char *>t.id, 16), "state": word & 0xff,
-        "slot": (word >> 16) & 0xffff, "queue": t.queue, "submitter": t.submitter, "attempt": t.attempt,
-        "retries_left": t.retries_left, "flags": (word >> 8) & 0xff, "function": t.function,
-        "returns": [returns[i] for i in range(t.return_count)],
+        "slot": (word >> 16) & 0xffff, "queue": t.queue, "submitter": t.submitter, "attempt":
+        t.attempt, "retries_left": t.retries_left, "flags": (word >> 8) & 0xff, "function":
+        t.function, "returns": [returns[i] for i in range(return_count)],
     }
 
 
-def claimed_by(Segment segment, uint32_t dead):
+def claimed_by(Segment segment not None, uint32_t dead):
     """Locators of the tasks that the process of the slot has claimed and not finished."""
     cdef Records walk = Records.over(segment, CHUNK_TASKS)
     cdef uint32_t loc
@@ -276,60 +467,80 @@ def claimed_by(Segment segment, uint32_t dead):
             found.append(loc)
 
 
-def run_again(Segment segment, uint32_t loc):
-    """A task whose claimer died goes back into its queue. False when its retries are spent or the queue is full."""
+def run_again(Segment segment not None, uint32_t loc):
+    """A task whose claimer died goes back into its queue.
+
+    False when its retries are spent, or the queue is full or closed: nothing has changed then.
+    """
     cdef attachment *a = &segment.a
     cdef task *t = <task *>at(a, loc)
     cdef uint64_t word = load64(&t.word)
-    cdef queue *q = <queue *>at(a, t.queue)
-    if (word & 0xff) != TASK_CLAIMED or t.retries_left == 0 or load32(&q.closed):
+    cdef queue *q = queue_at(a, t.queue)
+    if (word & 0xff) != TASK_CLAIMED or t.retries_left == 0 or q == NULL or load32(&q.closed):
         return False
+    # The next claimer must be able to write what this one had begun to write.
+    undo_results(a, t, (word >> 16) & 0xffff)
     if t.retries_left != RETRY_FOREVER:
         t.retries_left -= 1
     t.attempt += 1
     store64(&t.word, TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32))
     if not push(a, q, loc):
+        if t.retries_left != RETRY_FOREVER:
+            t.retries_left += 1
+        t.attempt -= 1
         store64(&t.word, word)
         return False
     wake_worker(a, q)
     return True
 
 
-def fail(ObjectTable table, uint32_t loc, uint32_t kind, bytes error, uint32_t error_flag):
+cdef void undo_results(attachment *a, task *t, uint32_t dead) noexcept nogil:
+    """Results that a dead claimer had created and not sealed can be made by another."""
+    cdef uint32_t i
+    if slot_is_live(a, dead):
+        return
+    for i in range(t.return_count):
+        undo_created(a, returns_of(t)[i], dead)
+
+
+def fail(ObjectTable table not None, uint32_t loc, uint32_t kind, bytes error not None,
+         uint32_t error_flag):
     """Seals the task's missing results with the error and ends the task. Safe to repeat."""
     cdef attachment *a = &table.segment.a
     cdef task *t = <task *>at(a, loc)
-    cdef uint64_t word
-    cdef object_record *o
-    cdef uint32_t i, inner
+    cdef uint64_t word = load64(&t.word)
+    cdef uint32_t i
+    if (word & 0xff) in (TASK_FREE, TASK_DONE):
+        return
+    if (word & 0xff) == TASK_CLAIMED:
+        undo_results(a, t, (word >> 16) & 0xffff)
     for i in range(t.return_count):
-        inner = returns_of(t)[i]
-        o = <object_record *>at(a, inner)
-        word = load64(&o.word)
-        if (word & 0xff) == OBJECT_CREATED:  # its dead creator wrote half of it
-            o.data = 0
-            cas64(&o.word, word, (word & ~<uint64_t>0xff) | OBJECT_PENDING)
-        table.fill_at(inner, kind, error, [], [], error_flag)
-    word = load64(&t.word)
+        table.fill_at(returns_of(t)[i], kind, error, [], [], error_flag)
     store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
 
 
-def claim_all(Segment segment, uint32_t queue_loc):
+def claim_all(Segment segment not None, uint32_t queue_loc):
     """Takes every task out of a queue, claimed by the caller. Returns their locators."""
     cdef attachment *a = &segment.a
+    cdef queue *q = queue_at(a, queue_loc)
     cdef bint empty = False
     cdef uint32_t loc
     taken = []
+    if q == NULL:
+        raise QueueClosedError(f"no queue at locator {queue_loc}")
     while True:
-        loc = claim_next(a, <queue *>at(a, queue_loc), &empty)
+        loc = claim_next(a, q, &empty)
         store32(&a.me.claiming, 0)
         if loc == 0:
             return taken
         taken.append(loc)
 
 
-def take_over(Tasks tasks, uint32_t dead):
-    """The unfinished tasks of a dead submitter become the caller's: it holds their inputs and frees them."""
+def take_over(Tasks tasks not None, uint32_t dead):
+    """The tasks of a dead submitter become the caller's: it holds their inputs and frees them.
+
+    Returns how many.
+    """
     cdef Segment segment = tasks.segment
     cdef attachment *a = &segment.a
     cdef Records walk = Records.over(segment, CHUNK_TASKS)
@@ -347,15 +558,20 @@ def take_over(Tasks tasks, uint32_t dead):
         if t.submitter != dead or (word & 0xff) == TASK_FREE:
             continue
         d = dependencies_of(t)
+        tasks._reserve()
         for i in range(t.dependency_count):
-            hold(a, d[i].loc, load64(&(<object_record *>at(a, d[i].loc)).word) >> 32)
+            # The dead one's bit keeps what the task still needs; of a task that it was just
+            # freeing, some inputs may be gone.
+            if not is_object(a, d[i].loc) or not hold(
+                    a, d[i].loc, load64(&(<object_record *>at(a, d[i].loc)).word) >> 32):
+                store32(&d[i].loc, 0)
         t.submitter = a.my_slot
         tasks._remember(loc)
         taken += 1
 
 
-def rescue(Segment segment):
-    """Starts tasks that wait for nothing: their queue was full, or who should have started them died."""
+def rescue(Segment segment not None):
+    """Starts tasks that wait for nothing: their queue was full, or their starter died."""
     cdef attachment *a = &segment.a
     cdef Records walk = Records.over(segment, CHUNK_TASKS)
     cdef uint32_t loc
@@ -368,14 +584,17 @@ def rescue(Segment segment):
             started += make_ready(a, loc)
 
 
-def end_tasks(Tasks tasks, bytes job_id):
-    """Drops every task of a job whose processes are all gone, and what only those tasks would have made."""
+def end_tasks(Tasks tasks not None, bytes job_id not None):
+    """Drops all tasks of a job whose processes are gone, and what only they would have made."""
     cdef Segment segment = tasks.segment
     cdef attachment *a = &segment.a
     cdef Records walk = Records.over(segment, CHUNK_TASKS)
     cdef uint32_t loc, i
     cdef uint64_t word
     cdef task *t
+    cdef queue *q
+    if len(job_id) != 16:
+        raise ValueError(f"a job id has 16 bytes, not {len(job_id)}")
     dropped = 0
     while True:
         loc = walk.next()
@@ -385,10 +604,11 @@ def end_tasks(Tasks tasks, bytes job_id):
         word = load64(&t.word)
         if (word & 0xff) in (TASK_FREE, TASK_DONE):
             continue
-        if memcmp((<queue *>at(a, t.queue)).job_id, <char *>job_id, 16) != 0:
+        q = queue_at(a, t.queue)
+        if q == NULL or memcmp(q.job_id, <char *>job_id, 16) != 0:
             continue
         for i in range(t.return_count):
-            tasks._unmake_producer(a, returns_of(t)[i])
+            unmake_producer(a, returns_of(t)[i], loc)
         store64(&t.word, TASK_WORD(TASK_DONE, 0, a.my_slot, word >> 32))
         dropped += 1
     tasks.sweep()

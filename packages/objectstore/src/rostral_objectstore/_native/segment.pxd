@@ -11,6 +11,7 @@ cdef struct arena:
     uint32_t current  # index into chunks
     uint32_t word     # bitmap words below have no free bit, as far as we know
     uint32_t block_size
+    uint32_t emptied  # bitmap words emptied since the last look for empty chunks
 
 cdef struct attachment:
     char *base
@@ -23,6 +24,9 @@ cdef struct attachment:
     char *chunks
     uint32_t my_slot
     int fd
+    bint machine_full  # the machine had no page left for the last claim of chunks
+    uint32_t trim_seen # header's trim_wanted as this process has last obeyed it
+    bint counts_awake  # daemons do not: they never spin
     bint closed        # after close() or in a forked child: nothing may be changed any more
     uint32_t *held     # by locator / 4: how many of our handles and buffers hold the object
     uint8_t *populated # by chunk: this process has its pages mapped
@@ -35,6 +39,7 @@ cdef class Segment:
     @staticmethod
     cdef Segment _map(int fd, size_t size)
     cdef _locate(self)
+    cdef slot *_slot(self, uint32_t index) except NULL
 
 cdef inline void *at(attachment *a, uint32_t loc) noexcept nogil:
     return a.base + (<uint64_t>loc << 6)
@@ -42,6 +47,7 @@ cdef inline void *at(attachment *a, uint32_t loc) noexcept nogil:
 cdef inline uint32_t locator(attachment *a, void *p) noexcept nogil:
     return <uint32_t>((<char *>p - a.base) >> 6)
 
+cdef bint slot_is_live(attachment *a, uint32_t index) noexcept nogil
 cdef void wake_slot(attachment *a, uint32_t index) noexcept nogil
 cdef bint may_spin(attachment *a) noexcept nogil
 cdef void set_awake(attachment *a) noexcept nogil

@@ -1,8 +1,9 @@
-"""The segment: its memfd, its mapping in this process, the client slots, and sleeping and waking through them.
+"""The segment: its memfd, its mapping in this process, the client slots, and sleeping through them.
 
-This module owns the mapping and nothing in it but the header and the slots: blocks are the heap's, objects the
-table's, tasks and queues theirs. The store daemon formats the segment and hands out slots; every other process maps
-what the daemon sent it (OSDI'18 section 4.2.3; layout.h says what lies where).
+This module owns the mapping and nothing in it but the header and the slots: blocks are the heap's,
+objects the table's, tasks and queues theirs. The store daemon formats the segment and hands out
+slots; every other process maps what the daemon sent it (OSDI'18 section 4.2.3; layout.h says what
+lies where).
 """
 import os
 import weakref
@@ -23,15 +24,18 @@ cdef extern from "<sys/mman.h>" nogil:
     enum: PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
     void *MAP_FAILED
 
+cdef extern from "<errno.h>" nogil:
+    enum: EINTR
+
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
 
 cdef enum:
     INDEX_GROUPS_MIN = 1 << 10
-    # One object record for every 16 KiB of data is more than any workload here has shown; the index has room for twice
-    # that at half load, and costs nothing until it is touched.
-    BYTES_PER_INDEX_GROUP = 32 << 10
-    INDEX_GROUPS_MAX = 1 << 19
+    # Seven ids for the records of four of the smallest objects: however many there are, the index
+    # is not what is full first, up to 29 million objects. It costs nothing until it is touched.
+    BYTES_PER_INDEX_GROUP = 1 << 10
+    INDEX_GROUPS_MAX = 1 << 22
 
 _live = weakref.WeakSet()
 
@@ -48,9 +52,12 @@ os.register_at_fork(after_in_child=_detach_in_child)
 cdef class Segment:
     """One process's mapping of the node's segment.
 
-    Made by `Segment.create` (the store daemon) or `Segment.attach` (everybody else). The mapping lives as long as this
-    object, which every handle and buffer of it keeps alive.
+    Made by `Segment.create` (the store daemon) or `Segment.attach` (everybody else). The mapping
+    lives as long as this object, which every handle and buffer of it keeps alive.
     """
+
+    def __init__(self):
+        raise TypeError("Segment is made by Segment.create or Segment.attach")
 
     def __cinit__(self):
         memset(&self.a, 0, sizeof(attachment))
@@ -72,7 +79,7 @@ cdef class Segment:
 
     @staticmethod
     def create(size_t size, bytes node_id, uint32_t cpu_count):
-        """Makes and formats a segment of `size` bytes (rounded up to 64 KiB). Raises OutOfMemoryError."""
+        """Makes a segment of `size` bytes, rounded up to 64 KiB. Raises OutOfMemoryError."""
         import fcntl
 
         cdef uint64_t chunk_count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
@@ -87,15 +94,18 @@ cdef class Segment:
         chunks_offset = (chunks_offset + CHUNK_SIZE - 1) // CHUNK_SIZE * CHUNK_SIZE
         cdef uint64_t total = chunks_offset + chunk_count * CHUNK_SIZE
         if total >> 6 > 0xfffffffful:
-            raise SegmentError(f"a store of {size} bytes is too large", hint="256 GiB is the most a segment can hold")
+            raise SegmentError(
+                f"a store of {size} bytes is too large",
+                hint="256 GiB is the most a segment can hold")
 
         fd = os.memfd_create("rostral-segment", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            # A memfd is born with mode 0777: without this, another user could open it through /proc.
+            # A memfd is born with mode 0777: without this, others could open it through /proc.
             os.fchmod(fd, 0o600)
             os.ftruncate(fd, total)
             # Neither we nor a reader can cut pages away under another process's feet.
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            fcntl.fcntl(
+                fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             if fallocate(fd, 0, 0, <int64_t>index_offset) != 0:
                 raise OutOfMemoryError(f"no memory for the tables of a store of {size} bytes")
         except BaseException:
@@ -114,6 +124,8 @@ cdef class Segment:
         h.chunk_count = chunk_count
         h.chunks_offset = chunks_offset
         h.scheduler_slot = NO_SLOT
+        if len(node_id) != 16:
+            raise ValueError(f"a node id has 16 bytes, not {len(node_id)}")
         memcpy(h.node_id, <char *>node_id, 16)
         store64(&h.magic, SEGMENT_MAGIC)
         self._locate()
@@ -121,7 +133,10 @@ cdef class Segment:
 
     @staticmethod
     def attach(int fd, uint32_t slot_index):
-        """Maps the segment behind `fd` (taken over: closed with the mapping) as the process that has the slot."""
+        """Maps the segment behind `fd` as the process that has the slot.
+
+        The descriptor is taken over: it is closed with the mapping, or by an error here.
+        """
         cdef size_t size = os.fstat(fd).st_size
         if size < 4096:
             os.close(fd)
@@ -130,7 +145,8 @@ cdef class Segment:
         cdef header *h = self.a.hdr
         if h.magic != SEGMENT_MAGIC or h.layout_version != LAYOUT_VERSION:
             raise LayoutVersionError(
-                f"the store's segment has layout {h.layout_version}, this process knows {LAYOUT_VERSION}",
+                f"the store's segment has layout {h.layout_version}, "
+                f"this process knows {LAYOUT_VERSION}",
                 hint="install the same version of rostral-objectstore on both sides",
             )
         if h.segment_size != size or slot_index >= MAX_SLOTS:
@@ -159,9 +175,11 @@ cdef class Segment:
         self.a.chunk_words = <uint64_t *>(self.a.base + h.chunk_words_offset)
         self.a.chunk_records = <chunk_record *>(self.a.base + h.chunk_records_offset)
         self.a.chunks = self.a.base + h.chunks_offset
-        # One counter for each possible object record (a multiple of 256 bytes); pages appear as they are touched.
+        # One counter for each possible object record (a multiple of 256 bytes); pages appear as
+        # they are touched.
         cdef void *held = mmap(
-            NULL, self.size // 64, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+            NULL, self.size // 64, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if held == MAP_FAILED:
             raise OutOfMemoryError("cannot map the table of held objects")
         self.a.held = <uint32_t *>held
@@ -171,11 +189,12 @@ cdef class Segment:
         """From here on this process acts as the slot (of the daemon: its own)."""
         self.a.my_slot = index
         self.a.me = &self.a.slots[index]
-        if self.a.me.kind not in (KIND_STORE, KIND_SCHEDULER):
-            set_awake(&self.a)
+        self.a.trim_seen = load32(&self.a.hdr.trim_wanted)
+        self.a.counts_awake = self.a.me.kind not in (KIND_STORE, KIND_SCHEDULER)
+        set_awake(&self.a)
 
     def close(self):
-        """Nothing is changed in the segment from here on; the mapping stays while somebody reads from it."""
+        """Nothing is changed in the segment from here on; the mapping stays while it is read."""
         if not self.a.closed and self.a.me != NULL:
             clear_awake(&self.a)
         self.a.closed = True
@@ -205,12 +224,20 @@ cdef class Segment:
     def cpu_count(self):
         return self.a.hdr.cpu_count
 
-    # ---- slots -------------------------------------------------------------------------------------------------
+    cdef slot *_slot(self, uint32_t index) except NULL:
+        if index >= MAX_SLOTS:
+            raise IndexError(f"there are {MAX_SLOTS} slots, no number {index}")
+        return &self.a.slots[index]
 
-    def claim_slot(self, uint32_t pid, uint64_t start_time, uint32_t kind, bytes worker_id, bytes job_id):
-        """The store daemon: gives a free slot to a process. Returns its index, or -1 when all are taken."""
+    # ---- slots -----------------------------------------------------------------------------------
+
+    def claim_slot(self, uint32_t pid, uint64_t start_time, uint32_t kind,
+                   bytes worker_id not None, bytes job_id not None):
+        """The store daemon: gives a process a free slot. Its index, or -1 when all are taken."""
         cdef uint32_t index
         cdef slot *s
+        if len(worker_id) != 16 or len(job_id) != 16:
+            raise ValueError("worker_id and job_id have 16 bytes each")
         for index in range(MAX_SLOTS):
             s = &self.a.slots[index]
             if s.state == SLOT_FREE:
@@ -219,6 +246,7 @@ cdef class Segment:
                 memcpy(s.worker_id, <char *>worker_id, 16)
                 memcpy(s.job_id, <char *>job_id, 16)
                 s.sleeping = s.wait_loc = s.claiming = s.running = s.blocked = 0
+                s.releasing = s.locking = 0
                 s.queue = s.queue_ack = s.idle = 0
                 s.finished_count = 0
                 store32(&s.state, SLOT_LIVE)
@@ -227,16 +255,17 @@ cdef class Segment:
 
     def set_slot_state(self, uint32_t index, uint32_t state):
         """The daemons: moves a slot along FREE, LIVE, DEAD, REPAIRED."""
-        store32(&self.a.slots[index].state, state)
+        store32(&self._slot(index).state, state)
         if state == SLOT_DEAD:
             and64(&self.a.hdr.awake[index >> 6], ~(<uint64_t>1 << (index & 63)))
 
     def slot_info(self, uint32_t index):
         """A dict of one slot's fields, read one by one without a lock."""
-        cdef slot *s = &self.a.slots[index]
+        cdef slot *s = self._slot(index)
         return {
-            "slot": index, "state": s.state, "pid": s.pid, "start_time": s.start_time, "kind": s.kind,
-            "generation": s.generation, "worker_id": PyBytes_FromStringAndSize(<char *>s.worker_id, 16),
+            "slot": index, "state": s.state, "pid": s.pid, "start_time": s.start_time,
+            "kind": s.kind, "generation": s.generation,
+            "worker_id": PyBytes_FromStringAndSize(<char *>s.worker_id, 16),
             "job_id": PyBytes_FromStringAndSize(<char *>s.job_id, 16), "sleeping": s.sleeping,
             "claiming": s.claiming, "running": s.running, "blocked": s.blocked, "queue": s.queue,
             "queue_ack": s.queue_ack, "idle": s.idle, "finished_count": s.finished_count,
@@ -248,17 +277,18 @@ cdef class Segment:
         return [index for index in range(MAX_SLOTS) if load32(&self.a.slots[index].state) == state]
 
     def work_state(self, uint32_t index):
-        """(queue, queue_ack, running, blocked, idle) of a worker's slot: what the scheduler decides by."""
-        cdef slot *s = &self.a.slots[index]
-        return (load32(&s.queue), load32(&s.queue_ack), load32(&s.running), load32(&s.blocked), load32(&s.idle))
+        """(queue, queue_ack, running, blocked, idle) of a worker: what the scheduler decides by."""
+        cdef slot *s = self._slot(index)
+        return (load32(&s.queue), load32(&s.queue_ack), load32(&s.running), load32(&s.blocked),
+                load32(&s.idle))
 
     def assign_queue(self, uint32_t index, uint32_t queue_loc):
-        """The scheduler: grants the worker a ready queue, or withdraws it (0), and wakes the worker to see it."""
-        store32(&self.a.slots[index].queue, queue_loc)
+        """The scheduler: grants a worker a ready queue, or withdraws it (0), and wakes it."""
+        store32(&self._slot(index).queue, queue_loc)
         wake_slot(&self.a, index)
 
     def set_scheduler(self, uint32_t index):
-        """The scheduler registers its slot, so that others know whom to poke and who repairs after a death."""
+        """The scheduler's slot: whom others poke, and who repairs after a death."""
         store32(&self.a.hdr.scheduler_slot, index)
 
     @property
@@ -269,10 +299,11 @@ cdef class Segment:
         """The scheduler says whether some queue has tasks that no resources are free for."""
         store32(&self.a.hdr.starved, starved)
 
-    # ---- sleeping and waking -----------------------------------------------------------------------------------
+    # ---- sleeping and waking ---------------------------------------------------------------------
 
     def poke(self, uint32_t index):
         """Wakes the process of the slot if it sleeps. Never blocks."""
+        self._slot(index)
         wake_slot(&self.a, index)
 
     def poke_scheduler(self):
@@ -283,7 +314,7 @@ cdef class Segment:
         return load32(&self.a.me.futex)
 
     def wait_poke(self, uint32_t seen, int64_t timeout_ns):
-        """Sleeps without the GIL until somebody pokes this process after `seen` was read. True if poked."""
+        """Sleeps without the GIL until a poke later than the reading of `seen`. True if poked."""
         cdef slot *me = self.a.me
         cdef int error
         with nogil:
@@ -292,7 +323,7 @@ cdef class Segment:
             if load32(&me.futex) == seen:
                 error = futex_wait(&me.futex, seen, timeout_ns)
             sub32(&me.sleeping, 1)
-        if error == 4:
+        if error == EINTR:
             PyErr_CheckSignals()
         return load32(&me.futex) != seen
 
@@ -302,6 +333,10 @@ cdef void *_zeroed(size_t size) except NULL:
     if p == NULL:
         raise MemoryError
     return p
+
+
+cdef bint slot_is_live(attachment *a, uint32_t index) noexcept nogil:
+    return index < MAX_SLOTS and load32(&a.slots[index].state) == SLOT_LIVE
 
 
 cdef void wake_slot(attachment *a, uint32_t index) noexcept nogil:
@@ -322,6 +357,8 @@ cdef bint may_spin(attachment *a) noexcept nogil:
 
 
 cdef void set_awake(attachment *a) noexcept nogil:
+    if not a.counts_awake or a.closed:
+        return
     or64(&a.hdr.awake[a.my_slot >> 6], <uint64_t>1 << (a.my_slot & 63))
 
 

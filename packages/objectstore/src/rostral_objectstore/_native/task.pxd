@@ -1,17 +1,18 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from rostral_objectstore._native.layout cimport dependency, task
-from rostral_objectstore._native.segment cimport attachment
+from rostral_objectstore._native.layout cimport dependency, queue, task
+from rostral_objectstore._native.segment cimport Segment, attachment
+from rostral_objectstore._native.table cimport ObjectTable
+
+cdef enum:
+    RETURNS_MAX = 3000
 
 cdef uint32_t *returns_of(task *t) noexcept nogil
 cdef dependency *dependencies_of(task *t) noexcept nogil
 cdef char *payload_of(attachment *a, task *t) noexcept nogil
 cdef void free_task(attachment *a, uint32_t loc) noexcept nogil
 cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil
-
-from rostral_objectstore._native.segment cimport Segment
-from rostral_objectstore._native.layout cimport object as object_record
-from rostral_objectstore._native.table cimport ObjectTable
+cdef void unmake_producer(attachment *a, uint32_t object_loc, uint32_t task_loc) noexcept nogil
 
 cdef class Tasks:
     cdef readonly Segment segment
@@ -21,11 +22,14 @@ cdef class Tasks:
     cdef size_t since_sweep
 
     cdef attachment *_open(self) except NULL
-    cdef _remember(self, uint32_t loc)
-    cdef void _make_producer(self, object_record *o, uint32_t loc)
-    cdef void _abandon(self, attachment *a, uint32_t loc, uint32_t made)
-    cdef void _take_back(self, attachment *a, uint32_t loc)
-    cdef void _unmake_producer(self, attachment *a, uint32_t loc)
+    cdef _reserve(self)
+    cdef void _remember(self, uint32_t loc) noexcept
+    cdef list _submit(
+        self, object cls, const uint8_t *id, queue *q, uint32_t queue_loc, uint64_t function,
+        bytes payload, list dependencies, list nested, uint32_t return_count, uint32_t retries,
+        uint32_t flags, bint in_order)
+    cdef void _link(self, attachment *a, uint32_t loc, dependency *d) noexcept
+    cdef void _take_back(self, attachment *a, uint32_t loc) noexcept
     cdef void _sweep_front(self, attachment *a) noexcept
     cdef ClaimedTask _claimed(self, attachment *a, uint32_t loc)
 

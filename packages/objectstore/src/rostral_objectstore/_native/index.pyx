@@ -1,0 +1,115 @@
+"""The id index: from an object's id to its record.
+
+A hash table of cache lines of seven buckets, linear probing from line to line. Lookups take no
+lock; who adds an id holds the lock of the line where it belongs, so that no id is added twice, and
+a lock whose owner died is taken over. Nothing here holds an object: a record that was found may
+name another object by the time it is looked at, so the caller takes hold and compares the id again.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native.layout cimport object as object_record
+from rostral_objectstore._native.segment cimport at, attachment, slot_is_live
+
+
+cdef uint64_t hash_id(const uint8_t *id) noexcept nogil:
+    cdef uint64_t x, y
+    cdef uint32_t z
+    memcpy(&x, id, 8)
+    memcpy(&y, id + 8, 8)
+    memcpy(&z, id + 16, 4)
+    x ^= (y << 23 | y >> 41) ^ (<uint64_t>z << 32 | z)
+    x = (x ^ (x >> 33)) * <uint64_t>0xff51afd7ed558ccd
+    x = (x ^ (x >> 33)) * <uint64_t>0xc4ceb9fe1a85ec53
+    return x ^ (x >> 33)
+
+
+cdef index_group *lock_home(attachment *a, uint64_t h) noexcept nogil:
+    """Locks the group where an id belongs: a spin for the few instructions that a holder needs.
+
+    Takes the lock over from a dead one. Which group it is, the slot says, so that the daemon need
+    not look for the locks of a dead one.
+    """
+    cdef uint64_t home = h & (a.hdr.index_group_count - 1)
+    cdef index_group *g = &a.index[home]
+    cdef uint32_t spins = 0, owner
+    release32(&a.me.locking, home + 1)
+    while not cas32(&g.lock, 0, a.my_slot + 1):
+        relax(spins)
+        spins += 1
+        if spins % 4096 == 0:
+            owner = load32(&g.lock)
+            if owner != 0 and not slot_is_live(a, owner - 1):
+                if cas32(&g.lock, owner, a.my_slot + 1):
+                    break
+    return g
+
+
+cdef void unlock_home(attachment *a, index_group *g) noexcept nogil:
+    store32(&g.lock, 0)
+    release32(&a.me.locking, 0)
+
+
+cdef void unlock_dead(attachment *a, uint32_t dead) noexcept nogil:
+    """The daemon: frees the lock that a dead process held."""
+    cdef uint32_t locking = load32(&a.slots[dead].locking)
+    if locking != 0 and locking <= a.hdr.index_group_count:
+        cas32(&a.index[locking - 1].lock, dead + 1, 0)
+
+
+cdef uint32_t index_find(attachment *a, const uint8_t *id, uint64_t h) noexcept nogil:
+    """The record that has the id at this moment, or 0."""
+    cdef uint64_t mask = a.hdr.index_group_count - 1
+    cdef uint64_t position = h & mask, bucket, tried
+    cdef index_group *g
+    cdef int i
+    cdef uint32_t loc
+    for tried in range(a.hdr.index_group_count):
+        g = &a.index[position]
+        for i in range(7):
+            bucket = load64(&g.bucket[i])
+            if bucket != 0 and bucket >> 32 == h >> 32:
+                loc = <uint32_t>bucket
+                if memcmp((<object_record *>at(a, loc)).id, id, 20) == 0:
+                    return loc
+        if load32(&g.overflow) == 0:
+            return 0
+        position = (position + 1) & mask
+    return 0
+
+
+cdef bint index_insert(attachment *a, uint32_t loc, uint64_t h) noexcept nogil:
+    """Under the lock of the id's home group. False when the index is full."""
+    cdef uint64_t mask = a.hdr.index_group_count - 1
+    cdef uint64_t position = h & mask, tried
+    cdef uint64_t bucket = (h >> 32) << 32 | loc
+    cdef index_group *g
+    cdef int i
+    for tried in range(a.hdr.index_group_count):
+        g = &a.index[position]
+        for i in range(7):
+            # Neighbours' ids spill into this group under other locks: hence the compare-and-swap.
+            if g.bucket[i] == 0 and cas64(&g.bucket[i], 0, bucket):
+                return True
+        if g.overflow == 0:
+            store32(&g.overflow, 1)
+        position = (position + 1) & mask
+    return False
+
+
+cdef void index_remove(attachment *a, object_record *o, uint32_t loc) noexcept nogil:
+    cdef uint64_t h = hash_id(o.id)
+    cdef uint64_t mask = a.hdr.index_group_count - 1
+    cdef uint64_t position = h & mask, tried
+    cdef uint64_t bucket = (h >> 32) << 32 | loc
+    cdef index_group *g
+    cdef int i
+    for tried in range(a.hdr.index_group_count):
+        g = &a.index[position]
+        for i in range(7):
+            if g.bucket[i] == bucket and cas64(&g.bucket[i], bucket, 0):
+                return
+        if load32(&g.overflow) == 0:
+            return
+        position = (position + 1) & mask

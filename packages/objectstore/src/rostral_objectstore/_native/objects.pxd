@@ -1,0 +1,24 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from rostral_objectstore._native.layout cimport object as object_record
+from rostral_objectstore._native.segment cimport attachment
+
+# making and sealing
+cdef uint32_t new_object(
+    attachment *a, const uint8_t *id, uint64_t state, uint64_t flags, bint *existed) noexcept nogil
+cdef bint begin_write(attachment *a, uint32_t loc) noexcept nogil
+cdef void add_flag(object_record *o, uint64_t flag) noexcept nogil
+cdef bint undo_created(attachment *a, uint32_t loc, uint32_t owner) noexcept nogil
+cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil
+cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogil
+
+# holding
+cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil
+cdef void set_bit(attachment *a, object_record *o) noexcept nogil
+cdef bint held_by_none(object_record *o) noexcept nogil
+cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil
+cdef void drop(attachment *a, uint32_t loc) noexcept nogil
+
+# deleting
+cdef void try_delete(attachment *a, uint32_t loc) noexcept nogil
+cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept nogil

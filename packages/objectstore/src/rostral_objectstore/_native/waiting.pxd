@@ -1,0 +1,7 @@
+from libc.stdint cimport int64_t
+
+from rostral_objectstore._native.segment cimport Segment
+
+cdef Py_ssize_t wait_sealed(
+    Segment segment, list handles, Py_ssize_t ready_count, int64_t timeout_ns,
+    bint stop_at_error) except -1
