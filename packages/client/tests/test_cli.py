@@ -13,6 +13,8 @@ import rostral
 from .command_line import CommandLine
 from .waiting import files_of, processes_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_start_status_stop(command_line: CommandLine) -> None:
     address = command_line.start_head("--resources", '{"arm": 2}')

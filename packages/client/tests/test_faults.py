@@ -24,6 +24,8 @@ from rostral.exceptions import (
 from .command_line import CommandLine, program
 from .waiting import files_of, is_alive, object_ids, processes_of, until
 
+pytestmark = pytest.mark.slow
+
 STORE_BYTES = 128 << 20
 
 

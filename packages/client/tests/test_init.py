@@ -27,6 +27,8 @@ from rostral.exceptions import (
 from .command_line import CommandLine, program, run_program
 from .waiting import files_of, processes_of, until
 
+pytestmark = pytest.mark.slow
+
 STORE_BYTES = 64 << 20
 
 

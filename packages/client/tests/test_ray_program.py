@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .command_line import run_program
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import numpy as np

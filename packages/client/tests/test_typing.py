@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mypy")
-
 PROGRAM = """
 from typing import Any, assert_type
 

@@ -38,6 +38,7 @@ class Arguments(NamedTuple):
     nested: list[ObjectRef[Any]]
 
 
+PLAIN_HEAD = COUNT.pack(PLAIN, 0)
 NO_ARGUMENTS = Arguments(EMPTY, [], [])
 
 
@@ -52,8 +53,17 @@ def encode(
     args: tuple[Any, ...], kwargs: dict[str, Any], put: Callable[[Any], ObjectRef[Any]]
 ) -> Arguments:
     """Packs the arguments of a call. `put` stores a value. Raises NotPicklableError."""
-    if not args and not kwargs:
-        return NO_ARGUMENTS
+    if not kwargs:
+        if not args:
+            return NO_ARGUMENTS
+        for value in args:
+            if type(value) not in SCALARS:
+                break
+        else:
+            # The commonest call by far: nothing in it to look for, nothing to go wrong.
+            payload = PLAIN_HEAD + pickle.dumps((args, kwargs), 5)
+            if len(payload) <= INLINE_BYTES_MAX:
+                return Arguments(payload, [], [])
     dependencies: list[ObjectRef[Any]] = []
     places: list[int | str] = []
     placed_args: Sequence[Any] = args
@@ -78,7 +88,7 @@ def encode(
                 pickled = dumps((placed_args, placed_kwargs, places))
                 payload = COUNT.pack(PLACED, len(places)) + pickled
             else:
-                payload = COUNT.pack(PLAIN, 0) + dumps((args, kwargs))
+                payload = PLAIN_HEAD + dumps((args, kwargs))
     except NotPicklableError as error:
         raise _naming_the_argument(error, placed_args, placed_kwargs) from error
     if len(payload) > INLINE_BYTES_MAX:
