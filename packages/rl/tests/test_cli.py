@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ SMALL = [
     *("--set", "minibatch=16"),
     *("--set", "epochs=1"),
 ]
+ON_CLUSTER = ("train", "ppo", "CartPole-v1", "--workers", "2", "--address")
 
 
 def run(*arguments: str) -> Result:
@@ -54,6 +56,24 @@ def test_progress_goes_to_stderr_and_results_to_stdout() -> None:
     assert "mean" in trained.stdout and "64/64" not in trained.stdout
 
 
+def test_a_port_in_use_and_a_foreign_environment_are_said_in_a_line(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    assert (
+        run("train", "ppo", "CartPole-v1", "--total-steps", "32", *SMALL, "--out", out).exit_code
+        == 0
+    )
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        served = run("serve", out, "--http", str(port))
+    assert (served.exit_code, served.stdout) == (1, "")
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in served.stderr
+
+    evaluated = run("evaluate", out, "--env", "Acrobot-v1")
+    assert (evaluated.exit_code, evaluated.stdout) == (2, "")
+    assert "the policy's observation_space is" in evaluated.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -63,6 +83,9 @@ def test_progress_goes_to_stderr_and_results_to_stdout() -> None:
         (("train", "ppo", "CartPole-v1", "--set", "gamma"), 2, "NAME=VALUE"),
         (("train", "ppo", "CartPole-v1", "--total-steps", "0"), 2, "total_steps"),
         (("train", "ppo", "CartPole-v1", "--seed", "-1"), 2, "seed"),
+        (("train", "ppo", "CartPole-v1", "--out", "/proc/no"), 1, "cannot write /proc/no"),
+        ((*ON_CLUSTER, "127.0.0.1:1"), 1, "nothing listens at 127.0.0.1:1"),
+        ((*ON_CLUSTER, "nowhere"), 2, "HOST:PORT"),
         (("evaluate", "no-such-folder"), 1, "no policy folder at no-such-folder"),
         (("serve", "no-such-folder"), 1, "no policy folder at no-such-folder"),
     ],

@@ -125,6 +125,19 @@ def test_actors_together_play_what_one_process_plays(monkeypatch: pytest.MonkeyP
     assert engine.puts == 3, "one object of weights an update, however many workers"
 
 
+def test_what_was_begun_is_collected_unless_the_weights_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = FakeEngine()
+    rollouts = rollouts_on(engine, monkeypatch, 2)
+    rollouts.begin(WEIGHTS, 4)
+    assert [int(f["version"]) for f in rollouts.collect(WEIGHTS, 4)] == [4, 4]
+    assert engine.puts == 1
+    rollouts.begin(WEIGHTS, 5)
+    assert [int(f["version"]) for f in rollouts.collect(WEIGHTS, 6)] == [6, 6]
+    assert engine.puts == 3
+
+
 def test_a_cluster_of_our_own_is_stopped_and_a_given_one_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
