@@ -381,6 +381,11 @@ cdef void release_block(attachment *a, uint32_t loc) noexcept nogil:
 cdef void release_named(attachment *a, uint32_t *name) noexcept nogil:
     """Wipes out the only name of a data block and frees the block; layout.h, `releasing`."""
     cdef uint32_t loc = name[0]
+    cdef uint64_t chunk = ((<uint64_t>loc << 6) - a.hdr.chunks_offset) // CHUNK_SIZE
+    # Take the page faults first: a process is most often killed while it is in one, and one that
+    # dies between name and bit leaves the block to nobody.
+    load64(&a.chunk_words[chunk])
+    or64(&a.chunk_records[chunk].used[0], 0)
     release32(&a.me.releasing, loc)
     store32(name, 0)
     release_block(a, loc)

@@ -210,9 +210,11 @@ cdef uint32_t release_contained(
     cdef object_record *inner
     cdef uint32_t i, loc
     for i in range(c.released_count, c.counted_count):
-        store32(&c.released_count, i + 1)
         loc = refs[i].loc
         inner = <object_record *>at(a, loc)
+        # Takes the page fault, if there is one, before the step that must not be interrupted.
+        add32(&inner.containers, 0)
+        store32(&c.released_count, i + 1)
         sub32(&inner.containers, 1)
         if begin_delete(a, loc):
             store32(&inner.next, following)

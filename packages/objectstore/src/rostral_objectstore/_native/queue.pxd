@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from rostral_objectstore._native.layout cimport queue
+from rostral_objectstore._native.layout cimport dependency, object as object_record, queue
 from rostral_objectstore._native.segment cimport attachment
 
 cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
@@ -11,5 +11,7 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil
 cdef uint64_t *cells(queue *q) noexcept nogil
 cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noexcept nogil
 cdef bint is_queued(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
-cdef void unlink_done(attachment *a, uint32_t object_loc) noexcept nogil
+cdef bint restack(attachment *a, uint32_t object_loc, uint64_t sought) noexcept nogil
+cdef bint stack(
+    attachment *a, object_record *o, dependency *d, uint64_t element) noexcept nogil
 cdef queue *queue_at(attachment *a, uint32_t loc) noexcept nogil

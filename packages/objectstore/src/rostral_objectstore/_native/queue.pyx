@@ -137,10 +137,10 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
             <char *>t + sizeof(task) + (t.return_count * 4 + 15) // 16 * 16)
         q = <queue *>at(a, t.queue)
         head = d.next
-        store32(&d.resolved, 1)
+        store32(&d.resolved, DEPENDENCY_RESOLVED)
         ready = True
         for i in range(count):
-            if load32(&all_of_them[i].resolved) == 0:
+            if load32(&all_of_them[i].resolved) != DEPENDENCY_RESOLVED:
                 ready = False
                 break
         if ready and (word & 0xff) == TASK_WAITING:
@@ -173,35 +173,47 @@ cdef bint is_queued(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
     return False
 
 
-cdef void unlink_done(attachment *a, uint32_t object_loc) noexcept nogil:
-    """Takes tasks that are DONE (cancelled, failed) out of the stack of an object they waited for.
+cdef bint restack(attachment *a, uint32_t object_loc, uint64_t sought) noexcept nogil:
+    """Rebuilds the stack of an object that tasks wait for. Returns whether `sought` was in it.
 
-    The stack is taken out whole, so each element is ours alone, and what still waits is pushed
-    again; if the object is sealed meanwhile, those are resolved here.
+    Tasks that are DONE (cancelled, failed) are left out. The stack is taken out whole, so each
+    element is ours alone, and what still waits is pushed again; if the object is sealed meanwhile,
+    those are resolved here.
     """
     cdef object_record *o = <object_record *>at(a, object_loc)
-    cdef uint64_t element = load64(&o.dependents), following, top
+    cdef uint64_t element = load64(&o.dependents), following
+    cdef uint32_t task_loc
+    cdef bint found = False
     cdef dependency *d
     while element > DEPENDENTS_CLOSED:
         if cas64(&o.dependents, element, 0):
             break
         element = load64(&o.dependents)
     while element > DEPENDENTS_CLOSED:
-        d = <dependency *>(<char *>at(a, <uint32_t>(element >> 32)) + <uint32_t>element)
+        task_loc = <uint32_t>(element >> 32)
+        d = <dependency *>(<char *>at(a, task_loc) + <uint32_t>element)
         following = d.next
-        if (load64(&(<task *>at(a, <uint32_t>(element >> 32))).word) & 0xff) == TASK_DONE:
-            store32(&d.resolved, 1)
-        else:
-            while True:
-                top = load64(&o.dependents)
-                if top == DEPENDENTS_CLOSED:
-                    d.next = 0
-                    resolve_dependents(a, element)
-                    break
-                d.next = top
-                if cas64(&o.dependents, top, element):
-                    break
+        found = found or element == sought
+        if (load64(&(<task *>at(a, task_loc)).word) & 0xff) == TASK_DONE:
+            store32(&d.resolved, DEPENDENCY_RESOLVED)
+        elif not stack(a, o, d, element):
+            d.next = 0
+            resolve_dependents(a, element)
         element = following
+    return found
+
+
+cdef bint stack(
+        attachment *a, object_record *o, dependency *d, uint64_t element) noexcept nogil:
+    """Pushes one element. False: the object is sealed, nobody will look at its stack any more."""
+    cdef uint64_t top
+    while True:
+        top = load64(&o.dependents)
+        if top == DEPENDENTS_CLOSED:
+            return False
+        d.next = top
+        if cas64(&o.dependents, top, element):
+            return True
 
 
 cdef queue *queue_at(attachment *a, uint32_t loc) noexcept nogil:

@@ -25,7 +25,7 @@ from rostral_objectstore._native.queue cimport (
 from rostral_objectstore._native.segment cimport Segment, at, attachment, locator, slot_is_live
 from rostral_objectstore._native.table cimport ObjectTable
 from rostral_objectstore._native.task cimport (
-    RETURNS_MAX, Tasks, dependencies_of, make_ready, returns_of, unmake_producer)
+    RETURNS_MAX, Tasks, dependencies_of, link_rest, make_ready, returns_of, unmake_producer)
 
 from rostral_objectstore.errors import QueueClosedError
 
@@ -199,13 +199,13 @@ cdef void mark_resolved(attachment *a, uint32_t loc, uint32_t dead) noexcept nog
         return
     for i in range(count):
         object_loc = d[i].loc
-        if load32(&d[i].resolved) != 0 or not is_object(a, object_loc):
+        if load32(&d[i].resolved) == DEPENDENCY_RESOLVED or not is_object(a, object_loc):
             continue
         o = <object_record *>at(a, object_loc)
         object_word = load64(&o.word)
         if ((object_word & 0xff) == OBJECT_SEALED and ((object_word >> 16) & 0xffff) == dead
                 and load64(&o.dependents) == DEPENDENTS_CLOSED and load64(&t.word) == word):
-            store32(&d[i].resolved, 1)
+            store32(&d[i].resolved, DEPENDENCY_RESOLVED)
 
 
 cdef void mark(attachment *a, uint64_t *marks, uint32_t loc) noexcept nogil:
@@ -566,6 +566,7 @@ def take_over(Tasks tasks not None, uint32_t dead):
                     a, d[i].loc, load64(&(<object_record *>at(a, d[i].loc)).word) >> 32):
                 store32(&d[i].loc, 0)
         t.submitter = a.my_slot
+        link_rest(a, loc)
         tasks._remember(loc)
         taken += 1
 

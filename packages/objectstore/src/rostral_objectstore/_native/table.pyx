@@ -17,7 +17,7 @@ from rostral_objectstore._native.layout cimport contained as contained_ref, obje
 from rostral_objectstore._native.objects cimport (
     add_flag, begin_write, drop, hold, is_object, new_object, seal, set_bit, undo_created)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
-from rostral_objectstore._native.waiting cimport wait_sealed
+from rostral_objectstore._native.waiting cimport all_of_segment, find_misfit, split_sealed, wait_sealed
 
 from weakref import WeakValueDictionary
 
@@ -473,9 +473,26 @@ cdef class ObjectTable:
         sealed.
         """
         self._open()
-        for handle in handles:
-            self._check(handle)
+        if not all_of_segment(self.segment, handles):
+            for handle in handles:
+                self._check(handle)
         return wait_sealed(self.segment, handles, ready_count, timeout_ns, stop_at_error)
+
+    def split(self, list handles not None, Py_ssize_t ready_max):
+        """(ready, others): the first `ready_max` handles of sealed objects, and the rest, in order.
+
+        The handles must have passed `first_misfit`.
+        """
+        self._open()
+        return split_sealed(self.segment, handles, ready_max)
+
+    def first_misfit(self, object cls, list handles not None):
+        """The index of the first item that is no `cls` of this store, or names an earlier one's object.
+
+        -1: there is none. `cls` must be Handle or a subclass of it.
+        """
+        self._open()
+        return find_misfit(self.segment, cls, handles)
 
     def _full(self, size):
         cdef attachment *a = &self.segment.a

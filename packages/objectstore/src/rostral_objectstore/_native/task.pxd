@@ -11,6 +11,7 @@ cdef uint32_t *returns_of(task *t) noexcept nogil
 cdef dependency *dependencies_of(task *t) noexcept nogil
 cdef char *payload_of(attachment *a, task *t) noexcept nogil
 cdef void free_task(attachment *a, uint32_t loc) noexcept nogil
+cdef void link_rest(attachment *a, uint32_t loc) noexcept nogil
 cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil
 cdef void unmake_producer(attachment *a, uint32_t object_loc, uint32_t task_loc) noexcept nogil
 
@@ -28,7 +29,6 @@ cdef class Tasks:
         self, object cls, const uint8_t *id, queue *q, uint32_t queue_loc, uint64_t function,
         bytes payload, list dependencies, list nested, uint32_t return_count, uint32_t retries,
         uint32_t flags, bint in_order)
-    cdef void _link(self, attachment *a, uint32_t loc, dependency *d) noexcept
     cdef void _take_back(self, attachment *a, uint32_t loc) noexcept
     cdef void _sweep_front(self, attachment *a) noexcept
     cdef ClaimedTask _claimed(self, attachment *a, uint32_t loc)

@@ -23,7 +23,8 @@ from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport drop, new_object, try_delete
 from rostral_objectstore._native.queue cimport (
-    claim_next, enqueue, looks_empty, push, queue_at, unlink_done, wake_worker)
+    claim_next, enqueue, looks_empty, push, queue_at, restack, stack,
+    wake_worker)
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, clear_awake, may_spin, poke_scheduler, set_awake)
 from rostral_objectstore._native.table cimport ObjectTable
@@ -60,12 +61,44 @@ cdef char *payload_of(attachment *a, task *t) noexcept nogil:
     return <char *>(dependencies_of(t) + t.dependency_count)
 
 
+cdef void link(attachment *a, uint32_t loc, dependency *d) noexcept nogil:
+    """Puts a task that waits on the stack of one object, unless that was sealed by now.
+
+    As long as one dependency is not marked, the task cannot start, so its record stays.
+    """
+    cdef uint64_t element = <uint64_t>loc << 32 | <uint64_t>(<char *>d - <char *>at(a, loc))
+    if stack(a, <object_record *>at(a, d.loc), d, element):
+        cas32(&d.resolved, 0, DEPENDENCY_LINKED)
+    else:
+        store32(&d.resolved, DEPENDENCY_RESOLVED)
+
+
+cdef void link_rest(attachment *a, uint32_t loc) noexcept nogil:
+    """For a submitter that died: links what it had not come to, and starts what can start."""
+    cdef task *t = <task *>at(a, loc)
+    cdef dependency *d = dependencies_of(t)
+    cdef uint64_t element
+    cdef uint32_t i
+    for i in range(t.dependency_count):
+        if load32(&d[i].resolved) != 0:
+            continue
+        # It may have died between linking and saying so.
+        element = <uint64_t>loc << 32 | <uint64_t>(<char *>&d[i] - <char *>t)
+        if d[i].loc == 0:
+            store32(&d[i].resolved, DEPENDENCY_RESOLVED)
+        elif restack(a, d[i].loc, element):
+            cas32(&d[i].resolved, 0, DEPENDENCY_LINKED)
+        else:
+            link(a, loc, &d[i])
+    make_ready(a, loc)
+
+
 cdef bint is_linked(task *t) noexcept nogil:
     """Whether an object's `dependents` may still name it: then its record must stay."""
     cdef dependency *d = dependencies_of(t)
     cdef uint32_t i
     for i in range(t.dependency_count):
-        if load32(&d[i].resolved) == 0:
+        if load32(&d[i].resolved) != DEPENDENCY_RESOLVED:
             return True
     return False
 
@@ -75,8 +108,8 @@ cdef void unlink(attachment *a, task *t) noexcept nogil:
     cdef dependency *d = dependencies_of(t)
     cdef uint32_t i
     for i in range(t.dependency_count):
-        if load32(&d[i].resolved) == 0 and d[i].loc != 0:
-            unlink_done(a, d[i].loc)
+        if load32(&d[i].resolved) != DEPENDENCY_RESOLVED:
+            restack(a, d[i].loc, 0)
 
 
 cdef void free_task(attachment *a, uint32_t loc) noexcept nogil:
@@ -106,7 +139,7 @@ cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil:
     if (word & 0xff) != TASK_WAITING or load64(&t.word) != word:
         return False
     for i in range(count):
-        if load32(&d[i].resolved) == 0:
+        if load32(&d[i].resolved) != DEPENDENCY_RESOLVED:
             return False
     return enqueue(a, <queue *>at(a, queue_loc), loc, word)
 
@@ -394,12 +427,14 @@ cdef class Tasks:
         i = 0
         for handle in dependencies:
             d[i].loc, d[i].next = handle.loc, 0
-            d[i].resolved = in_order or is_closed(a, handle.loc)
-            waited -= not in_order and d[i].resolved
+            d[i].resolved = 0
+            if in_order or is_closed(a, handle.loc):
+                d[i].resolved = DEPENDENCY_RESOLVED
+                waited -= not in_order
             a.held[handle.loc >> 2] += 1
             i += 1
         for handle in nested:
-            d[i].loc, d[i].resolved, d[i].next = handle.loc, 1, 0
+            d[i].loc, d[i].resolved, d[i].next = handle.loc, DEPENDENCY_RESOLVED, 0
             a.held[handle.loc >> 2] += 1
             i += 1
         memcpy(payload_of(a, t), PyBytes_AS_STRING(payload), payload_size)
@@ -418,26 +453,9 @@ cdef class Tasks:
         store64(&t.word, TASK_WORD(TASK_WAITING, flags, a.my_slot, version))
         for i in range(len(dependencies)):
             if d[i].resolved == 0:
-                self._link(a, loc, &d[i])
+                link(a, loc, &d[i])
         make_ready(a, loc)
         return results
-
-    cdef void _link(self, attachment *a, uint32_t loc, dependency *d) noexcept:
-        """Puts a task that waits on the stack of one object, unless that was sealed by now.
-
-        As long as one dependency is not marked, the task cannot start, so the record is ours.
-        """
-        cdef object_record *o = <object_record *>at(a, d.loc)
-        cdef uint64_t element = <uint64_t>loc << 32 | <uint64_t>(<char *>d - <char *>at(a, loc))
-        cdef uint64_t top
-        while True:
-            top = load64(&o.dependents)
-            if top == DEPENDENTS_CLOSED:
-                store32(&d.resolved, 1)
-                return
-            d.next = top
-            if cas64(&o.dependents, top, element):
-                return
 
     cdef void _take_back(self, attachment *a, uint32_t loc) noexcept:
         """A task that nobody else has seen goes back, with what only it would have made."""

@@ -5,3 +5,6 @@ from rostral_objectstore._native.segment cimport Segment
 cdef Py_ssize_t wait_sealed(
     Segment segment, list handles, Py_ssize_t ready_count, int64_t timeout_ns,
     bint stop_at_error) except -1
+cdef tuple split_sealed(Segment segment, list handles, Py_ssize_t ready_max)
+cdef Py_ssize_t find_misfit(Segment segment, object cls, list handles) except -2
+cdef bint all_of_segment(Segment segment, list handles) except -1

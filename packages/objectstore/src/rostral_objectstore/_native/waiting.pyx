@@ -4,6 +4,7 @@ The other half is `wake_holders` in objects.pyx; layout.h says what the words in
 Waiting for tasks is in task.pyx.
 """
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
 from rostral_objectstore._native.handle cimport Handle
@@ -18,16 +19,44 @@ from rostral_objectstore.errors import StoreClosedError
 cdef extern from "<errno.h>" nogil:
     enum: EINTR
 
+cdef extern from "Python.h":
+    # Borrowed, and so without a count up and down for each of thousands of handles.
+    PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)
+    void *Py_TYPE(object item)
+
 cdef enum:
     # How long a waiter spins before it sleeps, if it has a core: a little longer than it takes to
     # wake a sleeper on an idle virtual core (25 us or more, measured), so that a steady ping-pong
     # never sleeps.
     SPIN_NS = 60000
     SPINS_PER_CLOCK = 64
+    # No process has two billion handles of one object.
+    MARK = 0x40000000
 
 
 cdef inline bint is_sealed(attachment *a, uint32_t loc) noexcept nogil:
     return (load64(&(<object_record *>at(a, loc)).word) & 0xff) == OBJECT_SEALED
+
+
+cdef bint all_of_segment(Segment segment, list handles) except -1:
+    """Whether every item is a handle of the segment's objects."""
+    cdef Py_ssize_t i
+    for i in range(len(handles)):
+        if not isinstance(<object>PyList_GET_ITEM(handles, i), Handle):
+            return False
+        if (<Handle>PyList_GET_ITEM(handles, i)).segment is not segment:
+            return False
+    return True
+
+
+cdef Py_ssize_t count_sealed(attachment *a, list handles, Py_ssize_t enough):
+    """How many are sealed; stops counting at `enough`."""
+    cdef Py_ssize_t i, count = 0
+    for i in range(len(handles)):
+        if count >= enough:
+            break
+        count += is_sealed(a, (<Handle>PyList_GET_ITEM(handles, i)).loc)
+    return count
 
 
 cdef Py_ssize_t wait_sealed(Segment segment, list handles, Py_ssize_t ready_count,
@@ -39,6 +68,7 @@ cdef Py_ssize_t wait_sealed(Segment segment, list handles, Py_ssize_t ready_coun
     cdef uint64_t word
     cdef list pending = handles
     cdef list rest
+    cdef Py_ssize_t i
     cdef uint32_t target
     cdef Handle handle
     if ready_count > n:
@@ -50,6 +80,11 @@ cdef Py_ssize_t wait_sealed(Segment segment, list handles, Py_ssize_t ready_coun
         # Objects mostly come in order, so look from the front and, in the end, wait for the
         # last one needed.
         rest = []
+        if not stop_at_error:
+            # Enough of them, and the others need not be looked at.
+            i = count_sealed(a, pending, ready_count - ready)
+            if i >= ready_count - ready:
+                return ready + i
         for handle in pending:
             word = load64(&(<object_record *>at(a, handle.loc)).word)
             if (word & 0xff) == OBJECT_SEALED:
@@ -128,3 +163,48 @@ cdef int sleep_until(attachment *a, list rest, uint32_t target, int64_t deadline
     if error == EINTR:
         PyErr_CheckSignals()
     return 0
+
+
+cdef tuple split_sealed(Segment segment, list handles, Py_ssize_t ready_max):
+    """`ObjectTable.split`: all handles are of this segment."""
+    cdef attachment *a = &segment.a
+    cdef list ready = [], others = []
+    cdef Py_ssize_t i, n = len(handles), first = 0
+    if ready_max <= 0:
+        return ready, handles[:]
+    for i in range(n):
+        if is_sealed(a, (<Handle>PyList_GET_ITEM(handles, i)).loc):
+            others += handles[first:i]
+            ready.append(handles[i])
+            first = i + 1
+            if len(ready) == ready_max:
+                break
+    others += handles[first:]
+    return ready, others
+
+
+cdef Py_ssize_t find_misfit(Segment segment, object cls, list handles) except -2:
+    """`ObjectTable.first_misfit`.
+
+    Marks each object's counter of holds for a moment, which nobody else can see: the counters are
+    this process's own, and the GIL is held throughout.
+    """
+    cdef attachment *a = &segment.a
+    cdef Py_ssize_t n = len(handles), i, found = -1, marked = n
+    cdef uint32_t *held
+    for i in range(n):
+        if Py_TYPE(<object>PyList_GET_ITEM(handles, i)) != <void *>cls:
+            found = i
+        elif (<Handle>PyList_GET_ITEM(handles, i)).segment is not segment:
+            found = i
+        else:
+            held = &a.held[(<Handle>PyList_GET_ITEM(handles, i)).loc >> 2]
+            if held[0] & MARK == 0:
+                held[0] |= MARK
+                continue
+            found = i
+        marked = i
+        break
+    for i in range(marked):
+        a.held[(<Handle>PyList_GET_ITEM(handles, i)).loc >> 2] &= ~<uint32_t>MARK
+    return found
