@@ -113,27 +113,29 @@ def wait(
     if not refs:
         return [], []
     current = _context.runtime()
+    # Programs wait in a loop over thousands of references, so the look at each of them is native.
+    misfit = current.table.first_misfit(ObjectRef, refs)
+    if misfit >= 0:
+        _refuse_misfit(refs, misfit)
     current.wait_sealed(refs, num_returns, timeout)
-    is_sealed = current.table.is_sealed
-    ready: list[ObjectRef[T]] = []
-    others: list[ObjectRef[T]] = []
-    for ref in refs:
-        (ready if len(ready) < num_returns and is_sealed(ref) else others).append(ref)
-    return ready, others
+    return current.table.split(refs, num_returns)
+
+
+def _refuse_misfit(refs: list[Any], index: int) -> NoReturn:
+    if not isinstance(refs[index], ObjectRef):
+        _refuse_item("wait", index, refs[index])
+    if refs[index] in refs[:index]:
+        raise ValueError("wait() was given the same reference twice")
+    raise ValueError(f"item {index} of wait()'s list is a reference of another cluster")
 
 
 def _check_wait(refs: object, num_returns: object) -> None:
     if not isinstance(refs, list):
         raise TypeError(f"wait() takes a list of references, not {type(refs).__name__}")
-    for index, ref in enumerate(refs):
-        if not isinstance(ref, ObjectRef):
-            _refuse_item("wait", index, ref)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns must be a whole number, not {type(num_returns).__name__}")
     if not refs:
         return
-    if len(set(refs)) != len(refs):
-        raise ValueError("wait() was given the same reference twice")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(
             f"num_returns is {num_returns}: it must be from 1 to the number of references, "
