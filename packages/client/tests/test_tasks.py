@@ -218,6 +218,22 @@ def test_a_task_that_submits_1000_tasks() -> None:
     assert rostral.get(many.remote(), timeout=60) == 499500
 
 
+@pytest.mark.slow
+def test_tasks_that_fill_the_queue_at_once_do_not_block_each_other() -> None:
+    """On 2 CPUs 2 tasks submit more than the queue holds; others must run to make room."""
+
+    @rostral.remote
+    def one() -> int:
+        return 1
+
+    @rostral.remote
+    def many(count: int) -> int:
+        return sum(rostral.get([one.remote() for _ in range(count)]))
+
+    count = (1 << 16) + 5000
+    assert rostral.get([many.remote(count) for _ in range(2)], timeout=60) == [count, count]
+
+
 def test_tasks_of_different_shapes_of_resources_run() -> None:
     @rostral.remote
     def f() -> int:
@@ -288,6 +304,15 @@ def test_the_name_option_names_the_task_in_its_errors() -> None:
 
     with pytest.raises(ValueError, match=r"^nightly\(\) raised in process"):
         rostral.get(f.options(name="nightly").remote())
+
+
+def test_options_may_be_given_at_each_call() -> None:
+    @rostral.remote
+    def f(n: int) -> int:
+        return n
+
+    refs = [f.options(num_cpus=1, name=f"f{n % 100}").remote(n) for n in range(300)]
+    assert rostral.get(refs) == list(range(300))
 
 
 def test_rays_one_call_form() -> None:

@@ -16,16 +16,28 @@ from rostral.signature import Signature
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Exports of one function under different names; a program that makes up names has them exported.
+EXPORTS_MAX = 64
+
 
 class RemoteFunction(Generic[P, R]):
     """A function that runs in the cluster: `f.remote(...)` returns a reference at once."""
 
     __name__: str
 
-    def __init__(self, function: Callable[P, R], options: TaskOptions) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        options: TaskOptions,
+        original: RemoteFunction[P, Any] | None = None,
+    ) -> None:
         self._function = function
         self._options = options
-        self._signature = Signature(function)
+        # With other options it is the same code: exported once, however often `options` is called.
+        self._exports: dict[object, ObjectRef[Any]] = {} if original is None else original._exports
+        self._signature: Signature = (
+            Signature(function) if original is None else original._signature
+        )
         self._name = options.name or str(getattr(function, "__qualname__", function))
         # Of which of this process's sessions what `_export` sets is; none yet.
         self._session = 0
@@ -54,7 +66,7 @@ class RemoteFunction(Generic[P, R]):
 
         Raises: UnsupportedOptionError, TypeError, ValueError.
         """
-        return remote_function(self._function, changed(self._options, changes))
+        return remote_function(self._function, changed(self._options, changes), self)
 
     if TYPE_CHECKING:
         # A reference may stand for the value of any argument. A call with one among its first
@@ -107,14 +119,20 @@ class RemoteFunction(Generic[P, R]):
         **changes: Any,
     ) -> Any:
         """The form that Ray's users know: options and arguments in one call."""
-        function = remote_function(self._function, changed(self._options, changes))
+        function = remote_function(self._function, changed(self._options, changes), self)
         return cast(Any, function).remote(*args, **(kwargs or {}))
 
     def _export(self, current: Runtime) -> None:
         options = self._options
         self._queue = current.queue_for(options.demand)
-        meta = {"retry_exceptions": options.retry_exceptions} if options.retry_exceptions else {}
-        self._code = current.functions.export(self._name, (self._function, meta))
+        code = (current.session, self._name, options.retry_exceptions)
+        if code not in self._exports:
+            if len(self._exports) >= EXPORTS_MAX:
+                self._exports.clear()
+            meta = {"retry_exceptions": options.retry_exceptions}
+            exported = current.functions.export(self._name, (self._function, meta))
+            self._exports[code] = exported
+        self._code = self._exports[code]
         self._key = current.functions.key(self._code)
         self._return_count = options.num_returns
         self._retries = options.retries
@@ -133,7 +151,11 @@ class MultiResultFunction(RemoteFunction[P, Any]):
             """Submits a call."""
 
 
-def remote_function(function: Callable[P, R], options: TaskOptions) -> RemoteFunction[P, R]:
-    """The remote function of the class that its options ask for."""
+def remote_function(
+    function: Callable[P, R],
+    options: TaskOptions,
+    original: RemoteFunction[P, Any] | None = None,
+) -> RemoteFunction[P, R]:
+    """The remote function of the class that its options ask for; `original` has others."""
     cls = RemoteFunction if options.num_returns == 1 else MultiResultFunction
-    return cast(RemoteFunction[P, R], cls(function, options))
+    return cast(RemoteFunction[P, R], cls(function, options, original))

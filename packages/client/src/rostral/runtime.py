@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import logging
-import time
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -35,9 +35,10 @@ from rostral_objectstore.serialization import deserialize
 
 logger = logging.getLogger("rostral.runtime")
 
-# How long a submitter that finds its queue full sleeps between tries: far below the time a full
-# queue takes to drain.
+# How long a submitter that finds its queue full pauses at first, and at most: below the time that a
+# full queue takes to drain, and long enough for another worker to be let in meanwhile.
 QUEUE_FULL_PAUSE_S = 0.001
+QUEUE_FULL_PAUSE_S_MAX = 0.1
 # Further than any clock of the system counts; a longer wait is one without a limit.
 TIMEOUT_S_MAX = 1e9
 
@@ -260,6 +261,7 @@ class Runtime:
         in_order: bool,  # noqa: FBT001 - by position: a keyword takes time
     ) -> list[ObjectRef[Any]]:
         context = self.scope().context
+        pause_s = QUEUE_FULL_PAUSE_S
         while True:
             try:
                 return self.tasks.submit(
@@ -278,10 +280,17 @@ class Runtime:
             except QueueFullError:
                 # Back-pressure. The id drawn for the refused try is not used again, and nothing of
                 # it is left.
-                self.store.segment.poke_scheduler()
-                time.sleep(QUEUE_FULL_PAUSE_S)
+                pause_s = self._wait_for_room(pause_s)
             except StoreClosedError as error:
                 raise self.gone() from error
+
+    def _wait_for_room(self, pause_s: float) -> float:
+        """Pauses a submitter whose queue is full; returns how long to pause the next time."""
+        # A wait like any other, for something that never comes: so the scheduler sees that a worker
+        # is blocked, and lets another run what is queued. Sleeping, all of them could wait here.
+        never: ObjectRef[None] = self.table.expect(ObjectRef, os.urandom(20))
+        self.wait_sealed([never], 1, pause_s)
+        return min(2 * pause_s, QUEUE_FULL_PAUSE_S_MAX)
 
     # ---- the cluster
 
