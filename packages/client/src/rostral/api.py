@@ -126,7 +126,7 @@ def _refuse_misfit(refs: list[Any], index: int) -> NoReturn:
         _refuse_item("wait", index, refs[index])
     if refs[index] in refs[:index]:
         raise ValueError("wait() was given the same reference twice")
-    raise ValueError(f"item {index} of wait()'s list is a reference of another cluster")
+    raise ValueError(f"item {index} of wait()'s list is a reference of another store")
 
 
 def _check_wait(refs: object, num_returns: object) -> None:
