@@ -84,7 +84,8 @@ class ZygoteProcess:
         environment = dict.fromkeys(THREAD_LIMITS, "1") | {**os.environ, **self._environment}
         command = [sys.executable, "-P", "-c", _PROGRAM, os.pathsep.join(filter(None, sys.path))]
         with theirs:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec: under a millisecond
+            # Blocks for a vfork and an exec: under a millisecond.
+            self._process = subprocess.Popen(  # noqa: ASYNC220
                 [*command, str(theirs.fileno()), self._entry, ",".join(self._preload)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
