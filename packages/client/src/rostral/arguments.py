@@ -43,8 +43,8 @@ NO_ARGUMENTS = Arguments(EMPTY, [], [])
 
 
 def _is_large(value: object) -> bool:
-    if type(value) in SCALARS:
-        return type(value) in (bytes, str) and len(value) > INLINE_BYTES_MAX  # type: ignore[arg-type]
+    if isinstance(value, bytes | str):
+        return len(value) > INLINE_BYTES_MAX
     size = getattr(value, "nbytes", 0)
     return type(size) is int and size > INLINE_BYTES_MAX
 

@@ -23,30 +23,30 @@ SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
 PLAIN_ITEMS_MAX = 64
 PLAIN_DEPTH_MAX = 3
 
-_numpy_array: type | None = None
+_numpy_array: Any = None
 
 
-def is_plain(value: object, depth: int = 0) -> bool:
+def is_plain(value: Any, depth: int = 0) -> bool:
     """Whether C pickle alone does: builtin values, arrays, references, and small containers."""
     kind = type(value)
     if kind in SCALARS or kind is ObjectRef:
         return True
     if depth < PLAIN_DEPTH_MAX:
-        if (kind is list or kind is tuple) and len(value) <= PLAIN_ITEMS_MAX:  # type: ignore[arg-type]
-            return all(is_plain(item, depth + 1) for item in value)  # type: ignore[attr-defined]
-        if kind is dict and len(value) <= PLAIN_ITEMS_MAX:  # type: ignore[arg-type]
-            return all(type(k) in SCALARS and is_plain(v, depth + 1) for k, v in value.items())  # type: ignore[attr-defined]
+        if (kind is list or kind is tuple) and len(value) <= PLAIN_ITEMS_MAX:
+            return all(is_plain(item, depth + 1) for item in value)
+        if kind is dict and len(value) <= PLAIN_ITEMS_MAX:
+            return all(type(k) in SCALARS and is_plain(v, depth + 1) for k, v in value.items())
     return _is_array(value)
 
 
-def _is_array(value: object) -> bool:
+def _is_array(value: Any) -> bool:
     global _numpy_array
     if _numpy_array is None:
         numpy = sys.modules.get("numpy")
         if numpy is None:
             return False
         _numpy_array = numpy.ndarray
-    return type(value) is _numpy_array and not value.dtype.hasobject  # type: ignore[attr-defined]
+    return type(value) is _numpy_array and not value.dtype.hasobject
 
 
 def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:
@@ -91,12 +91,12 @@ class Packed:
         self.kind, self.inband, self.buffers, self.refs = kind, inband, buffers, refs
 
 
-def pack(value: object) -> Packed:
+def pack(value: Any) -> Packed:
     """Serializes a value for the store. Raises NotPicklableError."""
     kind = type(value)
     if kind in SCALARS:
         if kind is bytes:
-            return Packed(KIND_BYTES, value, [], [])  # type: ignore[arg-type]
+            return Packed(KIND_BYTES, value, [], [])
         return Packed(KIND_PICKLE, pickle.dumps(value, protocol=5), [], [])
     out_of_band = OutOfBand()
     with CollectedRefs() as refs:
