@@ -20,7 +20,7 @@ EXIT_BAD_CONFIG = 78
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="rostral-objectstore")
+@click.version_option(package_name="rostral-objectstore", prog_name="rostral-objectstore")
 def main() -> None:
     """The shared-memory object store of a node."""
 

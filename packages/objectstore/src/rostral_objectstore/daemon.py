@@ -14,6 +14,7 @@ import os
 from collections.abc import Coroutine
 from pathlib import Path
 
+from rostral_gcs.ids import ObjectID
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
@@ -40,6 +41,13 @@ def process_start_time(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def _object_id(body: Body) -> bytes:
+    id = body["id"]
+    if not isinstance(id, bytes) or len(id) != ObjectID.SIZE:
+        raise ProtocolError(f"an object id is {ObjectID.SIZE} bytes")
+    return id
 
 
 class StoreDaemon:
@@ -92,11 +100,11 @@ class StoreDaemon:
             case "stats":
                 return self.stats()
             case "pin":
-                handle = self.table.adopt(Handle, body["loc"], body["version"], body["id"])
-                self._pinned[body["id"]] = handle
+                id = _object_id(body)
+                self._pinned[id] = self.table.adopt(Handle, body["loc"], body["version"], id)
                 return {}
             case "unpin":
-                return {"pinned": self._pinned.pop(body["id"], None) is not None}
+                return {"pinned": self._pinned.pop(_object_id(body), None) is not None}
             case "list_objects":
                 limit = min(int(body["limit"]), LIST_MAX)
                 return {"objects": repair.list_objects(self.table, limit)}

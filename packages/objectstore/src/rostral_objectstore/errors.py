@@ -21,6 +21,8 @@ RostralError (rostral_gcs)
         └── ProtocolError                           a message that cannot be understood
 """
 
+from typing import Self
+
 from rostral_gcs.errors import RostralError
 
 
@@ -54,6 +56,10 @@ class ObjectStoreFullError(ObjectStoreError):
 
 class OutOfMemoryError(ObjectStoreError, MemoryError):
     """The machine has no memory left for the store."""
+
+    def __new__(cls, *args: object, **keywords: object) -> Self:
+        """MemoryError's own refuses a class whose first base is another exception."""
+        return Exception.__new__(cls, *args)
 
 
 class TooManyClientsError(ObjectStoreError):

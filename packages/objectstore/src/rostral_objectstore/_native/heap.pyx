@@ -152,6 +152,28 @@ cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
     return -1
 
 
+cdef int64_t claim_highest(attachment *a) noexcept nogil:
+    """Claims the highest free chunk, or returns -1.
+
+    Records stay for ever: at this end of the store they are in nobody's way who needs many chunks
+    in a row.
+    """
+    cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
+    cdef int64_t chunk
+    cdef int attempt
+    for attempt in range(2):
+        chunk = a.highest_hint if attempt == 0 else a.hdr.chunk_count - 1
+        while chunk >= 0:
+            if a.chunk_words[chunk] == 0 and cas64(&a.chunk_words[chunk], 0, claimed):
+                a.highest_hint = chunk
+                if populate_chunks(a, chunk, 1) != 0:
+                    store64(&a.chunk_words[chunk], 0)
+                    return -1
+                return chunk
+            chunk -= 1
+    return -1
+
+
 cdef void unclaim(attachment *a, uint64_t chunk) noexcept nogil:
     cdef uint64_t hint
     store64(&a.chunk_words[chunk], 0)
@@ -228,7 +250,7 @@ cdef bint add_chunk(attachment *a, arena *r, int kind, uint32_t class_) noexcept
     if chunk >= 0:
         populate_chunks(a, chunk, 1)
     else:
-        chunk = claim_chunks(a, 1)
+        chunk = claim_chunks(a, 1) if kind == ARENA_DATA else claim_highest(a)
         if chunk < 0:
             return False
         if kind != ARENA_DATA:
@@ -245,13 +267,13 @@ cdef bint add_chunk(attachment *a, arena *r, int kind, uint32_t class_) noexcept
     return True
 
 
-cdef void give_back_empty(attachment *a, arena *r) noexcept nogil:
-    """Frees the empty chunks of an arena of data blocks, but for the current one."""
+cdef void give_back_empty(attachment *a, arena *r, bint keep_current) noexcept nogil:
+    """Frees the empty chunks of an arena of data blocks."""
     cdef uint32_t i = 0, word
     cdef bint empty
     r.emptied = 0
     while i < r.count:
-        empty = i != r.current
+        empty = i != r.current or not keep_current
         word = 0
         while empty and word < 16:
             empty = a.chunk_records[r.chunks[i]].used[word] == initial_word(r.block_size, word)
@@ -262,6 +284,8 @@ cdef void give_back_empty(attachment *a, arena *r) noexcept nogil:
             r.chunks[i] = r.chunks[r.count]
             if r.current == r.count:
                 r.current = i
+            elif r.current == i:
+                r.current = r.word = 0
         else:
             i += 1
 
@@ -271,7 +295,7 @@ cdef void trim(attachment *a) noexcept nogil:
     cdef uint32_t class_
     a.trim_seen = load32(&a.hdr.trim_wanted)
     for class_ in range(CLASS_COUNT):
-        give_back_empty(a, &a.arenas[ARENA_DATA][class_])
+        give_back_empty(a, &a.arenas[ARENA_DATA][class_], False)
 
 
 cdef uint32_t allocate_slab(attachment *a, int kind, uint32_t class_) noexcept nogil:
@@ -375,7 +399,7 @@ cdef void release_block(attachment *a, uint32_t loc) noexcept nogil:
     elif kind == CHUNK_SLAB and left == initial_word(r.block_size, block >> 6):
         r.emptied += 1
         if r.emptied >= EMPTIED_MIN and r.emptied * 4 >= r.count:
-            give_back_empty(a, r)
+            give_back_empty(a, r, True)
 
 
 cdef void release_named(attachment *a, uint32_t *name) noexcept nogil:

@@ -24,6 +24,7 @@ cdef struct attachment:
     char *chunks
     uint32_t my_slot
     int fd
+    int64_t highest_hint # no free chunk lies above, most of the time
     bint machine_full  # the machine had no page left for the last claim of chunks
     uint32_t trim_seen # header's trim_wanted as this process has last obeyed it
     bint counts_awake  # daemons do not: they never spin

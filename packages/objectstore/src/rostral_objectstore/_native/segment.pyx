@@ -183,6 +183,7 @@ cdef class Segment:
         if held == MAP_FAILED:
             raise OutOfMemoryError("cannot map the table of held objects")
         self.a.held = <uint32_t *>held
+        self.a.highest_hint = h.chunk_count - 1
         self.a.populated = <uint8_t *>_zeroed(h.chunk_count)
 
     def use_slot(self, uint32_t index):

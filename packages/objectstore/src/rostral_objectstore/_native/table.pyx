@@ -17,7 +17,8 @@ from rostral_objectstore._native.layout cimport contained as contained_ref, obje
 from rostral_objectstore._native.objects cimport (
     add_flag, begin_write, drop, hold, is_object, new_object, seal, set_bit, undo_created)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
-from rostral_objectstore._native.waiting cimport all_of_segment, find_misfit, split_sealed, wait_sealed
+from rostral_objectstore._native.waiting cimport (
+    all_of_segment, find_misfit, split_sealed, wait_sealed)
 
 from weakref import WeakValueDictionary
 
@@ -487,7 +488,7 @@ cdef class ObjectTable:
         return split_sealed(self.segment, handles, ready_max)
 
     def first_misfit(self, object cls, list handles not None):
-        """The index of the first item that is no `cls` of this store, or names an earlier one's object.
+        """The index of the first item that is no `cls` of this store, or names an object again.
 
         -1: there is none. `cls` must be Handle or a subclass of it.
         """
@@ -509,7 +510,8 @@ cdef class ObjectTable:
                 f"{capacity} bytes that it may take",
                 hint="free memory on the machine, or start the store with less")
         return ObjectStoreFullError(
-            f"no room in the store for {size} bytes: {used} of {capacity} bytes are in use",
+            f"no room in the store for {size} bytes in one piece: {used} of {capacity} bytes are "
+            "in use",
             hint="drop references to objects that are no longer needed, or start the store with "
                  "more memory")
 

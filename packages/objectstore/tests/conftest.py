@@ -1,0 +1,69 @@
+"""Stores and peers for all tests of the package."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rostral_objectstore._native.segment import Segment
+from rostral_objectstore._native.table import ObjectTable
+from rostral_objectstore._native.task import Tasks
+
+from .store import Nursery, Store, running
+
+MEMORY_BYTES = 512 << 20
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="rostral-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where other processes come from."""
+    with tempfile.TemporaryDirectory(prefix="rostral-") as name:
+        nursery = Nursery(Path(name))
+        yield nursery
+        nursery.close()
+
+
+@pytest.fixture
+def store(folder: Path, nursery: Nursery) -> Iterator[Store]:
+    """A store of 512 MiB; when the test is over, nothing may be left in it."""
+    with running(folder, nursery, MEMORY_BYTES) as store:
+        yield store
+
+
+@pytest.fixture
+def small_store(folder: Path, nursery: Nursery) -> Iterator[Store]:
+    """A store of 16 MiB."""
+    with running(folder, nursery, 16 << 20) as store:
+        yield store
+
+
+@pytest.fixture
+def segment() -> Iterator[Segment]:
+    """A segment of 64 MiB with one process, this one: no daemon."""
+    segment = Segment.create(64 << 20, bytes(16), 1)
+    segment.use_slot(segment.claim_slot(os.getpid(), 0, 6, bytes(16), bytes(16)))
+    yield segment
+    segment.close()
+
+
+@pytest.fixture
+def table(segment: Segment) -> ObjectTable:
+    """The object table of that segment."""
+    return ObjectTable(segment)
+
+
+@pytest.fixture
+def tasks(table: ObjectTable) -> Tasks:
+    """Its tasks."""
+    return Tasks(table)
