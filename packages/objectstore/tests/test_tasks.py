@@ -446,6 +446,21 @@ def test_a_task_is_run_again_as_often_as_it_may(table: ObjectTable, tasks: Tasks
     del kept, forever
 
 
+def test_a_task_whose_results_are_all_sealed_is_not_run_again(
+    table: ObjectTable, tasks: Tasks
+) -> None:
+    """Its process died between the last seal and `finish`: its effects have happened."""
+    queue = new_queue(table.segment)
+    (result,) = submit(tasks, queue, retries=5)
+    claimed = tasks.next(queue.loc, 0, [])
+    assert claimed is not None
+    assert table.fill_at(claimed.returns[0], 2, b"done", [], [])
+    assert repair.run_again(table.segment, claimed.loc)
+    assert tasks.next(queue.loc, 0, []) is None
+    assert table.read(result) == (2, False, b"done", ())
+    assert tasks.sweep() == 0
+
+
 def test_tasks_of_a_dead_submitter_are_run_and_their_inputs_kept(store: Store) -> None:
     """With a scheduler that takes them over, and without one: then the store does."""
     for with_scheduler in (True, False):

@@ -468,7 +468,7 @@ def claimed_by(Segment segment not None, uint32_t dead):
 
 
 def run_again(Segment segment not None, uint32_t loc):
-    """A task whose claimer died goes back into its queue.
+    """A task whose claimer died goes back into its queue, or ends if all its results are sealed.
 
     False when its retries are spent, or the queue is full or closed: nothing has changed then.
     """
@@ -476,6 +476,10 @@ def run_again(Segment segment not None, uint32_t loc):
     cdef task *t = <task *>at(a, loc)
     cdef uint64_t word = load64(&t.word)
     cdef queue *q = queue_at(a, t.queue)
+    if (word & 0xff) == TASK_CLAIMED and has_all_results(a, t):
+        # Died between its last seal and its finish: an actor's call must not take effect twice.
+        store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
+        return True
     if (word & 0xff) != TASK_CLAIMED or t.retries_left == 0 or q == NULL or load32(&q.closed):
         return False
     # The next claimer must be able to write what this one had begun to write.
@@ -492,6 +496,18 @@ def run_again(Segment segment not None, uint32_t loc):
         return False
     wake_worker(a, q)
     return True
+
+
+cdef bint has_all_results(attachment *a, task *t) noexcept nogil:
+    """Whether the task has results, and each of them is sealed."""
+    cdef uint32_t i
+    cdef object_record *o
+    for i in range(t.return_count):
+        o = <object_record *>at(a, returns_of(t)[i])
+        # An object that has been deleted since, and its record reused, was sealed too.
+        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) != OBJECT_SEALED:
+            return False
+    return t.return_count > 0
 
 
 cdef void undo_results(attachment *a, task *t, uint32_t dead) noexcept nogil:
