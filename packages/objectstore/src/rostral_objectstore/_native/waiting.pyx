@@ -30,6 +30,8 @@ cdef enum:
     # never sleeps.
     SPIN_NS = 60000
     SPINS_PER_CLOCK = 64
+    # The longest that a Ctrl-C can go unnoticed.
+    SIGNAL_SLICE_NS = 100_000_000
     # No process has two billion handles of one object.
     MARK = 0x40000000
 
@@ -111,7 +113,7 @@ cdef int sleep_until(attachment *a, list rest, uint32_t target, int64_t deadline
     """Spins, then sleeps, until `target` (or any of `rest`) may be sealed, or a signal came."""
     cdef slot *me = a.me
     cdef uint32_t seen
-    cdef int64_t now, spin_end, timeout = -1
+    cdef int64_t now, spin_end, timeout
     cdef int error = 0, spins
     cdef bint found = False
     cdef Handle handle
@@ -147,8 +149,10 @@ cdef int sleep_until(attachment *a, list rest, uint32_t target, int64_t deadline
             store32(&me.blocked, 1)
             poke_scheduler(a)
         with nogil:
+            # A signal that came after the last look and before the sleep interrupts neither.
+            timeout = SIGNAL_SLICE_NS
             if deadline >= 0:
-                timeout = deadline - monotonic_ns()
+                timeout = min(timeout, deadline - monotonic_ns())
                 if timeout < 0:
                     timeout = 0
             clear_awake(a)
