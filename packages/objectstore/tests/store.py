@@ -17,7 +17,7 @@ from rostral_objectstore import StoreClient
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore.client import ClientKind, wait_until_served
-from rostral_objectstore.layout import Audit, SlotState
+from rostral_objectstore.layout import SLOTS_MAX, Audit, SlotState
 
 DEADLINE_S = 20.0
 COMMAND = [sys.executable, "-c", "from rostral_objectstore.cli import main; main()"]
@@ -155,7 +155,7 @@ class Store:
     def slots(self) -> list[int]:
         """Slots in use, but for the store's own and the watcher's."""
         free = self.watcher.segment.slots_in_state(SlotState.FREE)
-        return sorted(set(range(1024)) - set(free) - {0, self.watcher.slot})
+        return sorted(set(range(SLOTS_MAX)) - set(free) - {0, self.watcher.slot})
 
     def until_gone(self, slot: int, timeout_s: float = DEADLINE_S) -> None:
         """The daemon has cleaned up after the process that had the slot."""

@@ -10,6 +10,7 @@ import pytest
 from rostral_objectstore import ObjectHandle
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore.errors import ObjectStoreFullError, TooManyClientsError
+from rostral_objectstore.layout import SLOTS_MAX
 
 from .store import Store, until
 
@@ -81,8 +82,8 @@ def test_a_thousand_clients_are_the_most(small_store: Store) -> None:
     claimed = []
     while (slot := segment.claim_slot(1, 1, 6, bytes(16), bytes(16))) >= 0:
         claimed.append(slot)
-    assert len(claimed) == 1024 - 2
-    with pytest.raises(TooManyClientsError, match="1024"):
+    assert len(claimed) == SLOTS_MAX - 2
+    with pytest.raises(TooManyClientsError, match=str(SLOTS_MAX)):
         small_store.connect()
     for slot in claimed:
         segment.set_slot_state(slot, 0)

@@ -14,15 +14,22 @@ from rostral_objectstore._native.segment cimport at, attachment, slot_is_live
 
 
 cdef uint64_t hash_id(const uint8_t *id) noexcept nogil:
-    cdef uint64_t x, y
-    cdef uint32_t z
+    """The low bits choose the group, the high half tells ids in it apart.
+
+    32 successive objects of one task lie within eight groups, four to a group: who puts one object
+    after the other walks through memory instead of missing the cache and the TLB at each.
+    """
+    cdef uint64_t x, y, block
+    cdef uint32_t index
     memcpy(&x, id, 8)
     memcpy(&y, id + 8, 8)
-    memcpy(&z, id + 16, 4)
-    x ^= (y << 23 | y >> 41) ^ (<uint64_t>z << 32 | z)
+    memcpy(&index, id + 16, 4)
+    block = index >> 5
+    x ^= (y << 23 | y >> 41) ^ (block << 32 | block)
     x = (x ^ (x >> 33)) * <uint64_t>0xff51afd7ed558ccd
     x = (x ^ (x >> 33)) * <uint64_t>0xc4ceb9fe1a85ec53
-    return x ^ (x >> 33)
+    x ^= x >> 33
+    return x ^ ((index & 31) >> 2) ^ <uint64_t>(index & 31) << 59
 
 
 cdef index_group *lock_home(attachment *a, uint64_t h) noexcept nogil:
@@ -47,7 +54,7 @@ cdef index_group *lock_home(attachment *a, uint64_t h) noexcept nogil:
 
 
 cdef void unlock_home(attachment *a, index_group *g) noexcept nogil:
-    store32(&g.lock, 0)
+    release32(&g.lock, 0)
     release32(&a.me.locking, 0)
 
 

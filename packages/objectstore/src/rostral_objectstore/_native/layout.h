@@ -23,8 +23,8 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 2u
-#define MAX_SLOTS 1024u
+#define LAYOUT_VERSION 3u
+#define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
 #define CHUNK_LOCATORS (CHUNK_SIZE / 64)
@@ -81,7 +81,14 @@ struct slot {
      * would free it a second time. */
     uint32_t releasing;
     uint32_t locking; /* 1 + the index group whose lock this process holds or is about to take */
-    uint32_t pad2[6];
+    /* A reference being counted, or its count being given back, in `containers` of the object that
+     * it names: see count_reference in objects.pyx. `count_object` is written last and wiped out
+     * first. `count_acked` is written by the others. */
+    uint32_t count_object; /* the object whose value has the reference; 0: none */
+    uint32_t count_index;  /* which of its references << 1 | whether its count goes up */
+    uint32_t count_number; /* numbers these steps of the slot, over all processes that have it */
+    uint32_t count_acked;  /* the last number that somebody saw and wrote over */
+    uint32_t pad2[2];
     uint64_t pad3[8];
 };
 
@@ -184,23 +191,33 @@ enum object_state {
 #define DELETE_LAST 0xffffffffu
 #define DEPENDENTS_CLOSED 1ull
 
+/* `containers`: how many references the values of sealed objects have to this one, and which step
+ * of which slot changed it last: count | slot << 24 | number << 34. */
+#define CONTAINERS_COUNT(word) ((uint64_t)(word) & 0xffffffu)
+#define CONTAINERS_SLOT(word) ((uint32_t)((uint64_t)(word) >> 24) & 0x3ffu)
+#define CONTAINERS_NUMBER(word) ((uint32_t)((uint64_t)(word) >> 34))
+#define CONTAINERS_WORD(count, slot, number) \
+    ((uint64_t)(count) | (uint64_t)(slot) << 24 | (uint64_t)(number) << 34)
+#define COUNT_NUMBER_MASK 0x3fffffffu
+
 struct object {
     uint64_t word;
     uint8_t id[20];
-    uint32_t containers; /* sealed objects whose values hold a reference to this one */
-    uint64_t size;       /* bytes of the value */
-    uint32_t data;       /* locator of its block; 0 when inline or empty */
-    uint32_t kind;       /* how to read it: serialization.py owns the meaning */
+    uint32_t kind; /* how to read it: serialization.py owns the meaning */
+    uint64_t containers;
+    uint64_t size; /* bytes of the value */
+    uint32_t data; /* locator of its block; 0 when inline or empty */
+    uint32_t task; /* the task that makes it, while PENDING */
     /* one bit per slot: this process holds it. Only that process and the daemon write the bit */
     uint64_t holders;
     /* tasks that wait for it: a stack of struct dependency; DEPENDENTS_CLOSED once sealed */
     uint64_t dependents;
     uint8_t value[INLINE_SIZE];
     uint64_t holders_wide[SLOT_WORDS - 1];
-    uint32_t task; /* the task that makes it, while PENDING */
     /* DELETING: 0 while the deleter may still step back, then what it deletes next, or
      * DELETE_LAST */
     uint32_t next;
+    uint32_t pad;
 };
 #define OBJECT_SIZE 256u
 
@@ -212,9 +229,7 @@ struct compound {
     uint32_t buffer_count;
     uint64_t inband_size;
     /* The value counts in `containers` of the references from `released_count` up to
-     * `counted_count`. Both only grow: counted after the count went up, released before it goes
-     * down. A death in between leaves a count one too high (the inner object stays), never one
-     * too low (somebody would read freed memory). */
+     * `counted_count`. Both only grow. */
     uint32_t counted_count;
     uint32_t released_count;
     uint32_t pad[10];

@@ -18,6 +18,11 @@ cdef extern from "layout.h" nogil:
     enum: DEPENDENCY_RESOLVED, DEPENDENCY_LINKED
     enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET
     enum: RETRY_FOREVER
+    enum: COUNT_NUMBER_MASK
+    uint64_t CONTAINERS_COUNT(uint64_t word)
+    uint32_t CONTAINERS_SLOT(uint64_t word)
+    uint32_t CONTAINERS_NUMBER(uint64_t word)
+    uint64_t CONTAINERS_WORD(uint64_t count, uint64_t slot, uint64_t number)
     uint64_t NEXT_VERSION(uint64_t word)
     uint64_t LAP(uint64_t position, uint64_t capacity)
     uint64_t CHUNK_WORD(uint64_t kind, uint64_t class_, uint64_t slot, uint64_t length)
@@ -33,7 +38,7 @@ cdef extern from "layout.h" nogil:
         uint32_t futex, sleeping, wait_loc
         uint32_t claiming, running, blocked, queue, queue_ack, idle
         uint64_t finished_count
-        uint32_t releasing, locking
+        uint32_t releasing, locking, count_object, count_index, count_number, count_acked
 
     struct header:
         uint64_t magic
@@ -41,7 +46,7 @@ cdef extern from "layout.h" nogil:
         uint64_t segment_size, slots_offset, index_offset, index_group_count, chunk_words_offset
         uint64_t chunk_records_offset, chunk_count, chunks_offset
         uint8_t node_id[16]
-        uint64_t awake[16]
+        uint64_t awake[15]
         uint64_t first_free_chunk
         uint32_t scheduler_slot, starved
         uint32_t trim_wanted
@@ -53,13 +58,13 @@ cdef extern from "layout.h" nogil:
     struct object "object":
         uint64_t word
         uint8_t id[20]
-        uint32_t containers
-        uint64_t size
-        uint32_t data, kind
+        uint32_t kind
+        uint64_t containers, size
+        uint32_t data, task
         uint64_t holders, dependents
         uint8_t value[64]
-        uint64_t holders_wide[15]
-        uint32_t task, next
+        uint64_t holders_wide[14]
+        uint32_t next
 
     struct compound:
         uint32_t contained_count, buffer_count
@@ -91,7 +96,7 @@ cdef extern from "layout.h" nogil:
         uint8_t key[16]
         uint32_t wants_scheduler, reserved_cells
         uint64_t tail, head
-        uint64_t sleepers[16]
+        uint64_t sleepers[15]
 
 cdef extern from "atomics.h" nogil:
     uint64_t load64(const uint64_t *p)

@@ -19,6 +19,11 @@ cdef bint held_by_none(object_record *o) noexcept nogil
 cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil
 cdef void drop(attachment *a, uint32_t loc) noexcept nogil
 
+# references inside values
+cdef uint32_t count_reference(
+    attachment *a, object_record *o, uint32_t index, bint up) noexcept nogil
+cdef void settle_count(attachment *a, uint32_t dead) noexcept nogil
+
 # deleting
 cdef void try_delete(attachment *a, uint32_t loc) noexcept nogil
 cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept nogil

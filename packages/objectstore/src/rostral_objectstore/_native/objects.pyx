@@ -29,7 +29,7 @@ from rostral_objectstore._native.index cimport (
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.queue cimport resolve_dependents
-from rostral_objectstore._native.segment cimport at, attachment, slot_is_live, wake_slot
+from rostral_objectstore._native.segment cimport at, attachment, locator, slot_is_live, wake_slot
 
 
 # ---- holding -------------------------------------------------------------------------------------
@@ -66,13 +66,14 @@ cdef void clear_bit(attachment *a, object_record *o) noexcept nogil:
 
 cdef bint held_by_none(object_record *o) noexcept nogil:
     cdef uint32_t i
-    if load64(&o.holders) != 0 or load32(&o.containers) != 0:
+    if load64(&o.holders) != 0:
         return False
     if load64(&o.word) & (<uint64_t>OBJECT_FLAG_WIDE << 8):
         for i in range(SLOT_WORDS - 1):
             if load64(&o.holders_wide[i]) != 0:
                 return False
-    return True
+    # Last: who adds a container holds the object while it does.
+    return CONTAINERS_COUNT(load64(&o.containers)) == 0
 
 
 cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
@@ -173,7 +174,7 @@ cdef void finish_delete(attachment *a, uint32_t loc) noexcept nogil:
     given back twice would be somebody else's by then, so each thing is forgotten here before it is
     freed. Everything on the stack is DELETING by us, so the daemon finds each of them by itself.
     """
-    store32(&(<object_record *>at(a, loc)).next, DELETE_LAST)
+    release32(&(<object_record *>at(a, loc)).next, DELETE_LAST)
     delete_following(a, loc)
 
 
@@ -192,10 +193,10 @@ cdef void delete_following(attachment *a, uint32_t loc) noexcept nogil:
             release_named(a, &o.data)
         o.size = 0
         o.task = 0
-        store64(&o.dependents, 0)
+        o.dependents = 0
         memset(o.id, 0, 20)
         o.next = 0
-        store64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(word)))
+        release64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(word)))
         release_block(a, loc)
         if following == DELETE_LAST:
             return
@@ -206,19 +207,12 @@ cdef uint32_t release_contained(
         attachment *a, object_record *o, uint32_t following) noexcept nogil:
     """Gives back what the object's value counts in others; pushes those it was the last to keep."""
     cdef compound *c = <compound *>at(a, o.data)
-    cdef contained_ref *refs = <contained_ref *>(<char *>c + sizeof(compound))
-    cdef object_record *inner
-    cdef uint32_t i, loc
+    cdef uint32_t i, inner
     for i in range(c.released_count, c.counted_count):
-        loc = refs[i].loc
-        inner = <object_record *>at(a, loc)
-        # Takes the page fault, if there is one, before the step that must not be interrupted.
-        add32(&inner.containers, 0)
-        store32(&c.released_count, i + 1)
-        sub32(&inner.containers, 1)
-        if begin_delete(a, loc):
-            store32(&inner.next, following)
-            following = loc
+        inner = count_reference(a, o, i, False)
+        if begin_delete(a, inner):
+            release32(&(<object_record *>at(a, inner)).next, following)
+            following = inner
     return following
 
 
@@ -241,6 +235,76 @@ cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept n
                 return
             dead = a.my_slot
         word = load64(&o.word)
+
+
+# ---- references inside values --------------------------------------------------------------------
+
+cdef inline contained_ref *references_of(compound *c) noexcept nogil:
+    return <contained_ref *>(<char *>c + sizeof(compound))
+
+
+cdef uint32_t count_reference(
+        attachment *a, object_record *o, uint32_t index, bint up) noexcept nogil:
+    """Counts the object's reference number `index` in what it refers to, or gives the count back.
+
+    The one thing in the segment that is a count, and one that a death must not leave wrong: too
+    high, an object stays for ever; too low, somebody reads freed memory. So each change leaves in
+    the counted word who made it and the number of that step, and who writes over that has told its
+    author before. Then the daemon can say of a dead one's last step whether it was made: the mark
+    is there still, or it was acknowledged (settle_count). Returns the inner object's locator.
+    """
+    cdef slot *me = a.me
+    cdef compound *c = <compound *>at(a, o.data)
+    cdef uint32_t loc = references_of(c)[index].loc
+    cdef uint32_t number = (me.count_number + 1) & COUNT_NUMBER_MASK
+    cdef object_record *inner = <object_record *>at(a, loc)
+    cdef uint64_t word, count
+    me.count_index = index << 1 | up
+    me.count_number = number
+    release32(&me.count_object, locator(a, o))
+    while True:
+        word = load64(&inner.containers)
+        acknowledge(a, word)
+        count = CONTAINERS_COUNT(word) + 1 if up else CONTAINERS_COUNT(word) - 1
+        if cas64(&inner.containers, word, CONTAINERS_WORD(count, a.my_slot, number)):
+            break
+    release32(&c.counted_count if up else &c.released_count, index + 1)
+    release32(&me.count_object, 0)
+    return loc
+
+
+cdef void acknowledge(attachment *a, uint64_t word) noexcept nogil:
+    """Tells the author of a change that is about to be written over that it was made."""
+    cdef uint32_t author = CONTAINERS_SLOT(word), number = CONTAINERS_NUMBER(word), seen
+    cdef uint32_t *acked = &a.slots[author].count_acked
+    if author == a.my_slot or author >= MAX_SLOTS:
+        return
+    while True:
+        seen = load32(acked)
+        # Only forwards: somebody slower may still be telling of an earlier one.
+        if seen == number or (number - seen) & COUNT_NUMBER_MASK > COUNT_NUMBER_MASK >> 1:
+            return
+        if cas32(acked, seen, number):
+            return
+
+
+cdef void settle_count(attachment *a, uint32_t dead) noexcept nogil:
+    """The daemon: writes down the last change of a count by a dead process, if it was made."""
+    cdef slot *s = &a.slots[dead]
+    cdef object_record *o
+    cdef compound *c
+    cdef uint64_t word
+    cdef uint32_t loc = load32(&s.count_object), index = s.count_index >> 1
+    if loc == 0 or not is_object(a, loc):
+        return
+    o = <object_record *>at(a, loc)
+    c = <compound *>at(a, o.data)
+    if index < c.contained_count:
+        word = load64(&(<object_record *>at(a, references_of(c)[index].loc)).containers)
+        if s.count_acked == s.count_number or (
+                CONTAINERS_SLOT(word) == dead and CONTAINERS_NUMBER(word) == s.count_number):
+            store32(&c.counted_count if s.count_index & 1 else &c.released_count, index + 1)
+    store32(&s.count_object, 0)
 
 
 # ---- making and sealing --------------------------------------------------------------------------

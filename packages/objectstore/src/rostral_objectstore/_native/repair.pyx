@@ -19,7 +19,7 @@ from rostral_objectstore._native.index cimport unlock_dead
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport (
-    hold, is_object, settle_deletion, try_delete, undo_created, wake_holders)
+    hold, is_object, settle_count, settle_deletion, try_delete, undo_created, wake_holders)
 from rostral_objectstore._native.queue cimport (
     claim_next, is_queued, push, queue_at, resolve_dependents, wake_worker)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, locator, slot_is_live
@@ -86,12 +86,13 @@ cdef class Records:
 def settle(ObjectTable table not None, uint32_t dead):
     """What cannot wait for the scheduler: whoever meets these spins until they are gone.
 
-    Locks of the index, and objects whose deletion the dead one had begun.
+    Locks of the index, counts of references, and objects whose deletion the dead one had begun.
     """
     cdef attachment *a = &table.segment.a
     cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
     cdef uint32_t loc
     unlock_dead(a, dead)
+    settle_count(a, dead)
     loc = walk.next()
     while loc != 0:
         settle_deletion(a, loc, dead)
@@ -376,7 +377,7 @@ def list_objects(ObjectTable table not None, uint64_t limit):
             holders += [64 + i * 64 + bit for bit in range(64) if o.holders_wide[i] >> bit & 1]
         found.append({
             "id": PyBytes_FromStringAndSize(<char *>o.id, 20), "state": word & 0xff, "size": o.size,
-            "holders": holders, "containers": o.containers,
+            "holders": holders, "containers": CONTAINERS_COUNT(o.containers),
             "is_error": bool((word >> 8) & OBJECT_FLAG_ERROR),
         })
     return found

@@ -32,9 +32,9 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     INDEX_GROUPS_MIN = 1 << 10
-    # Seven ids for the records of four of the smallest objects: however many there are, the index
-    # is not what is full first, up to 29 million objects. It costs nothing until it is touched.
-    BYTES_PER_INDEX_GROUP = 1 << 10
+    # Room for seven ids in the place of eight of the smallest objects, up to 29 million objects:
+    # it is hardly ever what is full first. It costs nothing until it is touched.
+    BYTES_PER_INDEX_GROUP = 1 << 11
     INDEX_GROUPS_MAX = 1 << 22
 
 _live = weakref.WeakSet()
@@ -247,7 +247,7 @@ cdef class Segment:
                 memcpy(s.worker_id, <char *>worker_id, 16)
                 memcpy(s.job_id, <char *>job_id, 16)
                 s.sleeping = s.wait_loc = s.claiming = s.running = s.blocked = 0
-                s.releasing = s.locking = 0
+                s.releasing = s.locking = s.count_object = 0
                 s.queue = s.queue_ack = s.idle = 0
                 s.finished_count = 0
                 store32(&s.state, SLOT_LIVE)

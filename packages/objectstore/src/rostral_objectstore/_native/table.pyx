@@ -15,7 +15,8 @@ from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.objects cimport (
-    add_flag, begin_write, drop, hold, is_object, new_object, seal, set_bit, undo_created)
+    add_flag, begin_write, count_reference, drop, hold, is_object, new_object, seal, set_bit,
+    undo_created)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
@@ -250,9 +251,8 @@ cdef class ObjectTable:
         if contained:
             # From here on, who repairs after our death must give the counts back.
             add_flag(o, OBJECT_FLAG_COMPOUND)
-            for i, inner in enumerate(contained):
-                add32(&(<object_record *>at(a, inner.loc)).containers, 1)
-                store32(&c.counted_count, i + 1)
+            for i in range(len(contained)):
+                count_reference(a, o, i, True)
 
     def create(self, object cls, bytes id not None, uint64_t size, uint32_t kind):
         """A writable buffer of `size` bytes in the store. Returns (handle, buffer); `seal` it."""
@@ -452,7 +452,7 @@ cdef class ObjectTable:
         cdef object_record *o = <object_record *>at(a, handle.loc)
         cdef uint32_t i
         cdef uint64_t bits
-        if load32(&o.containers) != 0:
+        if CONTAINERS_COUNT(load64(&o.containers)) != 0:
             return True
         for i in range(SLOT_WORDS):
             bits = load64(&o.holders) if i == 0 else load64(&o.holders_wide[i - 1])
