@@ -1,7 +1,8 @@
 """What the store costs: calls a second, gigabytes a second, and a round trip between processes.
 
 Run: ``python benchmarks/bench_store.py``. Prints the machine and, for each figure, the median of
-the rounds. A daemon of its own serves the calls; the other side of the round trip is another process.
+the rounds. A daemon of its own serves the calls; the other side of the round trip is another
+process.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ def serving() -> Iterator[str]:
         with subprocess.Popen(
             [*command, "--memory", str(MEMORY_BYTES)], stdout=subprocess.DEVNULL
         ) as daemon:
-            wait_until_served(path, 10.0)
-            yield path
-            daemon.terminate()
+            try:
+                wait_until_served(path, 10.0)
+                yield path
+            finally:
+                daemon.terminate()
 
 
 def calls_per_s(call: Callable[[], object], count: int) -> float:
@@ -137,9 +140,7 @@ def measure(path: str, rounds: int, calls: int) -> list[tuple[str, str, float]]:
 
         row("put of 128 MiB, memory never used", "GB/s", put_cold, min(rounds, 5))
         cold.clear()
-        row(
-            "put of 128 MiB, memory used before", "GB/s", lambda: put_gigabytes_per_s(client, large)
-        )
+        row("put of 128 MiB, memory used before", "GB/s", lambda: put_gb_per_s(client, large))
         handle = client.put(large)
         row("get of 128 MiB", "us", lambda: get_us(client, handle))
         small = client.put(b"x" * 30)
