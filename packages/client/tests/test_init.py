@@ -348,9 +348,11 @@ def test_a_program_that_raises_leaves_nothing(runtime_dir: str) -> None:
 
 
 def test_a_program_stopped_by_ctrl_c_leaves_nothing(runtime_dir: str) -> None:
+    # A shell that runs the tests in the background has Ctrl-C ignored, which is inherited.
     driver = program(
         """
-import rostral, time
+import rostral, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 rostral.init(num_cpus=1, object_store_memory=64 << 20)
 
 @rostral.remote

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rostral_gcs.errors import ConfigError, RostralError
+from rostral_objectstore.layout import SLOTS_MAX
 from rostral_scheduler.core.resources import CPU, GPU, ResourceSet
 
 __all__ = ["LocalSchedulerConfig"]
-
-SLOTS_MAX = 1024
-"""Processes that one store can have attached."""
 
 
 def default_cpu_count() -> float:
