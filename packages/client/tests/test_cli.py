@@ -10,7 +10,7 @@ import pytest
 
 import rostral
 
-from .command_line import CommandLine
+from .command_line import CommandLine, program
 from .waiting import files_of, processes_of
 
 pytestmark = pytest.mark.slow
@@ -22,6 +22,8 @@ def test_start_status_stop(command_line: CommandLine) -> None:
     status = command_line.run("status")
     assert status.returncode == 0
     assert address in status.stdout
+    assert "2 of 2 arm free" in status.stdout
+    assert "MB used" in status.stdout
     [node] = command_line.nodes()
     assert node["address"] == address
     assert node["head"] is True
@@ -30,6 +32,33 @@ def test_start_status_stop(command_line: CommandLine) -> None:
     assert (stopped.returncode, stopped.stdout) == (0, "stopped 1 node\n")
     assert not processes_of(command_line.runtime_dir)
     assert files_of(command_line.runtime_dir) == []
+
+
+def test_status_shows_jobs_and_actors_in_words(command_line: CommandLine) -> None:
+    address = command_line.start_head()
+    driver = program(
+        """
+import sys, rostral
+rostral.init(sys.argv[1], namespace="space")
+
+@rostral.remote
+class Holder:
+    def value(self):
+        return 5
+
+holder = Holder.options(name="keeper").remote()
+print(rostral.get(holder.value.remote()), flush=True)
+sys.stdin.readline()
+""",
+        address,
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "5\n"
+        shown = command_line.run("status").stdout
+        driver.communicate("\n", timeout=20)
+    assert re.search(r"^  job        [0-9a-f]{32}  ", shown, re.M)
+    assert re.search(r"^  actor      [0-9a-f]{32}  Holder  ALIVE  pid \d+  'keeper'$", shown, re.M)
 
 
 def test_status_json_is_one_object_with_a_schema(command_line: CommandLine) -> None:

@@ -5,6 +5,7 @@ Exit statuses: 0 done, 1 failed, 2 wrong usage, 3 nothing to reach, 78 wrong con
 
 from __future__ import annotations
 
+import collections
 import json
 import sys
 from typing import Any, NoReturn
@@ -180,6 +181,22 @@ def _as_text(value: Any) -> str:
 def _print_node(node: dict[str, Any]) -> None:
     kind = "head" if node["head"] else "node"
     click.echo(f"node {node['node_id']}  {kind}  {node['address']}  pid {node['pid']}")
-    for key, value in node.items():
-        if key not in ("node_id", "head", "address", "pid"):
-            click.echo(f"  {key}: {json.dumps(value, default=_as_text)}")
+    if "error" in node:
+        click.echo(f"  does not answer: {node['error']}")
+        return
+    free = node["available"]
+    resources = (f"{free.get(k, 0):g} of {v:g} {k} free" for k, v in node["resources"].items())
+    click.echo(f"  resources  {', '.join(resources) or 'none'}")
+    store = node["store"]
+    used, capacity = store["used_bytes"] / 1e6, store["capacity_bytes"] / 1e6
+    click.echo(f"  store      {used:,.1f} of {capacity:,.1f} MB used")
+    stages = collections.Counter(worker["stage"].lower() for worker in node["workers"])
+    workers = ", ".join(f"{count} {stage}" for stage, count in sorted(stages.items()))
+    click.echo(f"  workers    {len(node['workers'])}{f' ({workers})' if workers else ''}")
+    click.echo(f"  queued     {sum(queue['length'] for queue in node['queues'])} tasks")
+    for job in node["jobs"]:
+        click.echo(f"  job        {job['job_id'].hex()}  {job['entrypoint']}")
+    for actor in node["actors"]:
+        name = f"  {actor['name']!r}" if actor["name"] else ""
+        described = f"{actor['class_name']}  {actor['state']}  pid {actor['pid']}{name}"
+        click.echo(f"  actor      {actor['actor_id'].hex()}  {described}")
