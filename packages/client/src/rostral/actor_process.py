@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-import logging
 import pickle
 import sys
 import threading
@@ -28,8 +27,6 @@ from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.task import ClaimedTask
-
-logger = logging.getLogger("rostral.actor")
 
 ASYNC_CONCURRENCY = 1000
 

@@ -6,7 +6,6 @@ scheduler, it learns at its start and with its first task; between tasks it asks
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from typing import Any
@@ -20,8 +19,6 @@ from rostral_objectstore._native.task import ClaimedTask
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import ControlClient
 from rostral_scheduler import WorkerStart
-
-logger = logging.getLogger("rostral.worker")
 
 
 class NamedOutput:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -54,7 +53,6 @@ except ImportError as error:
         f"serving over HTTP needs {error.name}", hint="pip install 'rostral-rl[serve]'"
     ) from error
 
-logger = logging.getLogger("rostral.rl.serve")
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from rostral_scheduler.local.gcs_link import GcsLink
 
 __all__ = ["Requests", "Scheduler"]
-
-logger = logging.getLogger("rostral.scheduler.requests")
 
 _END_WAIT_S = 2.0
 
