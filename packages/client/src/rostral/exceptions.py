@@ -33,6 +33,7 @@ from typing import Any, Self, cast
 
 from rostral_gcs.errors import RostralError
 from rostral_objectstore.errors import (
+    ObjectLostError,
     ObjectNotFoundError,
     ObjectStoreError,
     ObjectStoreFullError,
@@ -59,10 +60,6 @@ class ClusterUnavailableError(RostralError, ConnectionError):
 
 class GetTimeoutError(RostralError, TimeoutError):
     """`get` waited for as long as it was told to."""
-
-
-class ObjectLostError(RostralError):
-    """All copies of an object are gone."""
 
 
 class NotPicklableError(RostralError, TypeError):

@@ -225,7 +225,10 @@ class StoreClient:
     def contains(self, id: ObjectID) -> bool:
         """Whether the store has the object, sealed."""
         handle = self.table.find(ObjectHandle, id.binary())
-        return handle is not None and self.table.state(handle) == ObjectState.SEALED
+        return handle is not None and self.table.state(handle) in (
+            ObjectState.SEALED,
+            ObjectState.SPILLED,
+        )
 
     # ---- the daemon's help
 

@@ -14,6 +14,7 @@ RostralError (rostral_gcs)
     │   ├── TooManyClientsError                     all client slots are taken
     │   ├── StoreUnavailableError (ConnectionError) nothing listens at the socket
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
+    │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
     │   └── ObjectTimeoutError (TimeoutError)       not sealed in time
     └── ours: a defect or a version mix
         ├── SegmentError                            the shared segment is not what it should be
@@ -72,6 +73,10 @@ class StoreUnavailableError(ObjectStoreError, ConnectionError):
 
 class ObjectNotFoundError(ObjectStoreError, LookupError):
     """The node does not know the object."""
+
+
+class ObjectLostError(ObjectStoreError):
+    """The object was sealed, but its bytes are nowhere any more."""
 
 
 class ObjectTimeoutError(ObjectStoreError, TimeoutError):

@@ -43,6 +43,7 @@ class ObjectState(IntEnum):
     SEALED = 3
     DELETING = 4
     LOST = 5
+    SPILLED = 6
 
 
 class ObjectFlag(IntEnum):

@@ -24,20 +24,10 @@ from libc.stdlib cimport realloc
 from libc.string cimport memset
 
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.segment cimport Segment, arena, at, attachment, locator
-
-cdef extern from "<sys/mman.h>" nogil:
-    int madvise(void *addr, size_t length, int advice)
-
-cdef extern from "<fcntl.h>" nogil:
-    int fallocate(int fd, int mode, int64_t offset, int64_t length)
-
-cdef extern from "<errno.h>" nogil:
-    int errno
-    enum: EINVAL
+from rostral_objectstore._native.segment cimport (
+    Segment, arena, at, attachment, locator, make_pages, make_wide)
 
 cdef enum:
-    MADV_POPULATE_WRITE = 23
     # How many of its own chunks an allocation looks through before it claims a new one: bounds the
     # time of a put while most of an arena is full.
     CHUNKS_TRIED = 8
@@ -81,16 +71,6 @@ cdef uint64_t initial_word(uint32_t block_size, uint32_t word) noexcept nogil:
     return ~((<uint64_t>1 << (blocks - first)) - 1)
 
 
-cdef int make_pages(attachment *a, uint64_t first, uint64_t count) noexcept nogil:
-    cdef char *start = a.chunks + first * CHUNK_SIZE
-    if madvise(start, count * CHUNK_SIZE, MADV_POPULATE_WRITE) == 0:
-        return 0
-    if errno != EINVAL:
-        return -1
-    # Linux before 5.14 does not know the advice: take the pages, and let faults map them.
-    return fallocate(a.fd, 0, start - a.base, count * CHUNK_SIZE)
-
-
 cdef int populate_chunks(attachment *a, uint64_t first, uint64_t count) noexcept nogil:
     """Makes the chunks' pages exist and maps them here. -1 when the machine has no memory left."""
     cdef uint64_t i = first, start, done
@@ -102,7 +82,7 @@ cdef int populate_chunks(attachment *a, uint64_t first, uint64_t count) noexcept
         while i < end and not a.populated[i]:
             i += 1
         if i > start:
-            if make_pages(a, start, i - start) != 0:
+            if make_pages(a, a.chunks + start * CHUNK_SIZE, (i - start) * CHUNK_SIZE) != 0:
                 a.machine_full = True
                 return -1
             for done in range(start, i):
@@ -252,6 +232,10 @@ cdef bint add_chunk(attachment *a, arena *r, int kind, uint32_t class_) noexcept
     else:
         chunk = claim_chunks(a, 1) if kind == ARENA_DATA else claim_highest(a)
         if chunk < 0:
+            return False
+        if kind == ARENA_OBJECTS and load32(&a.hdr.wide) != 0 and make_wide(a, chunk) != 0:
+            a.machine_full = True
+            store64(&a.chunk_words[chunk], 0)
             return False
         if kind != ARENA_DATA:
             # A record's words mean something before its first use: version 0, no holders, no

@@ -2,7 +2,7 @@
  *
  * The segment is a memfd made by the store daemon and mapped by every process of the node:
  *
- *   header | client slots | id index | chunk words | chunk records | chunks ...
+ *   header | client slots | id index | chunk words | chunk records | chunks ... | wide records ...
  *
  * Rules that hold for all of it, because any process may die at any instruction:
  *   - an allocation is a bit or a word that says who made it, never a count: a daemon can undo the
@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 3u
+#define LAYOUT_VERSION 4u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -120,6 +120,14 @@ struct header {
     uint32_t trim_wanted;
     uint32_t pad1;
     uint64_t orphan_chunks;    /* record chunks of dead processes that wait for an owner: a hint */
+    uint64_t wide_offset;      /* of the wide records: a multiple of 4096 */
+    /* 1 once a slot of 64 or above was given out: every chunk of objects has the pages of its wide
+     * records. Written before those of existing chunks are made; who claims a chunk looks at it
+     * afterwards: so one of the two sees the other. */
+    uint32_t wide;
+    uint32_t tick;             /* advanced by the daemon ten times a second: the clock of LRU */
+    uint32_t spilled_deleted;  /* bumped by who deletes an object that has a copy on disk */
+    uint32_t pad2;
 };
 
 /* ---- chunks: 64 KiB each; a run of them is a large block, one of them a slab of equal blocks - */
@@ -154,11 +162,13 @@ struct chunk_record {
 
 /* ---- objects --------------------------------------------------------------------------------- */
 
-/*                    create                 seal
- *   FREE --------> CREATED --------------------------> SEALED ---> DELETING ---> FREE (version + 1)
- *     |               ^                                  |  ^          |
- *     |  expect       |  the producer writes             |  '----------'  somebody took hold
- *     '----------> PENDING                               '---> LOST (its task must run again)
+/*                    create                 seal                 daemon
+ *   FREE --------> CREATED --------------------------> SEALED <-------------> SPILLED
+ *     |               ^                               |  ^                       |
+ *     |  expect       |  the producer writes          |  | somebody took hold    |
+ *     '----------> PENDING                            '--+--> DELETING <---------'
+ *                                                                |
+ *                   LOST: was SPILLED, the disk lost it          '--> FREE (version + 1)
  */
 enum object_state {
     /* a block in use and FREE: `slot` is about to use it, or to give it back */
@@ -168,15 +178,24 @@ enum object_state {
     OBJECT_CREATED = 2,  /* being written by `slot` */
     OBJECT_SEALED = 3,   /* immutable; `slot` sealed it */
     OBJECT_DELETING = 4, /* being taken apart by `slot` */
-    OBJECT_LOST = 5
+    OBJECT_LOST = 5,     /* sealed once; its bytes are nowhere any more */
+    /* sealed; its bytes are on disk, or about to be moved: who wants to read asks the daemon */
+    OBJECT_SPILLED = 6
 };
+/* Whoever only waits for the object need not wait any more. */
+#define IS_READY(word)                                                                   \
+    ((0x1u << ((word) & 7) &                                                             \
+      (1u << OBJECT_SEALED | 1u << OBJECT_SPILLED | 1u << OBJECT_LOST)) != 0)
 #define OBJECT_FLAG_ERROR 1u      /* the value is an exception to raise */
 #define OBJECT_FLAG_INLINE 2u     /* the value lies in the record itself */
 #define OBJECT_FLAG_COMPOUND 4u   /* the block starts with a struct compound */
 /* PENDING: a task will seal it, so it stays even if nobody holds it */
 #define OBJECT_FLAG_PRODUCER 8u
-/* some holder's slot is 64 or above: look at `holders_wide` too */
+/* some holder's slot is 64 or above: look at its wide record too */
 #define OBJECT_FLAG_WIDE 16u
+#define OBJECT_FLAG_ON_DISK 32u /* the daemon has a copy on disk: who deletes the object tells it */
+/* SPILLED, and the block that `data` names holds the list of references at most. LOST keeps it. */
+#define OBJECT_FLAG_SPILLED 64u
 
 /* state | flags << 8 | slot << 16 | version << 32 */
 #define OBJECT_WORD(state, flags, slot, version)                                     \
@@ -186,7 +205,7 @@ enum object_state {
 /* The version of the next object or task in a record whose word this is. */
 #define NEXT_VERSION(word) ((((uint64_t)(word) >> 32) + 1) & 0xffffffffu)
 
-#define INLINE_SIZE 64u
+#define INLINE_SIZE 40u
 /* `next` of an object being deleted when no other follows it. */
 #define DELETE_LAST 0xffffffffu
 #define DEPENDENTS_CLOSED 1ull
@@ -208,18 +227,28 @@ struct object {
     uint64_t size; /* bytes of the value */
     uint32_t data; /* locator of its block; 0 when inline or empty */
     uint32_t task; /* the task that makes it, while PENDING */
-    /* one bit per slot: this process holds it. Only that process and the daemon write the bit */
-    uint64_t holders;
-    /* tasks that wait for it: a stack of struct dependency; DEPENDENTS_CLOSED once sealed */
-    uint64_t dependents;
-    uint8_t value[INLINE_SIZE];
-    uint64_t holders_wide[SLOT_WORDS - 1];
     /* DELETING: 0 while the deleter may still step back, then what it deletes next, or
      * DELETE_LAST */
     uint32_t next;
-    uint32_t pad;
+    uint32_t last_used; /* the header's tick when it was last read, or sealed */
+    /* one bit per slot: this process holds it. Only that process and the daemon write the bit */
+    uint64_t holders;
+    /* one bit per slot: this process reads or writes its block, which stays where it is. A pin is
+     * set before the word is looked at; the daemon changes the word before it looks at the pins */
+    uint64_t pins;
+    /* tasks that wait for it: a stack of struct dependency; DEPENDENTS_CLOSED once sealed */
+    uint64_t dependents;
+    uint8_t value[INLINE_SIZE];
 };
-#define OBJECT_SIZE 256u
+#define OBJECT_SIZE 128u
+
+/* The bits of slots from 64 on: an area of its own, record for record, so that a node of few
+ * processes does not pay for them. Its pages exist only once such a slot was given out. */
+struct wide_record {
+    uint64_t holders[SLOT_WORDS - 1];
+    uint64_t pins[SLOT_WORDS - 1];
+};
+#define WIDE_CHUNK (CHUNK_SIZE / OBJECT_SIZE * 224)
 
 /* A block with OBJECT_FLAG_COMPOUND: this, `contained` references, `buffer_count` pairs of
  * (offset, size) in bytes from the start of the block, the in-band bytes, the buffers, each at a
@@ -337,6 +366,8 @@ struct queue {
 #endif
 _Static_assert(sizeof(struct slot) == 256, "slot");
 _Static_assert(sizeof(struct object) == OBJECT_SIZE, "object");
+_Static_assert(sizeof(struct wide_record) == 224, "wide_record");
+_Static_assert(WIDE_CHUNK % 4096 == 0, "wide records of a chunk fill whole pages");
 _Static_assert(sizeof(struct compound) == 64, "compound");
 _Static_assert(sizeof(struct contained) == 32, "contained");
 _Static_assert(sizeof(struct index_group) == 64, "index_group");

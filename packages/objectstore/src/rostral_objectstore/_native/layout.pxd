@@ -10,9 +10,10 @@ cdef extern from "layout.h" nogil:
     enum: CHUNK_QUEUE
     enum: CLASS_COUNT, LARGEST_BLOCK, RUN_TASK
     enum: OBJECT_FREE, OBJECT_PENDING, OBJECT_CREATED, OBJECT_SEALED, OBJECT_DELETING, OBJECT_LOST
+    enum: OBJECT_SPILLED
     enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER
-    enum: OBJECT_FLAG_WIDE
-    enum: OBJECT_SIZE, INLINE_SIZE, DEPENDENTS_CLOSED, DELETE_LAST
+    enum: OBJECT_FLAG_WIDE, OBJECT_FLAG_ON_DISK, OBJECT_FLAG_SPILLED
+    enum: OBJECT_SIZE, INLINE_SIZE, WIDE_CHUNK, DEPENDENTS_CLOSED, DELETE_LAST
     enum: TASK_FREE, TASK_WAITING, TASK_READY, TASK_CLAIMED, TASK_DONE
     enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL
     enum: DEPENDENCY_RESOLVED, DEPENDENCY_LINKED
@@ -24,6 +25,7 @@ cdef extern from "layout.h" nogil:
     uint32_t CONTAINERS_NUMBER(uint64_t word)
     uint64_t CONTAINERS_WORD(uint64_t count, uint64_t slot, uint64_t number)
     uint64_t NEXT_VERSION(uint64_t word)
+    bint IS_READY(uint64_t word)
     uint64_t LAP(uint64_t position, uint64_t capacity)
     uint64_t CHUNK_WORD(uint64_t kind, uint64_t class_, uint64_t slot, uint64_t length)
     uint64_t OBJECT_WORD(uint64_t state, uint64_t flags, uint64_t slot, uint64_t version)
@@ -50,7 +52,8 @@ cdef extern from "layout.h" nogil:
         uint64_t first_free_chunk
         uint32_t scheduler_slot, starved
         uint32_t trim_wanted
-        uint64_t orphan_chunks
+        uint64_t orphan_chunks, wide_offset
+        uint32_t wide, tick, spilled_deleted
 
     struct chunk_record:
         uint64_t used[16]
@@ -60,11 +63,13 @@ cdef extern from "layout.h" nogil:
         uint8_t id[20]
         uint32_t kind
         uint64_t containers, size
-        uint32_t data, task
-        uint64_t holders, dependents
-        uint8_t value[64]
-        uint64_t holders_wide[14]
-        uint32_t next
+        uint32_t data, task, next, last_used
+        uint64_t holders, pins, dependents
+        uint8_t value[40]
+
+    struct wide_record:
+        uint64_t holders[14]
+        uint64_t pins[14]
 
     struct compound:
         uint32_t contained_count, buffer_count

@@ -15,9 +15,15 @@ cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogi
 # holding
 cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil
 cdef void set_bit(attachment *a, object_record *o) noexcept nogil
-cdef bint held_by_none(object_record *o) noexcept nogil
+cdef uint64_t holder_bits(attachment *a, object_record *o, uint32_t i) noexcept nogil
+cdef bint held_by_none(attachment *a, object_record *o) noexcept nogil
 cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil
 cdef void drop(attachment *a, uint32_t loc) noexcept nogil
+
+# pinning
+cdef bint pin(attachment *a, uint32_t loc) noexcept nogil
+cdef void unpin(attachment *a, uint32_t loc) noexcept nogil
+cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil
 
 # references inside values
 cdef uint32_t count_reference(

@@ -15,7 +15,10 @@ Several tricky aspects:
  3. A waiter raises `sleeping` and then looks at the object; a sealer writes SEALED and then looks
     at `sleeping` of each holder. Who waits always holds, so the holders' bits are also the list of
     whom to wake.
- 4. A record in use is in the hands of whoever its word names, FREE ones included: its allocator
+ 4. Held is not in memory. Who reads or writes an object's block pins it before it looks at the
+    state; the daemon, which takes blocks out of memory and moves them, changes the state before it
+    looks at the pins (residence.pyx).
+ 5. A record in use is in the hands of whoever its word names, FREE ones included: its allocator
     signs it before it sets the used bit, its deleter before it clears it. So after a death each
     record says itself whether the dead one left it behind.
 """
@@ -29,7 +32,8 @@ from rostral_objectstore._native.index cimport (
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.queue cimport resolve_dependents
-from rostral_objectstore._native.segment cimport at, attachment, locator, slot_is_live, wake_slot
+from rostral_objectstore._native.segment cimport (
+    at, attachment, locator, slot_is_live, wake_slot, wide_of)
 
 
 # ---- holding -------------------------------------------------------------------------------------
@@ -37,7 +41,7 @@ from rostral_objectstore._native.segment cimport at, attachment, locator, slot_i
 cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil:
     """Whether an object's record can lie at a locator that came from outside."""
     cdef uint64_t offset = <uint64_t>loc << 6
-    if offset < a.hdr.chunks_offset or offset >= a.hdr.segment_size or offset % OBJECT_SIZE:
+    if offset < a.hdr.chunks_offset or offset >= a.hdr.wide_offset or offset % OBJECT_SIZE:
         return False
     return (load64(&a.chunk_words[(offset - a.hdr.chunks_offset) // CHUNK_SIZE]) & 0xff
             ) == CHUNK_OBJECTS
@@ -54,23 +58,33 @@ cdef void set_bit(attachment *a, object_record *o) noexcept nogil:
             break
         if cas64(&o.word, word, word | <uint64_t>OBJECT_FLAG_WIDE << 8):
             break
-    or64(&o.holders_wide[(a.my_slot >> 6) - 1], <uint64_t>1 << (a.my_slot & 63))
+    or64(&wide_of(a, o).holders[(a.my_slot >> 6) - 1], <uint64_t>1 << (a.my_slot & 63))
 
 
 cdef void clear_bit(attachment *a, object_record *o) noexcept nogil:
     if a.my_slot < 64:
         and64(&o.holders, ~(<uint64_t>1 << a.my_slot))
     else:
-        and64(&o.holders_wide[(a.my_slot >> 6) - 1], ~(<uint64_t>1 << (a.my_slot & 63)))
+        and64(
+            &wide_of(a, o).holders[(a.my_slot >> 6) - 1], ~(<uint64_t>1 << (a.my_slot & 63)))
 
 
-cdef bint held_by_none(object_record *o) noexcept nogil:
+cdef uint64_t holder_bits(attachment *a, object_record *o, uint32_t i) noexcept nogil:
+    """The bits of slots 64 i to 64 i + 63."""
+    if i == 0:
+        return load64(&o.holders)
+    if not load64(&o.word) & (<uint64_t>OBJECT_FLAG_WIDE << 8):
+        return 0
+    return load64(&wide_of(a, o).holders[i - 1])
+
+
+cdef bint held_by_none(attachment *a, object_record *o) noexcept nogil:
     cdef uint32_t i
     if load64(&o.holders) != 0:
         return False
     if load64(&o.word) & (<uint64_t>OBJECT_FLAG_WIDE << 8):
         for i in range(SLOT_WORDS - 1):
-            if load64(&o.holders_wide[i]) != 0:
+            if load64(&wide_of(a, o).holders[i]) != 0:
                 return False
     # Last: who adds a container holds the object while it does.
     return CONTAINERS_COUNT(load64(&o.containers)) == 0
@@ -81,10 +95,10 @@ cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
     cdef object_record *o = <object_record *>at(a, loc)
     cdef uint64_t word
     cdef uint32_t state, spins = 0, deleter
-    if a.held[loc >> 2] != 0:
+    if a.held[loc] != 0:
         if <uint32_t>(load64(&o.word) >> 32) != version:
             return False
-        a.held[loc >> 2] += 1
+        a.held[loc] += 1
         return True
     set_bit(a, o)
     while True:
@@ -92,7 +106,7 @@ cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
         state = word & 0xff
         if word >> 32 == version and state != OBJECT_FREE:
             if state != OBJECT_DELETING:
-                a.held[loc >> 2] = 1
+                a.held[loc] = 1
                 return True
             # The deleter has not looked at the bits yet, or has and goes on: one of the two shows
             # within its next few steps, unless it died; then the daemon, which must not wait for
@@ -117,12 +131,54 @@ cdef void drop(attachment *a, uint32_t loc) noexcept nogil:
     cdef object_record *o
     if a.closed:
         return
-    a.held[loc >> 2] -= 1
-    if a.held[loc >> 2] != 0:
+    a.held[loc] -= 1
+    if a.held[loc] != 0:
         return
     o = <object_record *>at(a, loc)
     clear_bit(a, o)
     try_delete(a, loc)
+
+
+# ---- pinning -------------------------------------------------------------------------------------
+
+cdef bint pin(attachment *a, uint32_t loc) noexcept nogil:
+    """Has the block of a held object stay where it is. False: it is not in memory."""
+    cdef object_record *o = <object_record *>at(a, loc)
+    cdef uint32_t state
+    a.held[loc + 1] += 1
+    if a.held[loc + 1] > 1:
+        return True
+    if a.my_slot < 64:
+        or64(&o.pins, <uint64_t>1 << a.my_slot)
+    else:
+        or64(&wide_of(a, o).pins[(a.my_slot >> 6) - 1], <uint64_t>1 << (a.my_slot & 63))
+    state = load64(&o.word) & 0xff
+    if state == OBJECT_SEALED or state == OBJECT_CREATED:
+        return True
+    unpin(a, loc)
+    return False
+
+
+cdef void unpin(attachment *a, uint32_t loc) noexcept nogil:
+    cdef object_record *o = <object_record *>at(a, loc)
+    a.held[loc + 1] -= 1
+    if a.held[loc + 1] != 0:
+        return
+    if a.my_slot < 64:
+        and64(&o.pins, ~(<uint64_t>1 << a.my_slot))
+    else:
+        and64(&wide_of(a, o).pins[(a.my_slot >> 6) - 1], ~(<uint64_t>1 << (a.my_slot & 63)))
+
+
+cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil:
+    cdef uint32_t i
+    if load64(&o.pins) != 0:
+        return True
+    if load64(&o.word) & (<uint64_t>OBJECT_FLAG_WIDE << 8):
+        for i in range(SLOT_WORDS - 1):
+            if load64(&wide_of(a, o).pins[i]) != 0:
+                return True
+    return False
 
 
 # ---- deleting ------------------------------------------------------------------------------------
@@ -140,19 +196,19 @@ cdef bint begin_delete(attachment *a, uint32_t loc) noexcept nogil:
                 return False
         elif state == OBJECT_CREATED:
             # With the last handle and buffer of its creator goes the last chance to seal it.
-            if ((word >> 16) & 0xffff) != a.my_slot or a.held[loc >> 2] != 0:
+            if ((word >> 16) & 0xffff) != a.my_slot or a.held[loc] != 0:
                 return False
             if not undo_created(a, loc, a.my_slot):
                 return False
             continue
-        elif state != OBJECT_SEALED and state != OBJECT_LOST:
+        elif not IS_READY(word):
             return False
-        if not held_by_none(o):
+        if not held_by_none(a, o):
             return False
         deleting = OBJECT_WORD(OBJECT_DELETING, flags, a.my_slot, word >> 32)
         if not cas64(&o.word, word, deleting):
             continue
-        if held_by_none(o):
+        if held_by_none(a, o):
             return True
         # The flag WIDE may have been added while we looked.
         while not cas64(&o.word, deleting, (deleting & ~<uint64_t>0xff) | state):
@@ -196,6 +252,8 @@ cdef void delete_following(attachment *a, uint32_t loc) noexcept nogil:
         o.dependents = 0
         memset(o.id, 0, 20)
         o.next = 0
+        if (word >> 8) & OBJECT_FLAG_ON_DISK:
+            add32(&a.hdr.spilled_deleted, 1)
         release64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(word)))
         release_block(a, loc)
         if following == DELETE_LAST:
@@ -221,16 +279,18 @@ cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept n
     cdef object_record *o = <object_record *>at(a, loc)
     cdef uint64_t word = load64(&o.word), state
     while (word & 0xff) == OBJECT_DELETING and ((word >> 16) & 0xffff) == dead:
-        if o.next == 0 and not held_by_none(o):
+        if o.next == 0 and not held_by_none(a, o):
             state = OBJECT_PENDING
-            if o.data != 0 or (word >> 8) & OBJECT_FLAG_INLINE:
+            if (word >> 8) & OBJECT_FLAG_SPILLED:
+                state = OBJECT_SPILLED if (word >> 8) & OBJECT_FLAG_ON_DISK else OBJECT_LOST
+            elif o.data != 0 or (word >> 8) & OBJECT_FLAG_INLINE:
                 state = OBJECT_SEALED
             if cas64(&o.word, word, (word & ~<uint64_t>0xff) | state):
                 try_delete(a, loc)  # whoever held it may have left without seeing our stepping back
                 return
         elif cas64(&o.word, word, OBJECT_WORD(
                 OBJECT_DELETING, (word >> 8) & 0xff, a.my_slot, word >> 32)):
-            if o.next != 0 or held_by_none(o):
+            if o.next != 0 or held_by_none(a, o):
                 finish_delete(a, loc)
                 return
             dead = a.my_slot
@@ -328,7 +388,7 @@ cdef uint32_t new_object(
     o = <object_record *>at(a, loc)
     memcpy(o.id, id, 20)
     o.kind = 0
-    a.held[loc >> 2] = 1
+    a.held[loc] = 1
     set_bit(a, o)
     # Nobody else writes a FREE record's word, but that a holder who read the id and the version of
     # this moment may add the flag WIDE, which must not be lost: its hold may turn out valid.
@@ -363,7 +423,7 @@ cdef uint32_t new_object(
 cdef void discard_new(attachment *a, uint32_t loc) noexcept nogil:
     """A record that was never published goes back."""
     cdef object_record *o = <object_record *>at(a, loc)
-    a.held[loc >> 2] = 0
+    a.held[loc] = 0
     clear_bit(a, o)
     memset(o.id, 0, 20)
     store64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(load64(&o.word))))
@@ -434,7 +494,7 @@ cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogi
     if load64(&o.word) & (<uint64_t>OBJECT_FLAG_WIDE << 8):
         words = SLOT_WORDS
     for i in range(words):
-        bits = load64(&o.holders) if i == 0 else load64(&o.holders_wide[i - 1])
+        bits = holder_bits(a, o, i)
         while bits != 0:
             s = &a.slots[i * 64 + lowest_bit(bits)]
             if load32(&s.sleeping) != 0 and (everyone or load32(&s.wait_loc) in (loc, WAIT_ANY)):
@@ -459,6 +519,7 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
         if cas64(&o.word, word, sealed):
             break
     o.task = 0
+    o.last_used = a.hdr.tick
     dependents = exchange64(&o.dependents, DEPENDENTS_CLOSED)
     wake_holders(a, loc, (flags & OBJECT_FLAG_ERROR) != 0)
     if dependents > DEPENDENTS_CLOSED:

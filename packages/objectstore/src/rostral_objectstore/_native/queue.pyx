@@ -219,7 +219,7 @@ cdef bint stack(
 cdef queue *queue_at(attachment *a, uint32_t loc) noexcept nogil:
     """The queue at a locator that came from outside, or NULL."""
     cdef uint64_t offset = <uint64_t>loc << 6, word
-    if offset < a.hdr.chunks_offset or offset >= a.hdr.segment_size or offset % CHUNK_SIZE:
+    if offset < a.hdr.chunks_offset or offset >= a.hdr.wide_offset or offset % CHUNK_SIZE:
         return NULL
     word = load64(&a.chunk_words[(offset - a.hdr.chunks_offset) // CHUNK_SIZE])
     if (word & 0xff) != CHUNK_QUEUE or (<queue *>at(a, loc)).magic != QUEUE_MAGIC:

@@ -19,66 +19,18 @@ from rostral_objectstore._native.index cimport unlock_dead
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport (
-    hold, is_object, settle_count, settle_deletion, try_delete, undo_created, wake_holders)
+    hold, holder_bits, is_object, settle_count, settle_deletion, try_delete, undo_created,
+    wake_holders)
 from rostral_objectstore._native.queue cimport (
     claim_next, is_queued, push, queue_at, resolve_dependents, wake_worker)
-from rostral_objectstore._native.segment cimport Segment, at, attachment, locator, slot_is_live
+from rostral_objectstore._native.records cimport Records
+from rostral_objectstore._native.segment cimport (
+    Segment, at, attachment, slot_is_live, wide_of)
 from rostral_objectstore._native.table cimport ObjectTable
 from rostral_objectstore._native.task cimport (
     RETURNS_MAX, Tasks, dependencies_of, link_rest, make_ready, returns_of, unmake_producer)
 
 from rostral_objectstore.errors import QueueClosedError
-
-
-cdef class Records:
-    """Walks over all blocks of the records of one kind. `next` gives their locators, then 0."""
-
-    cdef attachment *a
-    cdef Segment segment
-    cdef uint64_t chunk
-    cdef uint32_t kind, block, block_size
-    cdef bint used  # of the block that `next` gave last
-
-    @staticmethod
-    cdef Records over(Segment segment, uint32_t kind):
-        cdef Records walk = Records.__new__(Records)
-        walk.segment, walk.a, walk.kind = segment, &segment.a, kind
-        walk.chunk, walk.block, walk.block_size = 0, 0, 0
-        return walk
-
-    cdef uint32_t next(self) noexcept nogil:
-        """The next block in use."""
-        cdef uint32_t loc = self.next_of_all()
-        while loc != 0 and not self.used:
-            loc = self.next_of_all()
-        return loc
-
-    cdef uint32_t next_of_all(self) noexcept nogil:
-        """The next block, in use or not."""
-        cdef uint64_t word, used
-        cdef uint32_t block
-        while self.chunk < self.a.hdr.chunk_count:
-            if self.block == 0:
-                word = load64(&self.a.chunk_words[self.chunk])
-                if self.kind == CHUNK_TASKS and (word & 0xffff) == (CHUNK_RUN | RUN_TASK << 8):
-                    self.used = True
-                    self.chunk += 1
-                    return locator(self.a, self.a.chunks + (self.chunk - 1) * CHUNK_SIZE)
-                if (word & 0xff) != self.kind:
-                    self.chunk += 1
-                    continue
-                self.block_size = class_size((word >> 8) & 0x1f)
-            if self.block < CHUNK_SIZE // self.block_size:
-                block = self.block
-                self.block += 1
-                used = load64(&self.a.chunk_records[self.chunk].used[block >> 6])
-                self.used = used >> (block & 63) & 1
-                return locator(
-                    self.a,
-                    self.a.chunks + self.chunk * CHUNK_SIZE + <uint64_t>block * self.block_size)
-            self.block = 0
-            self.chunk += 1
-        return 0
 
 
 # ---- the store's part ----------------------------------------------------------------------------
@@ -107,22 +59,32 @@ def reap(ObjectTable table not None, uint32_t dead):
     sweep_chunks(table, dead)
 
 
+cdef void clear_bits(attachment *a, object_record *o, uint32_t dead) noexcept nogil:
+    """Ends the dead one's pin and hold."""
+    cdef uint64_t bit = <uint64_t>1 << (dead & 63)
+    cdef uint64_t *pins = &o.pins if dead < 64 else &wide_of(a, o).pins[(dead >> 6) - 1]
+    cdef uint64_t *holders = &o.holders
+    if dead >= 64:
+        holders = &wide_of(a, o).holders[(dead >> 6) - 1]
+    if load64(pins) & bit:
+        and64(pins, ~bit)
+    if load64(holders) & bit:
+        and64(holders, ~bit)
+
+
 cdef reap_objects(ObjectTable table, uint32_t dead):
     cdef attachment *a = &table.segment.a
     cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
     cdef uint32_t loc, state
     cdef object_record *o
-    cdef uint64_t word, bit = <uint64_t>1 << (dead & 63)
-    cdef uint64_t *bits
+    cdef uint64_t word
     while True:
         loc = walk.next_of_all()
         if loc == 0:
             return
         o = <object_record *>at(a, loc)
         # Records that are not in use, too: it may have died while it tried to take hold of one.
-        bits = &o.holders if dead < 64 else &o.holders_wide[(dead >> 6) - 1]
-        if load64(bits) & bit:
-            and64(bits, ~bit)
+        clear_bits(a, o, dead)
         if not walk.used:
             continue
         word = load64(&o.word)
@@ -137,7 +99,7 @@ cdef reap_objects(ObjectTable table, uint32_t dead):
                 undo_created(a, loc, dead)
             elif state == OBJECT_PENDING:
                 end_lost_promise(a, loc, word)
-            elif state == OBJECT_SEALED and load64(&o.dependents) != DEPENDENTS_CLOSED:
+            elif state in (OBJECT_SEALED, OBJECT_SPILLED) and load64(&o.dependents) != DEPENDENTS_CLOSED:
                 # Died between the seal and its consequences.
                 word = exchange64(&o.dependents, DEPENDENTS_CLOSED)
                 wake_holders(a, loc, True)
@@ -204,7 +166,7 @@ cdef void mark_resolved(attachment *a, uint32_t loc, uint32_t dead) noexcept nog
             continue
         o = <object_record *>at(a, object_loc)
         object_word = load64(&o.word)
-        if ((object_word & 0xff) == OBJECT_SEALED and ((object_word >> 16) & 0xffff) == dead
+        if (IS_READY(object_word) and ((object_word >> 16) & 0xffff) == dead
                 and load64(&o.dependents) == DEPENDENTS_CLOSED and load64(&t.word) == word):
             store32(&d[i].resolved, DEPENDENCY_RESOLVED)
 
@@ -213,7 +175,7 @@ cdef void mark(attachment *a, uint64_t *marks, uint32_t loc) noexcept nogil:
     """Marks are one bit per 64 bytes of the chunks."""
     cdef uint64_t offset = <uint64_t>loc << 6, unit
     # What is read here was written by others: it is checked before it is used.
-    if offset < a.hdr.chunks_offset or offset >= a.hdr.segment_size:
+    if offset < a.hdr.chunks_offset or offset >= a.hdr.wide_offset:
         return
     unit = (offset - a.hdr.chunks_offset) >> 6
     marks[unit >> 6] |= <uint64_t>1 << (unit & 63)
@@ -362,7 +324,8 @@ def list_objects(ObjectTable table not None, uint64_t limit):
     cdef attachment *a = &table.segment.a
     cdef uint32_t loc
     cdef object_record *o
-    cdef uint64_t word
+    cdef uint64_t word, bits
+    cdef uint32_t i
     found = []
     while len(found) < limit:
         loc = walk.next()
@@ -372,9 +335,10 @@ def list_objects(ObjectTable table not None, uint64_t limit):
         word = load64(&o.word)
         if (word & 0xff) == OBJECT_FREE:
             continue
-        holders = [bit for bit in range(64) if o.holders >> bit & 1]
-        for i in range(SLOT_WORDS - 1):
-            holders += [64 + i * 64 + bit for bit in range(64) if o.holders_wide[i] >> bit & 1]
+        holders = []
+        for i in range(SLOT_WORDS):
+            bits = holder_bits(a, o, i)
+            holders += [i * 64 + bit for bit in range(64) if bits >> bit & 1]
         found.append({
             "id": PyBytes_FromStringAndSize(<char *>o.id, 20), "state": word & 0xff, "size": o.size,
             "holders": holders, "containers": CONTAINERS_COUNT(o.containers),
@@ -396,8 +360,9 @@ def audit(ObjectTable table not None):
         o = <object_record *>at(a, loc)
         objects += walk.used
         holds += bit_count(o.holders)
-        for j in range(SLOT_WORDS - 1):
-            holds += bit_count(o.holders_wide[j])
+        if load32(&a.hdr.wide) != 0:
+            for j in range(SLOT_WORDS - 1):
+                holds += bit_count(wide_of(a, o).holders[j])
         loc = walk.next_of_all()
     walk = Records.over(table.segment, CHUNK_TASKS)
     while walk.next() != 0:
@@ -506,7 +471,8 @@ cdef bint has_all_results(attachment *a, task *t) noexcept nogil:
     for i in range(t.return_count):
         o = <object_record *>at(a, returns_of(t)[i])
         # An object that has been deleted since, and its record reused, was sealed too.
-        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) != OBJECT_SEALED:
+        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
+                OBJECT_SEALED, OBJECT_SPILLED):
             return False
     return t.return_count > 0
 

@@ -1,7 +1,8 @@
 # The process's own view of the segment: what every other module of this folder works on.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from rostral_objectstore._native.layout cimport chunk_record, header, index_group, slot
+from rostral_objectstore._native.layout cimport (
+    OBJECT_SIZE, chunk_record, header, index_group, slot, wide_record)
 
 # Blocks of one size that this process allocates from. Only this process sets bits in these chunks.
 cdef struct arena:
@@ -22,6 +23,7 @@ cdef struct attachment:
     uint64_t *chunk_words
     chunk_record *chunk_records
     char *chunks
+    char *chunks_end
     uint32_t my_slot
     int fd
     int64_t highest_hint # no free chunk lies above, most of the time
@@ -29,13 +31,16 @@ cdef struct attachment:
     uint32_t trim_seen # header's trim_wanted as this process has last obeyed it
     bint counts_awake  # daemons do not: they never spin
     bint closed        # after close() or in a forked child: nothing may be changed any more
-    uint32_t *held     # by locator / 4: how many of our handles and buffers hold the object
+    # by locator of an object's record: how many of our handles and buffers hold it; by the next
+    # locator, which is no record's: how many of our buffers pin it
+    uint32_t *held
     uint8_t *populated # by chunk: this process has its pages mapped
     arena arenas[3][32]
 
 cdef class Segment:
     cdef attachment a
-    cdef size_t size
+    cdef size_t size, held_size
+    cdef _widen(self)
     cdef object __weakref__
     @staticmethod
     cdef Segment _map(int fd, size_t size)
@@ -48,6 +53,11 @@ cdef inline void *at(attachment *a, uint32_t loc) noexcept nogil:
 cdef inline uint32_t locator(attachment *a, void *p) noexcept nogil:
     return <uint32_t>((<char *>p - a.base) >> 6)
 
+cdef inline wide_record *wide_of(attachment *a, void *o) noexcept nogil:
+    return <wide_record *>(a.base + a.hdr.wide_offset) + (<char *>o - a.chunks) // OBJECT_SIZE
+
+cdef int make_pages(attachment *a, char *start, uint64_t size) noexcept nogil
+cdef int make_wide(attachment *a, uint64_t chunk) noexcept nogil
 cdef bint slot_is_live(attachment *a, uint32_t index) noexcept nogil
 cdef void wake_slot(attachment *a, uint32_t index) noexcept nogil
 cdef bint may_spin(attachment *a) noexcept nogil

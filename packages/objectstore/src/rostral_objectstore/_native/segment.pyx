@@ -21,20 +21,23 @@ from rostral_objectstore.errors import LayoutVersionError, OutOfMemoryError, Seg
 cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
     int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
     enum: PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
     void *MAP_FAILED
 
 cdef extern from "<errno.h>" nogil:
-    enum: EINTR
+    int errno
+    enum: EINTR, EINVAL
 
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
 
 cdef enum:
+    MADV_POPULATE_WRITE = 23
     INDEX_GROUPS_MIN = 1 << 10
     # Room for seven ids in the place of eight of the smallest objects, up to 29 million objects:
     # it is hardly ever what is full first. It costs nothing until it is touched.
-    BYTES_PER_INDEX_GROUP = 1 << 11
+    BYTES_PER_INDEX_GROUP = 1 << 10
     INDEX_GROUPS_MAX = 1 << 22
 
 _live = weakref.WeakSet()
@@ -69,7 +72,7 @@ cdef class Segment:
         if self.a.base != NULL:
             munmap(self.a.base, self.size)
         if self.a.held != NULL:
-            munmap(self.a.held, self.size // 64)
+            munmap(self.a.held, self.held_size)
         free(self.a.populated)
         for kind in range(3):
             for class_ in range(32):
@@ -92,8 +95,9 @@ cdef class Segment:
         cdef uint64_t records_offset = words_offset + ((chunk_count * 8 + 4095) & ~(<uint64_t>4095))
         cdef uint64_t chunks_offset = records_offset + chunk_count * sizeof(chunk_record)
         chunks_offset = (chunks_offset + CHUNK_SIZE - 1) // CHUNK_SIZE * CHUNK_SIZE
-        cdef uint64_t total = chunks_offset + chunk_count * CHUNK_SIZE
-        if total >> 6 > 0xfffffffful:
+        cdef uint64_t wide_offset = chunks_offset + chunk_count * CHUNK_SIZE
+        cdef uint64_t total = wide_offset + chunk_count * WIDE_CHUNK
+        if wide_offset >> 6 > 0xfffffffful:
             raise SegmentError(
                 f"a store of {size} bytes is too large",
                 hint="256 GiB is the most a segment can hold")
@@ -123,6 +127,7 @@ cdef class Segment:
         h.chunk_records_offset = records_offset
         h.chunk_count = chunk_count
         h.chunks_offset = chunks_offset
+        h.wide_offset = wide_offset
         h.scheduler_slot = NO_SLOT
         if len(node_id) != 16:
             raise ValueError(f"a node id has 16 bytes, not {len(node_id)}")
@@ -175,10 +180,11 @@ cdef class Segment:
         self.a.chunk_words = <uint64_t *>(self.a.base + h.chunk_words_offset)
         self.a.chunk_records = <chunk_record *>(self.a.base + h.chunk_records_offset)
         self.a.chunks = self.a.base + h.chunks_offset
-        # One counter for each possible object record (a multiple of 256 bytes); pages appear as
-        # they are touched.
+        self.a.chunks_end = self.a.chunks + h.chunk_count * CHUNK_SIZE
+        # Two counters for each possible object record; pages appear as they are touched.
+        self.held_size = (h.wide_offset >> 6) * sizeof(uint32_t)
         cdef void *held = mmap(
-            NULL, self.size // 64, PROT_READ | PROT_WRITE,
+            NULL, self.held_size, PROT_READ | PROT_WRITE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if held == MAP_FAILED:
             raise OutOfMemoryError("cannot map the table of held objects")
@@ -234,7 +240,10 @@ cdef class Segment:
 
     def claim_slot(self, uint32_t pid, uint64_t start_time, uint32_t kind,
                    bytes worker_id not None, bytes job_id not None):
-        """The store daemon: gives a process a free slot. Its index, or -1 when all are taken."""
+        """The store daemon: gives a process a free slot. Its index, or -1 when all are taken.
+
+        Raises OutOfMemoryError when there is no memory for the holder bits of a slot above 63.
+        """
         cdef uint32_t index
         cdef slot *s
         if len(worker_id) != 16 or len(job_id) != 16:
@@ -242,6 +251,8 @@ cdef class Segment:
         for index in range(MAX_SLOTS):
             s = &self.a.slots[index]
             if s.state == SLOT_FREE:
+                if index >= 64 and load32(&self.a.hdr.wide) == 0:
+                    self._widen()
                 s.pid, s.start_time, s.kind = pid, start_time, kind
                 s.generation += 1
                 memcpy(s.worker_id, <char *>worker_id, 16)
@@ -253,6 +264,16 @@ cdef class Segment:
                 store32(&s.state, SLOT_LIVE)
                 return index
         return -1
+
+    cdef _widen(self):
+        """Makes the wide records of every chunk of objects, and of those that come."""
+        cdef uint64_t chunk, kind
+        store32(&self.a.hdr.wide, 1)
+        for chunk in range(self.a.hdr.chunk_count):
+            kind = load64(&self.a.chunk_words[chunk]) & 0xff
+            if kind in (CHUNK_OBJECTS, CHUNK_CLAIMED) and make_wide(&self.a, chunk) != 0:
+                store32(&self.a.hdr.wide, 0)
+                raise OutOfMemoryError("the machine has no memory for a 64th client of the store")
 
     def set_slot_state(self, uint32_t index, uint32_t state):
         """The daemons: moves a slot along FREE, LIVE, DEAD, REPAIRED."""
@@ -296,6 +317,15 @@ cdef class Segment:
     def scheduler_slot(self):
         return load32(&self.a.hdr.scheduler_slot)
 
+    def set_tick(self, uint32_t tick):
+        """The store daemon: advances the clock by which objects were last used."""
+        store32(&self.a.hdr.tick, tick)
+
+    @property
+    def spilled_deleted(self):
+        """How many objects with a copy on disk were deleted so far, modulo 2**32."""
+        return load32(&self.a.hdr.spilled_deleted)
+
     def set_starved(self, bint starved):
         """The scheduler says whether some queue has tasks that no resources are free for."""
         store32(&self.a.hdr.starved, starved)
@@ -334,6 +364,20 @@ cdef void *_zeroed(size_t size) except NULL:
     if p == NULL:
         raise MemoryError
     return p
+
+
+cdef int make_pages(attachment *a, char *start, uint64_t size) noexcept nogil:
+    """Makes pages of the segment exist and maps them here. 0, or not 0: no memory left."""
+    if madvise(start, size, MADV_POPULATE_WRITE) == 0:
+        return 0
+    if errno != EINVAL:
+        return -1
+    # Linux before 5.14 does not know the advice: take the pages, and let faults map them.
+    return fallocate(a.fd, 0, start - a.base, size)
+
+
+cdef int make_wide(attachment *a, uint64_t chunk) noexcept nogil:
+    return make_pages(a, a.base + a.hdr.wide_offset + chunk * WIDE_CHUNK, WIDE_CHUNK)
 
 
 cdef bint slot_is_live(attachment *a, uint32_t index) noexcept nogil:

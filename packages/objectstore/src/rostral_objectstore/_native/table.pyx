@@ -15,8 +15,8 @@ from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.objects cimport (
-    add_flag, begin_write, count_reference, drop, hold, is_object, new_object, seal, set_bit,
-    undo_created)
+    add_flag, begin_write, count_reference, drop, hold, holder_bits, is_object, new_object, pin,
+    seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
@@ -24,8 +24,8 @@ from rostral_objectstore._native.waiting cimport (
 from weakref import WeakValueDictionary
 
 from rostral_objectstore.errors import (
-    ObjectAlreadyExistsError, ObjectNotFoundError, ObjectStateError, ObjectStoreFullError,
-    OutOfMemoryError, StoreClosedError)
+    ObjectAlreadyExistsError, ObjectLostError, ObjectNotFoundError, ObjectStateError,
+    ObjectStoreFullError, OutOfMemoryError, StoreClosedError, StoreUnavailableError)
 
 # A name that is only cimported is none for Python; other packages import it from here.
 globals()["Handle"] = Handle
@@ -34,18 +34,25 @@ cdef extern from "<unistd.h>" nogil:
     int usleep(uint32_t microseconds)
 
 cdef enum:
+    # A value up to this size is copied out rather than pinned.
+    COPIED_MAX = 4096
     # Above this a copy releases the GIL.
     LARGE_COPY = 1 << 20
     # How often, and how far apart, a put looks again whether others gave empty slabs back.
     FULL_TRIES = 20
     FULL_PAUSE_US = 1000
+    # How often a put asks the daemon for room: others may be quicker to take what it made.
+    ROOM_TRIES = 100
 
-STATE_NAMES = ("free", "pending", "created", "sealed", "deleting", "lost")
+STATE_NAMES = ("free", "pending", "created", "sealed", "deleting", "lost", "spilled")
 
 
 @cython.no_gc
 cdef class ObjectBuffer:
-    """Bytes of an object, in place. Keeps the object held while this, or any view of it, lives."""
+    """Bytes of an object, in place.
+
+    While this, or any view of it, lives, the object stays held, and its block where it is.
+    """
 
     def __init__(self):
         raise TypeError("ObjectBuffer is made by the object table")
@@ -54,8 +61,11 @@ cdef class ObjectBuffer:
         if self.table is None:
             return
         self.table.buffer_count -= 1
-        if self.block != 0 and not self.table.segment.a.closed:
-            release_named(&self.table.segment.a, &self.block)
+        if not self.table.segment.a.closed:
+            if self.block != 0:
+                release_named(&self.table.segment.a, &self.block)
+            if self.pinned:
+                unpin(&self.table.segment.a, self.loc)
         drop(&self.table.segment.a, self.loc)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -77,6 +87,17 @@ cdef class ObjectTable:
         self.segment = segment
         self.written = WeakValueDictionary()
 
+    def set_daemon(self, *, restore, make_room):
+        """How this process asks the store daemon, which its own table does without.
+
+        Args:
+            restore: called with the handle of a spilled object; blocks until its bytes are back in
+                memory, or raises.
+            make_room: called with a number of bytes that found no room; returns when it is worth
+                to try again, or raises ObjectStoreFullError.
+        """
+        self.restore, self.make_room = restore, make_room
+
     cdef attachment *_open(self) except NULL:
         if self.segment.a.closed:
             raise StoreClosedError(
@@ -92,9 +113,10 @@ cdef class ObjectTable:
             raise ValueError(f"object {handle.hex()} belongs to another store")
 
     cdef ObjectBuffer _buffer(self, uint32_t loc, char *data, Py_ssize_t size, bint readonly):
-        """Takes one more hold of an object that the caller holds."""
+        """Holds an object that the caller holds, and pins it: the caller has it pinned, or is its creator."""
         cdef ObjectBuffer buffer = ObjectBuffer.__new__(ObjectBuffer)
-        self.segment.a.held[loc >> 2] += 1
+        self.segment.a.held[loc] += 1
+        buffer.pinned = pin(&self.segment.a, loc)
         self.buffer_count += 1
         buffer.table, buffer.loc = self, loc
         buffer.data, buffer.size, buffer.readonly = data, size, readonly
@@ -112,6 +134,14 @@ cdef class ObjectTable:
             if loc == 0:
                 raise self._full(size)
             return loc
+        while loc == 0 and self.make_room is not None and tries < ROOM_TRIES:
+            tries += 1
+            self.make_room(size)
+            self._open()
+            loc = allocate(a, size)
+        if loc != 0:
+            return loc
+        tries = 0
         add32(&a.hdr.trim_wanted, 1)
         for i in range(MAX_SLOTS):
             if i != a.my_slot and load32(&a.slots[i].sleeping) != 0:
@@ -124,6 +154,23 @@ cdef class ObjectTable:
             loc = allocate(a, size)
         if loc == 0:
             raise self._full(size)
+        return loc
+
+    cdef uint32_t _record(self, bytes id, uint64_t state, uint64_t flags, bint *existed) except 0:
+        if len(id) != 20:
+            raise ValueError(f"an object id has 20 bytes, not {len(id)}")
+        return self._new(<const uint8_t *><char *>id, state, flags, existed)
+
+    cdef uint32_t _new(
+            self, const uint8_t *id, uint64_t state, uint64_t flags, bint *existed) except 0:
+        """`new_object`, once there is room for a record. ObjectStoreFullError."""
+        cdef uint32_t loc = new_object(self._open(), id, state, flags, existed), tries = 0
+        while loc == 0 and self.make_room is not None and tries < ROOM_TRIES:
+            tries += 1
+            self.make_room(CHUNK_SIZE)
+            loc = new_object(self._open(), id, state, flags, existed)
+        if loc == 0:
+            raise self._full(CHUNK_SIZE)
         return loc
 
     # ---- writing
@@ -144,12 +191,7 @@ cdef class ObjectTable:
         """
         cdef attachment *a = self._open()
         cdef bint existed = False
-        if len(id) != 20:
-            raise ValueError(f"an object id has 20 bytes, not {len(id)}")
-        cdef uint32_t loc = new_object(
-            a, <const uint8_t *><char *>id, OBJECT_CREATED, 0, &existed)
-        if loc == 0:
-            raise self._full(len(inband))
+        cdef uint32_t loc = self._record(id, OBJECT_CREATED, 0, &existed)
         cdef Handle handle = new_handle(cls, self.segment, loc)
         if existed and not begin_write(a, loc):
             raise self._exists(id)
@@ -175,8 +217,8 @@ cdef class ObjectTable:
         cdef attachment *a = self._open()
         if not begin_write(a, loc):
             return False
-        a.held[loc >> 2] += 1
-        if a.held[loc >> 2] == 1:
+        a.held[loc] += 1
+        if a.held[loc] == 1:
             set_bit(a, <object_record *>at(a, loc))
         self._fill(new_handle(Handle, self.segment, loc), kind, inband, buffers, contained, flags)
         return True
@@ -259,14 +301,9 @@ cdef class ObjectTable:
         cdef attachment *a = self._open()
         cdef bint existed = False
         cdef ObjectBuffer buffer
-        if len(id) != 20:
-            raise ValueError(f"an object id has 20 bytes, not {len(id)}")
         if size > a.hdr.chunk_count * CHUNK_SIZE:
             raise self._full(size)
-        cdef uint32_t loc = new_object(
-            a, <const uint8_t *><char *>id, OBJECT_CREATED, 0, &existed)
-        if loc == 0:
-            raise self._full(size)
+        cdef uint32_t loc = self._record(id, OBJECT_CREATED, 0, &existed)
         cdef Handle handle = new_handle(cls, self.segment, loc)
         cdef object_record *o = <object_record *>at(a, loc)
         if existed and not begin_write(a, loc):
@@ -287,9 +324,25 @@ cdef class ObjectTable:
 
         Views of the writable buffer must not be written any more.
         """
-        cdef attachment *a = self._open()
         self._check(handle)
-        if not seal(a, handle.loc, 0):
+        self._publish(handle, 0)
+
+    def seal_raw(self, Handle handle not None, uint32_t flags):
+        """Publishes bytes that `read_raw` gave elsewhere, with the flags that it gave.
+
+        Raises ValueError when the bytes are not what the flags say, or refer to other objects.
+        """
+        self._check(handle)
+        cdef object_record *o = <object_record *>at(self._open(), handle.loc)
+        if flags & ~<uint32_t>(OBJECT_FLAG_ERROR | OBJECT_FLAG_COMPOUND):
+            raise ValueError(f"an object cannot be sealed with flags {flags:#x}")
+        if flags & OBJECT_FLAG_COMPOUND and (
+                o.data == 0 or not is_well_formed(<compound *>at(&self.segment.a, o.data), o.size)):
+            raise ValueError(f"the bytes of object {handle.hex()} are not what they should be")
+        self._publish(handle, flags)
+
+    cdef _publish(self, Handle handle, uint32_t flags):
+        if not seal(self._open(), handle.loc, flags):
             raise self._not_ours(handle, "sealed", "only its creator can seal an object, once")
         self.written.pop(handle.loc, None)
 
@@ -323,14 +376,8 @@ cdef class ObjectTable:
 
     def expect(self, object cls, bytes id not None):
         """A handle of the object with the id, which may not exist yet: `wait` waits for it."""
-        cdef attachment *a = self._open()
         cdef bint existed = False
-        if len(id) != 20:
-            raise ValueError(f"an object id has 20 bytes, not {len(id)}")
-        cdef uint32_t loc = new_object(
-            a, <const uint8_t *><char *>id, OBJECT_PENDING, 0, &existed)
-        if loc == 0:
-            raise self._full(0)
+        cdef uint32_t loc = self._record(id, OBJECT_PENDING, 0, &existed)
         return new_handle(cls, self.segment, loc)
 
     def find(self, object cls, bytes id not None):
@@ -380,7 +427,7 @@ cdef class ObjectTable:
         """One more handle of the same object."""
         cdef attachment *a = self._open()
         self._check(handle)
-        a.held[handle.loc >> 2] += 1
+        a.held[handle.loc] += 1
         return new_handle(cls, self.segment, handle.loc)
 
     def adopt_held(self, object cls, uint32_t loc):
@@ -391,32 +438,67 @@ cdef class ObjectTable:
             raise ObjectNotFoundError(f"the object at locator {loc} is gone from this node")
         return new_handle(cls, self.segment, loc)
 
+    cdef uint64_t _pin_sealed(self, Handle handle) except? 0:
+        """Pins a sealed object, back from disk if it must be. Returns its word; 0: not sealed.
+
+        An inline value cannot go away: it is not pinned. Raises ObjectLostError, and what the
+        daemon says.
+        """
+        cdef attachment *a = self._open()
+        cdef object_record *o = <object_record *>at(a, handle.loc)
+        cdef uint64_t word
+        self._check(handle)
+        while True:
+            word = load64(&o.word)
+            if not IS_READY(word):
+                return 0
+            if (word & 0xff) == OBJECT_LOST:
+                raise ObjectLostError(
+                    f"object {handle.hex()} was spilled, and the disk has lost it",
+                    hint="the store's log says what was wrong with the file")
+            o.last_used = a.hdr.tick
+            if (word >> 8) & OBJECT_FLAG_INLINE:
+                return word
+            if pin(a, handle.loc):
+                return word
+            if self.restore is None:
+                raise StoreUnavailableError(f"object {handle.hex()} is on disk")
+            self.restore(handle)
+            self._open()
+
     def read(self, Handle handle not None):
         """(kind, is_error, in-band value, buffers) of a sealed object; None when it is not sealed.
 
         The in-band part is bytes when small or when there are buffers, else an ObjectBuffer;
-        buffers are ObjectBuffers, read-only, each keeping the object held.
+        buffers are ObjectBuffers, read-only, each keeping the object held and in memory. Blocks
+        while a spilled object comes back from disk.
+
+        Raises: ObjectLostError, ObjectStoreFullError, StoreUnavailableError.
         """
-        cdef attachment *a = self._open()
-        cdef uint32_t loc = handle.loc
-        cdef object_record *o = <object_record *>at(a, loc)
-        cdef uint64_t word = load64(&o.word)
-        cdef uint32_t flags = (word >> 8) & 0xff, i
+        cdef uint64_t word = self._pin_sealed(handle)
+        cdef attachment *a = &self.segment.a
+        cdef object_record *o = <object_record *>at(a, handle.loc)
+        cdef uint32_t flags = (word >> 8) & 0xff
         cdef bint error = flags & OBJECT_FLAG_ERROR
-        cdef char *block
-        cdef compound *c
-        cdef uint64_t *table
-        self._check(handle)
-        if (word & 0xff) != OBJECT_SEALED:
+        if word == 0:
             return None
         if flags & OBJECT_FLAG_INLINE:
             return o.kind, error, PyBytes_FromStringAndSize(<char *>o.value, o.size), ()
-        block = <char *>at(a, o.data)
+        try:
+            return self._read_block(handle.loc, o, error, flags)
+        finally:
+            unpin(a, handle.loc)
+
+    cdef tuple _read_block(self, uint32_t loc, object_record *o, bint error, uint32_t flags):
+        cdef attachment *a = &self.segment.a
+        cdef char *block = <char *>at(a, load32(&o.data))
+        cdef compound *c = <compound *>block
+        cdef uint64_t *table
+        cdef uint32_t i
         if not flags & OBJECT_FLAG_COMPOUND:
-            if o.size <= 4096:
+            if o.size <= COPIED_MAX:
                 return o.kind, error, PyBytes_FromStringAndSize(block, o.size), ()
             return o.kind, error, self._buffer(loc, block, o.size, True), ()
-        c = <compound *>block
         table = <uint64_t *>(
             block + sizeof(compound) + c.contained_count * sizeof(contained_ref))
         buffers = [self._buffer(loc, block + table[2 * i], table[2 * i + 1], True)
@@ -424,12 +506,53 @@ cdef class ObjectTable:
         inband = PyBytes_FromStringAndSize(<char *>(table + 2 * c.buffer_count), c.inband_size)
         return o.kind, error, inband, buffers
 
+    def read_raw(self, Handle handle not None):
+        """(kind, flags, bytes or ObjectBuffer) of a sealed object; None when it is not sealed.
+
+        The bytes as they lie in the store, for `create` and `seal_raw` of another one, or for
+        a disk. `flags` are ERROR and COMPOUND. Blocks as `read` does, and raises the same.
+        """
+        cdef uint64_t word = self._pin_sealed(handle)
+        cdef attachment *a = &self.segment.a
+        cdef object_record *o = <object_record *>at(a, handle.loc)
+        cdef uint32_t flags = (word >> 8) & (OBJECT_FLAG_ERROR | OBJECT_FLAG_COMPOUND)
+        if word == 0:
+            return None
+        if (word >> 8) & OBJECT_FLAG_INLINE:
+            return o.kind, flags, PyBytes_FromStringAndSize(<char *>o.value, o.size)
+        try:
+            return o.kind, flags, self._buffer(
+                handle.loc, <char *>at(a, load32(&o.data)), o.size, True)
+        finally:
+            unpin(a, handle.loc)
+
+    def references(self, Handle handle not None):
+        """The ids of the objects that a sealed object's value refers to. Blocks as `read` does."""
+        cdef uint64_t word = self._pin_sealed(handle)
+        cdef attachment *a = &self.segment.a
+        cdef object_record *o = <object_record *>at(a, handle.loc)
+        cdef compound *c
+        cdef contained_ref *refs
+        cdef uint32_t i
+        if word == 0 or (word >> 8) & OBJECT_FLAG_INLINE:
+            return []
+        try:
+            if not (word >> 8) & OBJECT_FLAG_COMPOUND:
+                return []
+            c = <compound *>at(a, load32(&o.data))
+            refs = <contained_ref *>(<char *>c + sizeof(compound))
+            return [PyBytes_FromStringAndSize(<char *>refs[i].id, 20)
+                    for i in range(c.contained_count)]
+        finally:
+            unpin(a, handle.loc)
+
     def state(self, Handle handle not None):
-        """0 free, 1 pending, 2 created, 3 sealed, 4 deleting, 5 lost."""
+        """0 free, 1 pending, 2 created, 3 sealed, 4 deleting, 5 lost, 6 spilled."""
         return load64(&(<object_record *>at(&self.segment.a, handle.loc)).word) & 0xff
 
     def is_sealed(self, Handle handle not None):
-        return self.state(handle) == OBJECT_SEALED
+        """Whether nobody need wait for it: sealed, in memory or on disk, or lost since."""
+        return bool(IS_READY(load64(&(<object_record *>at(&self.segment.a, handle.loc)).word)))
 
     def size(self, Handle handle not None):
         """Bytes of a sealed object's value."""
@@ -437,12 +560,13 @@ cdef class ObjectTable:
 
     def holder_slots(self, Handle handle not None):
         """Slots of the processes that hold the object at this moment."""
+        cdef attachment *a = &self.segment.a
         cdef object_record *o = <object_record *>at(&self.segment.a, handle.loc)
         cdef uint32_t i
         cdef uint64_t bits
         slots = []
         for i in range(SLOT_WORDS):
-            bits = load64(&o.holders) if i == 0 else load64(&o.holders_wide[i - 1])
+            bits = holder_bits(a, o, i)
             slots += [i * 64 + bit for bit in range(64) if bits >> bit & 1]
         return slots
 
@@ -455,7 +579,7 @@ cdef class ObjectTable:
         if CONTAINERS_COUNT(load64(&o.containers)) != 0:
             return True
         for i in range(SLOT_WORDS):
-            bits = load64(&o.holders) if i == 0 else load64(&o.holders_wide[i - 1])
+            bits = holder_bits(a, o, i)
             if i == a.my_slot >> 6:
                 bits &= ~(<uint64_t>1 << (a.my_slot & 63))
             if bits != 0:
@@ -514,6 +638,23 @@ cdef class ObjectTable:
             "in use",
             hint="drop references to objects that are no longer needed, or start the store with "
                  "more memory")
+
+
+cdef bint is_well_formed(compound *c, uint64_t size) noexcept nogil:
+    """Whether a compound block from elsewhere has no references and stays within its size."""
+    cdef uint64_t *table = <uint64_t *>(<char *>c + sizeof(compound))
+    cdef uint64_t offset = sizeof(compound), i
+    if size < sizeof(compound) or c.contained_count != 0 or c.counted_count != 0:
+        return False
+    if c.released_count != 0 or c.buffer_count > (size - offset) // 16:
+        return False
+    offset += c.buffer_count * <uint64_t>16
+    if c.inband_size > size - offset:
+        return False
+    for i in range(c.buffer_count):
+        if table[2 * i] > size or table[2 * i + 1] > size - table[2 * i]:
+            return False
+    return True
 
 
 cdef inline uint64_t aligned(uint64_t size) noexcept nogil:

@@ -18,7 +18,7 @@ from libc.string cimport memcpy
 
 from rostral_objectstore._native.handle cimport Handle, new_handle
 from rostral_objectstore._native.heap cimport (
-    ARENA_TASKS, allocate, allocate_record, allocate_run, release_block, release_named, trim)
+    ARENA_TASKS, allocate_record, allocate_run, release_block, release_named, trim)
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport drop, new_object, try_delete
@@ -255,6 +255,13 @@ cdef class ClaimedTask:
     """A task that this process has claimed and must `finish`."""
 
 
+cdef uint32_t allocate_task(attachment *a, uint32_t size) noexcept nogil:
+    """A task's record: in a slab, or a run of chunks of its own. 0: no room."""
+    if size <= LARGEST_BLOCK:
+        return allocate_record(a, ARENA_TASKS, size)
+    return allocate_run(a, size, CHUNK_RUN, RUN_TASK)
+
+
 cdef class Tasks:
     """This process's tasks: those it submits, and those it claims.
 
@@ -383,10 +390,10 @@ cdef class Tasks:
         size += payload_size if payload_size <= INLINE_PAYLOAD else 0
         if size < TASK_SIZE_MIN:
             size = TASK_SIZE_MIN
-        if size <= LARGEST_BLOCK:
-            loc = allocate_record(a, ARENA_TASKS, size)
-        else:
-            loc = allocate_run(a, size, CHUNK_RUN, RUN_TASK)
+        loc = allocate_task(a, size)
+        if loc == 0 and self.table.make_room is not None:
+            self.table.make_room(max(size, CHUNK_SIZE))
+            loc = allocate_task(self.table._open(), size)
         if loc == 0:
             raise self.table._full(size)
         t = <task *>at(a, loc)
@@ -397,18 +404,21 @@ cdef class Tasks:
         t.attempt, t.retries_left, t.function = 0, retries, function
         t.payload, t.payload_size = 0, payload_size
         if payload_size > INLINE_PAYLOAD:
-            t.payload = allocate(a, payload_size)
-            if t.payload == 0:
+            try:
+                store32(&t.payload, self.table._allocate(payload_size))
+            except BaseException:
                 self._take_back(a, loc)
-                raise self.table._full(payload_size)
+                raise
 
         memcpy(object_id, id, 16)
         for i in range(return_count):
             memcpy(object_id + 16, &i, 4)
-            inner = new_object(a, object_id, OBJECT_PENDING, OBJECT_FLAG_PRODUCER, &existed)
-            if inner == 0:
+            try:
+                inner = self.table._new(
+                    object_id, OBJECT_PENDING, OBJECT_FLAG_PRODUCER, &existed)
+            except BaseException:
                 self._take_back(a, loc)
-                raise self.table._full(0)
+                raise
             returns_of(t)[i] = inner
             t.return_count = i + 1
             if not existed:
@@ -431,11 +441,11 @@ cdef class Tasks:
             if in_order or is_closed(a, handle.loc):
                 d[i].resolved = DEPENDENCY_RESOLVED
                 waited -= not in_order
-            a.held[handle.loc >> 2] += 1
+            a.held[handle.loc] += 1
             i += 1
         for handle in nested:
             d[i].loc, d[i].resolved, d[i].next = handle.loc, DEPENDENCY_RESOLVED, 0
-            a.held[handle.loc >> 2] += 1
+            a.held[handle.loc] += 1
             i += 1
         memcpy(payload_of(a, t), PyBytes_AS_STRING(payload), payload_size)
 
@@ -567,7 +577,7 @@ cdef class Tasks:
             or64(&q.sleepers[a.my_slot >> 6], <uint64_t>1 << (a.my_slot & 63))
         store32(&me.idle, 1)
         for handle in watched:
-            if (load64(&(<object_record *>at(a, handle.loc)).word) & 0xff) == OBJECT_SEALED:
+            if IS_READY(load64(&(<object_record *>at(a, handle.loc)).word)):
                 sealed = True
         granted = mailbox if mailbox else load32(&me.queue)
         if not sealed and granted == queue_loc and (q == NULL or looks_empty(q)):

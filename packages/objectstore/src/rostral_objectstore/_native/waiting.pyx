@@ -37,7 +37,7 @@ cdef enum:
 
 
 cdef inline bint is_sealed(attachment *a, uint32_t loc) noexcept nogil:
-    return (load64(&(<object_record *>at(a, loc)).word) & 0xff) == OBJECT_SEALED
+    return IS_READY(load64(&(<object_record *>at(a, loc)).word))
 
 
 cdef bint all_of_segment(Segment segment, list handles) except -1:
@@ -89,7 +89,7 @@ cdef Py_ssize_t wait_sealed(Segment segment, list handles, Py_ssize_t ready_coun
                 return ready + i
         for handle in pending:
             word = load64(&(<object_record *>at(a, handle.loc)).word)
-            if (word & 0xff) == OBJECT_SEALED:
+            if IS_READY(word):
                 ready += 1
                 if stop_at_error and (word >> 8) & OBJECT_FLAG_ERROR:
                     return ready
@@ -202,7 +202,7 @@ cdef Py_ssize_t find_misfit(Segment segment, object cls, list handles) except -2
         elif (<Handle>PyList_GET_ITEM(handles, i)).segment is not segment:
             found = i
         else:
-            held = &a.held[(<Handle>PyList_GET_ITEM(handles, i)).loc >> 2]
+            held = &a.held[(<Handle>PyList_GET_ITEM(handles, i)).loc]
             if held[0] & MARK == 0:
                 held[0] |= MARK
                 continue
@@ -210,5 +210,5 @@ cdef Py_ssize_t find_misfit(Segment segment, object cls, list handles) except -2
         marked = i
         break
     for i in range(marked):
-        a.held[(<Handle>PyList_GET_ITEM(handles, i)).loc >> 2] &= ~<uint32_t>MARK
+        a.held[(<Handle>PyList_GET_ITEM(handles, i)).loc] &= ~<uint32_t>MARK
     return found
