@@ -11,90 +11,36 @@ row is compared with is its median over the rounds; `spread` is (max - min) / me
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fnmatch
 import json
-import math
-import os
 import platform
-import signal
 import statistics
-import subprocess
 import sys
-import uuid
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 # The scripts of this folder import each other; it is on the path when one of them is run.
 import peers
+from figures import machine, number, percent, spread
+from runs import Row, run_script
 from targets import TARGETS, Target
 
 WORKLOADS = Path(__file__).resolve().with_name("workloads.py")
-RUN_ID_VARIABLE = "BENCH_CORE_RUN_ID"
 # A group of the slower engine needs up to half a minute; what takes this long hangs.
 GROUP_TIMEOUT_S = 150.0
 
-Row = dict[str, Any]
 Samples = dict[tuple[str, str], list[float]]
 Reasons = dict[tuple[str, str], str]
 
 
 def run_group(engine: peers.Engine, group: str, seconds: float) -> tuple[list[Row], str]:
-    """Runs one group once.
-
-    Returns:
-        The rows it printed, and why it ended early ("" if it did not).
-    """
-    run_id = uuid.uuid4().hex
-    environment = {**os.environ, **engine.environment, RUN_ID_VARIABLE: run_id}
-    command = [str(engine.python), str(WORKLOADS), "--engine", engine.name, "--group", group]
-    process = subprocess.Popen(
-        [*command, "--seconds", str(seconds)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    failure = ""
-    try:
-        output, errors = process.communicate(timeout=GROUP_TIMEOUT_S)
-        if process.returncode != 0:
-            last_words = errors.strip().splitlines() or ["no message"]
-            failure = f"exit status {process.returncode}: {last_words[-1]}"
-    except subprocess.TimeoutExpired:
-        kill_run(run_id)
-        output, errors = process.communicate()
-        failure = f"no end after {GROUP_TIMEOUT_S:.0f} s"
-    finally:
-        # The next run shall find the machine empty, whatever this one left behind.
-        kill_run(run_id)
-    return list(parse_rows(output)), failure
-
-
-def parse_rows(output: str) -> Iterable[Row]:
-    """The rows among whatever else the engine's processes printed."""
-    for line in output.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            if isinstance(row, dict) and "name" in row and "value" in row:
-                yield row
-
-
-def kill_run(run_id: str) -> None:
-    """Kills every process that inherited the run's id, whoever its parent is now."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(RUN_ID_VARIABLE) == run_id:
-                process.send_signal(signal.SIGKILL)
+    """Runs one group once: the rows it printed, and why it ended early ("" if it did not)."""
+    arguments = [str(WORKLOADS), "--engine", engine.name, "--group", group]
+    return run_script(engine, [*arguments, "--seconds", str(seconds)], GROUP_TIMEOUT_S)
 
 
 def selected(patterns: list[str], groups: list[str]) -> list[Target]:
@@ -143,13 +89,6 @@ def measure(
     return samples, reasons
 
 
-def spread(values: list[float]) -> float | None:
-    """(max - min) / median, or None for a single value."""
-    if len(values) < 2:
-        return None
-    return (max(values) - min(values)) / statistics.median(values)
-
-
 def row_of(target: Target, ours: str, peer: str | None, samples: Samples, reasons: Reasons) -> Row:
     """One row of the JSON file."""
     our_values = samples.get((ours, target.name), [])
@@ -176,31 +115,6 @@ def row_of(target: Target, ours: str, peer: str | None, samples: Samples, reason
         if engine and median is None:
             row[f"{column}_reason"] = reasons.get((engine, target.name), "not run")
     return row
-
-
-def machine() -> str:
-    """One line that says what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    memory_gb = psutil.virtual_memory().total / 1e9
-    return (
-        f"{os.cpu_count()} CPUs, {model}, {memory_gb:.0f} GB, "
-        f"{platform.system()} {platform.release()}"
-    )
-
-
-def number(value: object, suffix: str = "") -> str:
-    """Three significant digits, without exponents."""
-    if not isinstance(value, int | float):
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:,.{min(digits, 4)}f}{suffix}"
 
 
 def print_table(rows: list[Row], peer: str | None, console: Console) -> None:
@@ -230,11 +144,6 @@ def print_table(rows: list[Row], peer: str | None, console: Console) -> None:
         for column in ("rostral", "peer"):
             if reason := row.get(f"{column}_reason"):
                 console.print(f"{row['name']}: no figure of {column}: {reason}", markup=False)
-
-
-def percent(value: object) -> str:
-    """A spread as people write it."""
-    return f"{value:.0%}" if isinstance(value, float) else "-"
 
 
 def parse_arguments() -> argparse.Namespace:
