@@ -19,7 +19,7 @@ HEADER = """\
 # torch is pinned without its local part: `+cpu` and the default build are both this version."""
 ENVIRONMENTS = (
     *("gcs", "objectstore", "scheduler", "client", "rl"),
-    *("integration", "demo", "bench-core", "lint", "types"),
+    *("integration", "demo", "bench-core", "bench-store", "lint", "types"),
 )
 # Ours, and what brings the environment itself to life.
 NOT_PINNED = ("rostral", "pip", "setuptools", "wheel")

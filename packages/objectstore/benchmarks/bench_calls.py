@@ -1,8 +1,9 @@
 """What the store costs: calls a second, gigabytes a second, and a round trip between processes.
 
-Run: ``python benchmarks/bench_store.py``. Prints the machine and, for each figure, the median of
-the rounds. A daemon of its own serves the calls; the other side of the round trip is another
-process.
+Run: ``python benchmarks/bench_calls.py``. Needs the package and NumPy only. Prints the machine and,
+for each figure, the median of the rounds. A daemon of its own serves the calls; the other side of
+the round trip is another process. More sizes, more processes and what others need for the same are
+in the repository's ``tox -e bench-store``.
 """
 
 from __future__ import annotations
