@@ -16,6 +16,7 @@ import json
 import platform
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ class Run:
     def __init__(self, engines: list[peers.Engine], rows: list[StoreRow], seconds: float) -> None:
         self.samples: Samples = defaultdict(list)
         self.reasons: Reasons = {}
+        # How long each turn took, all rounds together: what a run's time is spent on.
+        self.turns_s: dict[str, float] = defaultdict(float)
         self._rows = rows
         self._seconds = seconds
         self._turns = [
@@ -99,10 +102,12 @@ class Run:
                     progress.advance(bar)
 
     def _turn(self, group: str, engine: peers.Engine) -> None:
+        began_s = time.monotonic()
         arguments = [str(WORKLOADS), "--engine", engine.name, "--group", group]
         printed, failure = run_script(
             engine, [*arguments, "--seconds", str(self._seconds)], GROUP_TIMEOUT_S
         )
+        self.turns_s[f"{group}, {engine.name}"] += time.monotonic() - began_s
         for row in printed:
             # What it measured of the machine goes under a name of its own.
             key = (row.get("of") or engine.name, row["name"])
@@ -160,9 +165,11 @@ class Run:
 def print_table(rows: list[Row], others: list[str], console: Console) -> None:
     """The table that people read."""
     table = Table(title="The object store beside " + ", ".join(others) if others else "")
-    table.add_column("workload")
-    for heading in ("unit", "rostral", "±", *others, "of ray", "must"):
-        table.add_column(heading, justify="right" if heading != "unit" else "left")
+    table.add_column("workload", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    for heading in ("rostral", "±", *others, "of ray"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("must")
     for row in rows:
         style = {True: "green", False: "red", None: ""}[row["met"]]
         ray = row["peers"].get("ray", {}).get("ratio")
@@ -177,6 +184,15 @@ def print_table(rows: list[Row], others: list[str], console: Console) -> None:
             style=style,
         )
     console.print(table)
+
+
+def measured_floors(rows: list[Row]) -> list[str]:
+    """What was measured of the machine beside the store."""
+    return [
+        floor
+        for floor in GROUP_FLOORS.values()
+        if any(row["peers"].get(floor, {}).get("value") is not None for row in rows)
+    ]
 
 
 def must_text(must: Row) -> str:
@@ -248,11 +264,10 @@ def main() -> int:
     run.rounds(arguments.rounds)
     others = [engine.name for engine in engines[1:]]
     figures = [run.row(row, others) for row in rows]
-    floors = [GROUP_FLOORS[group] for group in GROUP_FLOORS if any(r.group == group for r in rows)]
     # A pipe or a log has no width of its own; eighty columns would cut the names.
-    console = Console() if sys.stdout.isatty() else Console(width=180)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(machine(), " ".join(f"{name} {version}" for name, version in versions.items()))
-    print_table(figures, [*others, *floors], console)
+    print_table(figures, [*others, *measured_floors(figures)], console)
     print_reasons(figures, console)
     if arguments.json:
         report = {
@@ -260,6 +275,7 @@ def main() -> int:
             "versions": versions,
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
+            "turns_s": run.turns_s,
             "rows": figures,
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

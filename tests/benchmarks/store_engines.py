@@ -42,6 +42,9 @@ class NotAvailableError(Exception):
 class Store(Protocol):
     """One process's access to a store."""
 
+    keeps_memory: bool
+    """Whether the memory of an object that is gone is there, warm, for the next."""
+
     def putter(self, value: Value, place: int) -> Callable[[], Token]:
         """A call that puts the value. `place` tells apart what lives at the same time."""
 
@@ -60,6 +63,8 @@ class Store(Protocol):
 
 class RostralStore:
     """A client of the daemon at the address."""
+
+    keeps_memory = True
 
     def __init__(self, address: str) -> None:
         from rostral_objectstore import StoreClient
@@ -94,6 +99,8 @@ def array_in(block: shared_memory.SharedMemory, size: int) -> np.ndarray[Any, An
 
 class CopyStore:
     """No store: a copy into a buffer that is warm, private (memcpy) or shared by name."""
+
+    keeps_memory = True
 
     def __init__(self, address: str) -> None:
         self.is_shared = address == "shared"
@@ -136,6 +143,8 @@ class CopyStore:
 
 class SharedMemoryStore:
     """`multiprocessing.shared_memory`, a fresh block per put, attached by name per get."""
+
+    keeps_memory = False
 
     def __init__(self, address: str) -> None:
         # What a get gave: views of a block must be gone before it can be closed.
@@ -193,6 +202,8 @@ class SharedMemoryStore:
 class RedisStore:
     """A redis-py client at its default settings."""
 
+    keeps_memory = True
+
     def __init__(self, address: str) -> None:
         import redis
 
@@ -230,6 +241,8 @@ class RedisStore:
 
 class RayStore:
     """Ray, in its driver or in an actor."""
+
+    keeps_memory = True
 
     def __init__(self, address: str) -> None:
         import ray

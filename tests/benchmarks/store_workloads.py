@@ -52,6 +52,8 @@ WAITING_ROUNDS = 2_000
 # However short the time: fewer calls have no median worth the name.
 LARGE_CALLS_MIN = 3
 HUGE_CALLS_MIN = 2
+# With a shorter budget a first impression is all that is wanted.
+QUICK_BELOW_S = 0.2
 # First gets: how many objects are there at a time, and how often they are made anew.
 FIRST_OBJECTS: dict[str, tuple[int, int]] = {
     "16 B": (100, 5),
@@ -130,7 +132,9 @@ def memory_folder() -> str | None:
 def puts(sides: Crew, size: str, processes: int, seconds: float) -> None:
     """Each process puts objects of its own; warm memory is used again."""
     names = [row_name(what, size, processes) for what in ("put", "put rate")]
-    calls_min = HUGE_CALLS_MIN if size == "1 GB" else LARGE_CALLS_MIN
+    calls_min = LARGE_CALLS_MIN
+    if size == "1 GB":
+        calls_min = HUGE_CALLS_MIN if seconds >= QUICK_BELOW_S else 1
     with reported(*names):
         sides.together(processes, "warm_up", SIZES[size])
         timings = sides.together(processes, "puts", SIZES[size], seconds, calls_min)
