@@ -32,7 +32,6 @@ LINE_LENGTH_MAX = 100
 NATIVE = "packages/objectstore/src/rostral_objectstore/_native"
 LONG_FILES: dict[str, str] = {
     f"{NATIVE}/task.pyx": "the steps of a task's life share static functions on one record",
-    f"{NATIVE}/repair.pyx": "the walks of both daemons share one walker and one marking",
 }
 TEXT_SUFFIXES = {
     *(".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".proto", ".toml", ".ini", ".cfg", ".txt"),

@@ -12,7 +12,8 @@ from rostral_objectstore._native import residence
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore.errors import ObjectLostError
 from rostral_objectstore.layout import ObjectState
-from tests.store import Store
+
+from .store import Store
 
 
 class Disk:

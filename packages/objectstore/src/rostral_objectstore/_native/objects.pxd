@@ -7,7 +7,6 @@ from rostral_objectstore._native.segment cimport attachment
 cdef uint32_t new_object(
     attachment *a, const uint8_t *id, uint64_t state, uint64_t flags, bint *existed) noexcept nogil
 cdef bint begin_write(attachment *a, uint32_t loc) noexcept nogil
-cdef void add_flag(object_record *o, uint64_t flag) noexcept nogil
 cdef bint undo_created(attachment *a, uint32_t loc, uint32_t owner) noexcept nogil
 cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil
 cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogil
@@ -26,8 +25,7 @@ cdef void unpin(attachment *a, uint32_t loc) noexcept nogil
 cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil
 
 # references inside values
-cdef uint32_t count_reference(
-    attachment *a, object_record *o, uint32_t index, bint up) noexcept nogil
+cdef void count_references(attachment *a, object_record *o, uint32_t count) noexcept nogil
 cdef void settle_count(attachment *a, uint32_t dead) noexcept nogil
 
 # deleting

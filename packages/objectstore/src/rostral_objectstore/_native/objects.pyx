@@ -333,6 +333,17 @@ cdef uint32_t count_reference(
     return loc
 
 
+cdef void count_references(attachment *a, object_record *o, uint32_t count) noexcept nogil:
+    """Counts each reference of a value that is about to be sealed in what it refers to."""
+    cdef uint32_t i
+    if count == 0:
+        return
+    # From here on, who repairs after our death must give the counts back.
+    add_flag(o, OBJECT_FLAG_COMPOUND)
+    for i in range(count):
+        count_reference(a, o, i, True)
+
+
 cdef void acknowledge(attachment *a, uint64_t word) noexcept nogil:
     """Tells the author of a change that is about to be written over that it was made."""
     cdef uint32_t author = CONTAINERS_SLOT(word), number = CONTAINERS_NUMBER(word), seen

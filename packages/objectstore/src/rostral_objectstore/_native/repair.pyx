@@ -99,7 +99,8 @@ cdef reap_objects(ObjectTable table, uint32_t dead):
                 undo_created(a, loc, dead)
             elif state == OBJECT_PENDING:
                 end_lost_promise(a, loc, word)
-            elif state in (OBJECT_SEALED, OBJECT_SPILLED) and load64(&o.dependents) != DEPENDENTS_CLOSED:
+            elif (state in (OBJECT_SEALED, OBJECT_SPILLED)
+                    and load64(&o.dependents) != DEPENDENTS_CLOSED):
                 # Died between the seal and its consequences.
                 word = exchange64(&o.dependents, DEPENDENTS_CLOSED)
                 wake_holders(a, loc, True)

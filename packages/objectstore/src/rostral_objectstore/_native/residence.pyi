@@ -1,5 +1,6 @@
+from rostral_objectstore._native.buffer import ObjectBuffer
 from rostral_objectstore._native.handle import Handle
-from rostral_objectstore._native.table import ObjectBuffer, ObjectTable
+from rostral_objectstore._native.table import ObjectTable
 
 # (loc, version, id, size in bytes, last_used tick, held by others, pinned)
 Candidate = tuple[int, int, bytes, int, int, bool, bool]

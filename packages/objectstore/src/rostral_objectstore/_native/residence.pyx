@@ -1,21 +1,22 @@
 """Where the bytes of a sealed object are: taken out of memory, brought back, moved.
 
-The store daemon's half of the protocol in docs/design.md; `pin` in objects.pyx is the readers'. Only
-the daemon calls these, one at a time for any object, with a handle that keeps the object held. What
-is written to disk and what goes first is decided elsewhere.
+The store daemon's half of the protocol in docs/design.md; `pin` in objects.pyx is the readers'.
+Only the daemon calls these, one at a time for any object, with a handle that keeps the object held.
+What is written to disk and what goes first is decided elsewhere.
 
 Tricky aspects:
  1. The word says SPILLED before the pins are looked at, and a reader pins before it looks at the
     word: one of the two sees the other.
  2. The flag SPILLED is set after that, when the block is about to go. An object in state SPILLED
     without the flag still has its whole block: its state can be put back by whoever survives.
- 3. A block that got its first name only now is the daemon's own: had it died before, its sweep would
-    free the block; from then on the object's deletion does.
+ 3. A new block is the daemon's own until it has a name: had it died before, its sweep would free
+    the block; from then on the object's deletion does.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from rostral_objectstore._native.buffer cimport ObjectBuffer, room_buffer
 from rostral_objectstore._native.handle cimport Handle
 from rostral_objectstore._native.heap cimport allocate, release_block, release_named
 from rostral_objectstore._native.layout cimport *
@@ -23,7 +24,7 @@ from rostral_objectstore._native.layout cimport contained as contained_ref, obje
 from rostral_objectstore._native.objects cimport holder_bits, is_pinned, wake_holders
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport at, attachment
-from rostral_objectstore._native.table cimport ObjectBuffer, ObjectTable
+from rostral_objectstore._native.table cimport ObjectTable
 
 
 def candidates(ObjectTable table not None, uint64_t start, uint64_t limit, uint64_t size_min=0):
@@ -151,16 +152,13 @@ def begin_restore(ObjectTable table not None, Handle handle not None):
     cdef ObjectBuffer buffer
     if block == 0:
         return None
-    buffer = ObjectBuffer.__new__(ObjectBuffer)
-    a.held[handle.loc] += 1
-    table.buffer_count += 1
-    buffer.table, buffer.loc = table, handle.loc
-    buffer.data, buffer.size, buffer.readonly = <char *>at(a, block), o.size, False
+    buffer = room_buffer(table.segment, handle.loc, <char *>at(a, block), o.size, False)
     buffer.block = block
     return buffer
 
 
-def finish_restore(ObjectTable table not None, Handle handle not None, ObjectBuffer buffer not None):
+def finish_restore(
+        ObjectTable table not None, Handle handle not None, ObjectBuffer buffer not None):
     """The bytes are back: from here on the object is read from memory. False: it is not spilled."""
     cdef attachment *a = table._open()
     cdef object_record *o = <object_record *>at(a, handle.loc)

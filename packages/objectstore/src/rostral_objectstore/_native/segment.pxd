@@ -35,6 +35,7 @@ cdef struct attachment:
     # locator, which is no record's: how many of our buffers pin it
     uint32_t *held
     uint8_t *populated # by chunk: this process has its pages mapped
+    uint64_t buffer_count # buffers of this process that live
     arena arenas[3][32]
 
 cdef class Segment:

@@ -6,12 +6,10 @@ from rostral_objectstore._native.segment cimport Segment, attachment
 
 cdef class ObjectTable:
     cdef readonly Segment segment
-    cdef readonly uint64_t buffer_count
     cdef object restore, make_room  # how to ask the daemon; None: this is the daemon's
     cdef object written  # by locator: buffers of objects that this process created, until sealed
 
     cdef attachment *_open(self) except NULL
-    cdef ObjectBuffer _buffer(self, uint32_t loc, char *data, Py_ssize_t size, bint readonly)
     cdef _check(self, Handle handle)
     cdef uint32_t _allocate(self, uint64_t size) except 0
     cdef uint32_t _record(self, bytes id, uint64_t state, uint64_t flags, bint *existed) except 0
@@ -23,14 +21,3 @@ cdef class ObjectTable:
     cdef _fill(
         self, Handle handle, uint32_t kind, bytes inband, list buffers, list contained,
         uint32_t flags)
-    cdef _write_compound(self, Handle handle, bytes inband, list buffers, list contained)
-
-cdef class ObjectBuffer:
-    cdef ObjectTable table
-    cdef uint32_t loc
-    cdef uint32_t block  # of an aborted object: this buffer frees it
-    cdef char *data
-    cdef Py_ssize_t size
-    cdef bint readonly
-    cdef bint pinned     # or it is room for an object that is not in memory
-    cdef object __weakref__

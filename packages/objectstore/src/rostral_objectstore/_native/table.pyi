@@ -3,6 +3,7 @@ from typing import TypeVar
 
 from typing_extensions import Buffer
 
+from rostral_objectstore._native.buffer import ObjectBuffer as ObjectBuffer
 from rostral_objectstore._native.handle import Handle as Handle
 from rostral_objectstore._native.segment import Segment
 
@@ -12,11 +13,6 @@ STATE_NAMES: tuple[str, ...]
 _H = TypeVar("_H", bound=Handle)
 _Inner = TypeVar("_Inner", bound=Handle)
 _B = TypeVar("_B", bound=Buffer)
-
-class ObjectBuffer:
-    def __init__(self) -> None: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
-    def __len__(self) -> int: ...
 
 class ObjectTable:
     def __init__(self, segment: Segment) -> None: ...

@@ -3,19 +3,20 @@
 Owns buffers, and how values are written and read. What happens in shared memory is in objects.pyx;
 which objects there are, and how their values look inside, is told by layout.h.
 """
-cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from rostral_objectstore._native.buffer cimport ObjectBuffer, new_buffer
+from rostral_objectstore._native.compound cimport (
+    compound_size, copy_in, is_well_formed, references_in, write_compound)
 from rostral_objectstore._native.handle cimport Handle, new_handle
-from rostral_objectstore._native.heap cimport allocate, count_free_chunks, release_named
+from rostral_objectstore._native.heap cimport allocate, count_free_chunks
 from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.objects cimport (
-    add_flag, begin_write, count_reference, drop, hold, holder_bits, is_object, new_object, pin,
+    begin_write, count_references, drop, hold, holder_bits, is_object, new_object, pin,
     seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
 from rostral_objectstore._native.waiting cimport (
@@ -27,8 +28,9 @@ from rostral_objectstore.errors import (
     ObjectAlreadyExistsError, ObjectLostError, ObjectNotFoundError, ObjectStateError,
     ObjectStoreFullError, OutOfMemoryError, StoreClosedError, StoreUnavailableError)
 
-# A name that is only cimported is none for Python; other packages import it from here.
+# Names that are only cimported are none for Python; other packages import them from here.
 globals()["Handle"] = Handle
+globals()["ObjectBuffer"] = ObjectBuffer
 
 cdef extern from "<unistd.h>" nogil:
     int usleep(uint32_t microseconds)
@@ -36,8 +38,6 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     # A value up to this size is copied out rather than pinned.
     COPIED_MAX = 4096
-    # Above this a copy releases the GIL.
-    LARGE_COPY = 1 << 20
     # How often, and how far apart, a put looks again whether others gave empty slabs back.
     FULL_TRIES = 20
     FULL_PAUSE_US = 1000
@@ -45,34 +45,6 @@ cdef enum:
     ROOM_TRIES = 100
 
 STATE_NAMES = ("free", "pending", "created", "sealed", "deleting", "lost", "spilled")
-
-
-@cython.no_gc
-cdef class ObjectBuffer:
-    """Bytes of an object, in place.
-
-    While this, or any view of it, lives, the object stays held, and its block where it is.
-    """
-
-    def __init__(self):
-        raise TypeError("ObjectBuffer is made by the object table")
-
-    def __dealloc__(self):
-        if self.table is None:
-            return
-        self.table.buffer_count -= 1
-        if not self.table.segment.a.closed:
-            if self.block != 0:
-                release_named(&self.table.segment.a, &self.block)
-            if self.pinned:
-                unpin(&self.table.segment.a, self.loc)
-        drop(&self.table.segment.a, self.loc)
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.size, self.readonly, flags)
-
-    def __len__(self):
-        return self.size
 
 
 cdef class ObjectTable:
@@ -86,6 +58,11 @@ cdef class ObjectTable:
     def __init__(self, Segment segment not None):
         self.segment = segment
         self.written = WeakValueDictionary()
+
+    @property
+    def buffer_count(self):
+        """How many buffers of this process's live: each pins an object."""
+        return self.segment.a.buffer_count
 
     def set_daemon(self, *, restore, make_room):
         """How this process asks the store daemon, which its own table does without.
@@ -111,16 +88,6 @@ cdef class ObjectTable:
             raise TypeError("expected a handle, not None")
         if handle.segment is not self.segment:
             raise ValueError(f"object {handle.hex()} belongs to another store")
-
-    cdef ObjectBuffer _buffer(self, uint32_t loc, char *data, Py_ssize_t size, bint readonly):
-        """Holds an object that the caller holds, and pins it: the caller has it pinned, or is its creator."""
-        cdef ObjectBuffer buffer = ObjectBuffer.__new__(ObjectBuffer)
-        self.segment.a.held[loc] += 1
-        buffer.pinned = pin(&self.segment.a, loc)
-        self.buffer_count += 1
-        buffer.table, buffer.loc = self, loc
-        buffer.data, buffer.size, buffer.readonly = data, size, readonly
-        return buffer
 
     cdef uint32_t _allocate(self, uint64_t size) except 0:
         """A block, once others had the time to give their empty slabs back. ObjectStoreFullError.
@@ -156,7 +123,8 @@ cdef class ObjectTable:
             raise self._full(size)
         return loc
 
-    cdef uint32_t _record(self, bytes id, uint64_t state, uint64_t flags, bint *existed) except 0:
+    cdef uint32_t _record(
+            self, bytes id, uint64_t state, uint64_t flags, bint *existed) except 0:
         if len(id) != 20:
             raise ValueError(f"an object id has 20 bytes, not {len(id)}")
         return self._new(<const uint8_t *><char *>id, state, flags, existed)
@@ -237,7 +205,15 @@ cdef class ObjectTable:
             return
         try:
             if buffers or contained:
-                self._write_compound(handle, inband, buffers, contained)
+                for inner in contained:
+                    self._check(inner)
+                views = [memoryview(buffer).cast("B") for buffer in buffers]
+                size = compound_size(size, views, contained)
+                store32(&o.data, self._allocate(size))
+                o.size = size
+                write_compound(<compound *>at(a, o.data), inband, views, contained)
+                self._open()
+                count_references(a, o, len(contained))
                 flags |= OBJECT_FLAG_COMPOUND
             else:
                 store32(&o.data, self._allocate(size))
@@ -249,52 +225,6 @@ cdef class ObjectTable:
             raise
         self._open()  # another thread may have closed it during the copy
         seal(a, handle.loc, flags)
-
-    cdef _write_compound(self, Handle handle, bytes inband, list buffers, list contained):
-        cdef attachment *a = &self.segment.a
-        cdef object_record *o = <object_record *>at(a, handle.loc)
-        cdef uint64_t inband_size = PyBytes_GET_SIZE(inband), total, offset, start
-        cdef compound *c
-        cdef contained_ref *refs
-        cdef uint64_t *table
-        cdef Handle inner
-        cdef Py_buffer view
-        cdef Py_ssize_t i
-        cdef list views = [memoryview(buffer).cast("B") for buffer in buffers]
-        for inner in contained:
-            self._check(inner)
-        offset = sizeof(compound) + len(contained) * sizeof(contained_ref) + len(buffers) * 16
-        total = aligned(offset + inband_size)
-        for item in views:
-            total += aligned(item.nbytes)
-        store32(&o.data, self._allocate(total))
-        o.size = total
-        c = <compound *>at(a, o.data)
-        c.contained_count, c.buffer_count = len(contained), len(views)
-        c.inband_size = inband_size
-        c.counted_count = c.released_count = 0
-        refs = <contained_ref *>(<char *>c + sizeof(compound))
-        for i, inner in enumerate(contained):
-            memcpy(refs[i].id, inner.id_bytes, 20)
-            refs[i].loc, refs[i].version = inner.loc, inner.version
-        table = <uint64_t *>(<char *>refs + c.contained_count * sizeof(contained_ref))
-        memcpy(<char *>c + offset, PyBytes_AS_STRING(inband), inband_size)
-        start = aligned(offset + inband_size)
-        for i, item in enumerate(views):
-            table[2 * i], table[2 * i + 1] = start, item.nbytes
-            if item.nbytes:
-                PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
-                try:
-                    copy_in(<char *>c + start, <char *>view.buf, view.len)
-                finally:
-                    PyBuffer_Release(&view)
-            start += aligned(item.nbytes)
-        self._open()
-        if contained:
-            # From here on, who repairs after our death must give the counts back.
-            add_flag(o, OBJECT_FLAG_COMPOUND)
-            for i in range(len(contained)):
-                count_reference(a, o, i, True)
 
     def create(self, object cls, bytes id not None, uint64_t size, uint32_t kind):
         """A writable buffer of `size` bytes in the store. Returns (handle, buffer); `seal` it."""
@@ -315,7 +245,7 @@ cdef class ObjectTable:
                 undo_created(a, loc, a.my_slot)
             raise
         o.kind, o.size = kind, size
-        buffer = self._buffer(loc, <char *>at(a, o.data), size, False)
+        buffer = new_buffer(self.segment, loc, <char *>at(a, o.data), size, False)
         self.written[loc] = buffer
         return handle, buffer
 
@@ -498,10 +428,10 @@ cdef class ObjectTable:
         if not flags & OBJECT_FLAG_COMPOUND:
             if o.size <= COPIED_MAX:
                 return o.kind, error, PyBytes_FromStringAndSize(block, o.size), ()
-            return o.kind, error, self._buffer(loc, block, o.size, True), ()
+            return o.kind, error, new_buffer(self.segment, loc, block, o.size, True), ()
         table = <uint64_t *>(
             block + sizeof(compound) + c.contained_count * sizeof(contained_ref))
-        buffers = [self._buffer(loc, block + table[2 * i], table[2 * i + 1], True)
+        buffers = [new_buffer(self.segment, loc, block + table[2 * i], table[2 * i + 1], True)
                    for i in range(c.buffer_count)]
         inband = PyBytes_FromStringAndSize(<char *>(table + 2 * c.buffer_count), c.inband_size)
         return o.kind, error, inband, buffers
@@ -521,7 +451,7 @@ cdef class ObjectTable:
         if (word >> 8) & OBJECT_FLAG_INLINE:
             return o.kind, flags, PyBytes_FromStringAndSize(<char *>o.value, o.size)
         try:
-            return o.kind, flags, self._buffer(
+            return o.kind, flags, new_buffer(self.segment, 
                 handle.loc, <char *>at(a, load32(&o.data)), o.size, True)
         finally:
             unpin(a, handle.loc)
@@ -531,18 +461,12 @@ cdef class ObjectTable:
         cdef uint64_t word = self._pin_sealed(handle)
         cdef attachment *a = &self.segment.a
         cdef object_record *o = <object_record *>at(a, handle.loc)
-        cdef compound *c
-        cdef contained_ref *refs
-        cdef uint32_t i
         if word == 0 or (word >> 8) & OBJECT_FLAG_INLINE:
             return []
         try:
             if not (word >> 8) & OBJECT_FLAG_COMPOUND:
                 return []
-            c = <compound *>at(a, load32(&o.data))
-            refs = <contained_ref *>(<char *>c + sizeof(compound))
-            return [PyBytes_FromStringAndSize(<char *>refs[i].id, 20)
-                    for i in range(c.contained_count)]
+            return references_in(<compound *>at(a, load32(&o.data)))
         finally:
             unpin(a, handle.loc)
 
@@ -640,35 +564,6 @@ cdef class ObjectTable:
                  "more memory")
 
 
-cdef bint is_well_formed(compound *c, uint64_t size) noexcept nogil:
-    """Whether a compound block from elsewhere has no references and stays within its size."""
-    cdef uint64_t *table = <uint64_t *>(<char *>c + sizeof(compound))
-    cdef uint64_t offset = sizeof(compound), i
-    if size < sizeof(compound) or c.contained_count != 0 or c.counted_count != 0:
-        return False
-    if c.released_count != 0 or c.buffer_count > (size - offset) // 16:
-        return False
-    offset += c.buffer_count * <uint64_t>16
-    if c.inband_size > size - offset:
-        return False
-    for i in range(c.buffer_count):
-        if table[2 * i] > size or table[2 * i + 1] > size - table[2 * i]:
-            return False
-    return True
-
-
-cdef inline uint64_t aligned(uint64_t size) noexcept nogil:
-    return (size + 63) & ~<uint64_t>63
-
-
 cdef bint created_by(attachment *a, object_record *o) noexcept nogil:
     cdef uint64_t word = load64(&o.word)
     return (word & 0xff) == OBJECT_CREATED and ((word >> 16) & 0xffff) == a.my_slot
-
-
-cdef copy_in(char *target, const char *source, uint64_t size):
-    if size < LARGE_COPY:
-        memcpy(target, source, size)
-    else:
-        with nogil:
-            memcpy(target, source, size)

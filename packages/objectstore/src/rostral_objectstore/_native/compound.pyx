@@ -1,0 +1,89 @@
+"""Values of several parts: how references, in-band bytes and buffers lie in one block (layout.h).
+
+Knows nothing of objects and their states: who calls has the block in its hands.
+"""
+from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+
+from rostral_objectstore._native.handle cimport Handle
+from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native.layout cimport contained as contained_ref
+
+cdef enum:
+    # Above this a copy releases the GIL.
+    LARGE_COPY = 1 << 20
+
+
+cdef inline uint64_t aligned(uint64_t size) noexcept nogil:
+    return (size + 63) & ~<uint64_t>63
+
+
+cdef uint64_t compound_size(uint64_t inband_size, list views, list contained) except 0:
+    """Bytes of the block of a value with these parts; `views` are flat memoryviews."""
+    cdef uint64_t total = sizeof(compound) + len(contained) * sizeof(contained_ref)
+    total = aligned(total + len(views) * 16 + inband_size)
+    for view in views:
+        total += aligned(view.nbytes)
+    return total
+
+
+cdef write_compound(compound *c, bytes inband, list views, list contained):
+    """Writes a value into its block. It counts in nothing yet (`counted_count` is 0)."""
+    cdef uint64_t inband_size = PyBytes_GET_SIZE(inband), start
+    cdef contained_ref *refs = <contained_ref *>(<char *>c + sizeof(compound))
+    cdef uint64_t *table
+    cdef Handle inner
+    cdef Py_buffer view
+    cdef Py_ssize_t i
+    c.contained_count, c.buffer_count = len(contained), len(views)
+    c.inband_size = inband_size
+    c.counted_count = c.released_count = 0
+    for i, inner in enumerate(contained):
+        memcpy(refs[i].id, inner.id_bytes, 20)
+        refs[i].loc, refs[i].version = inner.loc, inner.version
+    table = <uint64_t *>(refs + c.contained_count)
+    memcpy(table + 2 * c.buffer_count, PyBytes_AS_STRING(inband), inband_size)
+    start = aligned(<char *>(table + 2 * c.buffer_count) - <char *>c + inband_size)
+    for i, item in enumerate(views):
+        table[2 * i], table[2 * i + 1] = start, item.nbytes
+        if item.nbytes:
+            PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
+            try:
+                copy_in(<char *>c + start, <char *>view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
+        start += aligned(item.nbytes)
+
+
+cdef bint is_well_formed(compound *c, uint64_t size) noexcept nogil:
+    """Whether a compound block from elsewhere has no references and stays within its size."""
+    cdef uint64_t *table = <uint64_t *>(<char *>c + sizeof(compound))
+    cdef uint64_t offset = sizeof(compound), i
+    if size < sizeof(compound) or c.contained_count != 0 or c.counted_count != 0:
+        return False
+    if c.released_count != 0 or c.buffer_count > (size - offset) // 16:
+        return False
+    offset += c.buffer_count * <uint64_t>16
+    if c.inband_size > size - offset:
+        return False
+    for i in range(c.buffer_count):
+        if table[2 * i] > size or table[2 * i + 1] > size - table[2 * i]:
+            return False
+    return True
+
+
+cdef list references_in(compound *c):
+    """The ids of the objects that the value refers to."""
+    cdef contained_ref *refs = <contained_ref *>(<char *>c + sizeof(compound))
+    cdef uint32_t i
+    return [PyBytes_FromStringAndSize(<char *>refs[i].id, 20) for i in range(c.contained_count)]
+
+
+cdef copy_in(char *target, const char *source, uint64_t size):
+    if size < LARGE_COPY:
+        memcpy(target, source, size)
+    else:
+        with nogil:
+            memcpy(target, source, size)
