@@ -33,7 +33,7 @@ PRIVATE_SOURCE_BYTES_MAX = 256 << 20
 # Up to here a value is `bytes`; larger ones are arrays.
 BYTES_VALUE_MAX = 1024
 
-SMALL_VALUE = b"v" * 16
+SMALL_BYTES = 1024
 LIMBERING_GETS = 20
 
 clock = time.perf_counter_ns
@@ -75,14 +75,16 @@ class Side:
                 self._values[size] = np.memmap(self._source, np.int64, "r").view(np.ndarray)
         return self._values[size]
 
-    def warm_up(self, size: int, start_ns: int) -> None:
+    def warm_up(self, size: int, count: int) -> None:
         """Makes the value, and has the store's memory and code be warm at the next put.
 
-        Twice: what one process has given back, another may be given next.
+        With `count` objects at a time: what one process has given back another is given next, so
+        each process uses all the memory that all of them will use.
         """
         put = self._store.putter(self.value(size), 0)
-        for _ in range(2 if self._store.keeps_memory else 0):
-            self._store.release(put())
+        if self._store.keeps_memory:
+            for token in [put() for _ in range(count)]:
+                self._store.release(token)
 
     def puts(self, size: int, seconds: float, calls_min: int, start_ns: int) -> Timing:
         """Puts again and again; each object is let go before the next is put."""
@@ -107,7 +109,8 @@ class Side:
         """Puts objects and a small one, which is the last, and keeps them until `drop`."""
         value = self.value(size)
         self._held = [self._store.putter(value, place)() for place in range(count)]
-        self._held.append(self._store.putter(SMALL_VALUE, count)())
+        small = value[: SMALL_BYTES // value.itemsize] if isinstance(value, np.ndarray) else value
+        self._held.append(self._store.putter(small, count)())
         return [self._store.export(token) for token in self._held]
 
     def drop(self) -> None:
@@ -119,8 +122,9 @@ class Side:
     def first_gets(self, references: list[Reference], size: int, start_ns: int) -> Timing:
         """Gets each object once; all of them stay until the last was got.
 
-        The last of the references is a small object, got before: a process that has just slept
-        finds none of the code in its caches, which is not what is asked here.
+        The last of the references is a small object of the same type, got before: a process that
+        has never got such a one, or has just slept, runs code that is in no cache, which is not
+        what is asked here.
         """
         *calls, limber_up = [self._store.getter(reference) for reference in references]
         values, calls_ns = [], array("q")
@@ -312,6 +316,11 @@ class Crew:
     def together(self, count: int, method: str, *arguments: Any) -> Answers:
         """`count` sides, the local one among them, do the same, from the same moment."""
         return self._tell([self._local, *self._others][:count], method, *arguments)
+
+    def in_turn(self, count: int, method: str, *arguments: Any) -> None:
+        """`count` sides, the local one among them, do the same one after the other."""
+        for member in [self._local, *self._others][:count]:
+            member.ask(method, *arguments).result()
 
     def others(self, count: int, method: str, *arguments: Any) -> Answers:
         """The same with `count` sides other than the local one."""

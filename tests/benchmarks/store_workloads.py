@@ -136,7 +136,7 @@ def puts(sides: Crew, size: str, processes: int, seconds: float) -> None:
     if size == "1 GB":
         calls_min = HUGE_CALLS_MIN if seconds >= QUICK_BELOW_S else 1
     with reported(*names):
-        sides.together(processes, "warm_up", SIZES[size])
+        sides.in_turn(processes, "warm_up", SIZES[size], processes)
         timings = sides.together(processes, "puts", SIZES[size], seconds, calls_min)
         say(names[0], median_us(timings))
         per_call = SIZES[size] / 1e9 if SIZES[size] >= GIGABYTES_FROM else 1
