@@ -295,6 +295,15 @@ def host(engine: str, memory_bytes: int) -> Iterator[str]:
         yield "private"
 
 
+SERVE = (sys.executable, "-c", "from rostral_objectstore.cli import main; main()", "serve")
+
+
+def option_of_serve(option: str) -> bool:
+    """Whether the daemon's command line knows the option."""
+    answer = subprocess.run([*SERVE, "--help"], check=True, capture_output=True, text=True)
+    return option in answer.stdout
+
+
 @contextlib.contextmanager
 def rostral_daemon(memory_bytes: int, *options: str) -> Iterator[str]:
     """A store daemon of its own, as its command line starts it."""
@@ -302,9 +311,7 @@ def rostral_daemon(memory_bytes: int, *options: str) -> Iterator[str]:
 
     with tempfile.TemporaryDirectory(prefix="rostral-bench-") as folder:
         path = str(Path(folder) / "store")
-        code = "from rostral_objectstore.cli import main; main()"
-        command = [sys.executable, "-c", code, "serve", "--socket", path]
-        command += ["--memory", str(memory_bytes), *options]
+        command = [*SERVE, "--socket", path, "--memory", str(memory_bytes), *options]
         with ended(subprocess.Popen(command, stdout=subprocess.DEVNULL)):
             wait_until_served(path, START_TIMEOUT_S)
             yield path
