@@ -9,12 +9,14 @@ RostralError (rostral_gcs)
     │   └── QueueClosedError                        the consumer is gone
     ├── environment: the caller can wait, or give the store more
     │   ├── ObjectStoreFullError                    no room, after all that could be freed was
+    │   │   └── OutOfDiskError                      nor does a disk take anything
     │   ├── QueueFullError                          as many tasks are queued as the queue can hold
     │   ├── OutOfMemoryError (MemoryError)          the machine has no pages left
     │   ├── TooManyClientsError                     all client slots are taken
     │   ├── StoreUnavailableError (ConnectionError) nothing listens at the socket
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
     │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
+    │   │   └── ObjectCorruptError                  its spill file is not what was written
     │   └── ObjectTimeoutError (TimeoutError)       not sealed in time
     └── ours: a defect or a version mix
         ├── SegmentError                            the shared segment is not what it should be
@@ -55,6 +57,20 @@ class ObjectStoreFullError(ObjectStoreError):
     """There is no room in the store for the object."""
 
 
+class OutOfDiskError(ObjectStoreFullError):
+    """The store is full, and no spill directory takes anything.
+
+    Attributes:
+        path: the directory that was tried last.
+        need_bytes: how much was to be written.
+        free_bytes: what its file system has free.
+    """
+
+    path: str = ""
+    need_bytes: int = 0
+    free_bytes: int = 0
+
+
 class OutOfMemoryError(ObjectStoreError, MemoryError):
     """The machine has no memory left for the store."""
 
@@ -77,6 +93,18 @@ class ObjectNotFoundError(ObjectStoreError, LookupError):
 
 class ObjectLostError(ObjectStoreError):
     """The object was sealed, but its bytes are nowhere any more."""
+
+
+class ObjectCorruptError(ObjectLostError):
+    """The object was spilled, and its file is not what was written.
+
+    Attributes:
+        path: the file.
+        offset: where in it the object begins, in bytes.
+    """
+
+    path: str = ""
+    offset: int = 0
 
 
 class ObjectTimeoutError(ObjectStoreError, TimeoutError):

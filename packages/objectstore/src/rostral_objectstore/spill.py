@@ -1,0 +1,462 @@
+"""The objects that lie on disk: which files there are, in which directories, and what is in them.
+
+Many objects share a file, since a disk likes large writes; an object larger than a file has one of
+its own. An object that was restored keeps its copy here, so that taking it out of memory again
+costs nothing, until the object is deleted. Files of which little is alive are written anew.
+
+Thread-safe. One writes at a time, any number read; nothing but I/O takes long, and no lock that
+readers need is held during I/O. What to spill when is decided in room.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rostral_objectstore.core.eviction import Key
+from rostral_objectstore.core.spill_plan import (
+    DirectoryView,
+    FileView,
+    choose_directory,
+    plan_upkeep,
+    retry_delay_s,
+)
+from rostral_objectstore.errors import ObjectCorruptError, OutOfDiskError
+from rostral_objectstore.spill_directory import SpillDirectory
+from rostral_objectstore.spill_file import (
+    Entry,
+    FileIdentity,
+    FileMismatchError,
+    Item,
+    read_entry,
+    stored_bytes,
+    write_file_header,
+    write_items,
+)
+
+logger = logging.getLogger("rostral.objectstore.spill")
+
+FILE_BYTES = 64 << 20
+READ_TRIES = 3
+READ_PAUSE_S = 0.02
+# What the machine lacks, not the file: the object is still there.
+PASSING_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
+
+
+class SpillStats(NamedTuple):
+    """How much lies on disk."""
+
+    objects: int
+    live_bytes: int
+    file_bytes: int
+    files: int
+
+
+@dataclass(slots=True)
+class _File:
+    number: int
+    directory: int
+    size_bytes: int
+    live_bytes: int = 0
+    keys: set[Key] = field(default_factory=set)
+
+
+class SpillStore:
+    """The spilled objects of one store.
+
+    Args:
+        paths: the directories; each checked by `spill_directory.problems_of`.
+        limit_bytes: how much all files together may take; None: what the disks have.
+        free_share_min: no file system is filled beyond this share of it, 0 to 1.
+        file_bytes: objects are gathered in files of about this size.
+        clock: seconds, for the time that a directory which failed is left alone.
+
+    Raises:
+        ConfigError: a directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        limit_bytes: int | None = None,
+        free_share_min: float = 0.05,
+        file_bytes: int = FILE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit_bytes, self._free_share_min = limit_bytes, free_share_min
+        self._file_bytes, self._clock = file_bytes, clock
+        self._incarnation = os.urandom(16)
+        self._boot_id = _boot_id()
+        self._directories: list[SpillDirectory] = []
+        self._entries: dict[Key, Entry] = {}
+        self._files: dict[int, _File] = {}
+        self._last_number = 0
+        self._open_file: tuple[_File, int] | None = None
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        try:
+            for path in paths:
+                self._directories.append(SpillDirectory(path, self._incarnation))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Deletes all that is spilled, and the folders. Nobody may read or write any more."""
+        with self._writing:
+            self._finish_file()
+            for directory in self._directories:
+                directory.close()
+            self._directories = []
+
+    # ---- what there is
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    def keys(self) -> frozenset[Key]:
+        """The objects that have a copy here, at this moment."""
+        with self._lock:
+            return frozenset(self._entries)
+
+    def stats(self) -> SpillStats:
+        """How much lies on disk."""
+        with self._lock:
+            return SpillStats(
+                len(self._entries),
+                sum(file.live_bytes for file in self._files.values()),
+                sum(file.size_bytes for file in self._files.values()),
+                len(self._files),
+            )
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it is worth a try to write now: some directory has not just failed."""
+        now_s = self._clock()
+        return any(one.retry_at_s <= now_s for one in self._directories)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """The objects are deleted: their bytes count no more. Empty files go at `upkeep`."""
+        with self._lock:
+            for key in keys:
+                entry = self._entries.pop(key, None)
+                if entry is not None:
+                    self._disown(entry)
+
+    def _disown(self, entry: Entry) -> None:
+        file = self._files[entry.file]
+        file.keys.discard(entry.key)
+        file.live_bytes -= entry.stored_bytes
+
+    # ---- writing
+
+    def write(self, items: Sequence[Item]) -> None:
+        """Writes the items to one file: all of them, or none. Blocks as long as the disk does.
+
+        Raises:
+            OutOfDiskError: no directory takes them: full, over the limit, or failing.
+        """
+        with self._writing:
+            self._write(items)
+
+    def _write(self, items: Sequence[Item]) -> None:
+        need_bytes = sum(stored_bytes(memoryview(item.block).nbytes) for item in items)
+        error: OSError | None = None
+        tried = -1
+        for _ in range(len(self._directories)):
+            index = self._directory_for(need_bytes)
+            if index is None:
+                break
+            try:
+                entries = self._write_to(index, items, need_bytes)
+            except OSError as caught:
+                error, tried = caught, index
+                self._failed(self._directories[index], caught)
+                continue
+            self._directories[index].failures_in_a_row = 0
+            self._record(entries)
+            return
+        raise self._out_of_disk(need_bytes, tried, error)
+
+    def _directory_for(self, need_bytes: int) -> int | None:
+        views = self._views()
+        if self._open_file is not None:
+            index = self._open_file[0].directory
+            if self._choose([views[index]], views, need_bytes) is not None:
+                return index
+        return self._choose(views, views, need_bytes)
+
+    def _choose(
+        self, among: list[DirectoryView], views: list[DirectoryView], need_bytes: int
+    ) -> int | None:
+        limit_bytes = self._limit_bytes
+        if limit_bytes is not None:
+            # The limit is for all of them, whoever is to be chosen from.
+            chosen = {view.index for view in among}
+            limit_bytes -= sum(view.used_bytes for view in views if view.index not in chosen)
+        return choose_directory(
+            among,
+            need_bytes=need_bytes,
+            limit_bytes=limit_bytes,
+            free_share_min=self._free_share_min,
+            now_s=self._clock(),
+        )
+
+    def _views(self) -> list[DirectoryView]:
+        used = [0] * len(self._directories)
+        with self._lock:
+            for file in self._files.values():
+                used[file.directory] += file.size_bytes
+        views = []
+        for index, directory in enumerate(self._directories):
+            free_bytes, total_bytes = directory.space()
+            views.append(
+                DirectoryView(
+                    index=index,
+                    used_bytes=used[index],
+                    free_bytes=free_bytes,
+                    total_bytes=total_bytes,
+                    retry_at_s=directory.retry_at_s,
+                )
+            )
+        return views
+
+    def _write_to(self, index: int, items: Sequence[Item], need_bytes: int) -> list[Entry]:
+        file, fd = self._file_for(index, need_bytes)
+        begin = file.size_bytes
+        try:
+            entries = write_items(fd, self._identity(file.number), items, begin)
+        except OSError:
+            self._cut(file, fd, begin)
+            raise
+        with self._lock:
+            file.size_bytes = begin + need_bytes
+        if file.size_bytes >= self._file_bytes:
+            self._finish_file()
+        return entries
+
+    def _file_for(self, index: int, need_bytes: int) -> tuple[_File, int]:
+        """The open file when the items belong there, else a new one. OSError."""
+        if self._open_file is not None:
+            file = self._open_file[0]
+            small = file.size_bytes + need_bytes <= self._file_bytes + self._file_bytes // 2
+            if file.directory == index and small:
+                return self._open_file
+            self._finish_file()
+        self._last_number += 1
+        number = self._last_number
+        directory = self._directories[index]
+        fd = directory.create(number)
+        try:
+            size_bytes = write_file_header(fd, self._identity(number), self._boot_id)
+        except BaseException:
+            os.close(fd)
+            directory.remove(number)
+            raise
+        file = _File(number, index, size_bytes)
+        with self._lock:
+            self._files[number] = file
+        self._open_file = file, fd
+        return self._open_file
+
+    def _finish_file(self) -> None:
+        if self._open_file is not None:
+            os.close(self._open_file[1])
+            self._open_file = None
+
+    def _cut(self, file: _File, fd: int, size_bytes: int) -> None:
+        """Takes back what was half written."""
+        try:
+            os.ftruncate(fd, size_bytes)
+        except OSError as error:
+            logger.warning("cannot cut a spill file file=%s error=%s", self._path(file), error)
+        self._finish_file()
+        if not file.keys:
+            self._delete(file.number)
+
+    def _record(self, entries: list[Entry]) -> None:
+        with self._lock:
+            for entry in entries:
+                old = self._entries.get(entry.key)
+                if old is not None:
+                    self._disown(old)
+                self._entries[entry.key] = entry
+                file = self._files[entry.file]
+                file.keys.add(entry.key)
+                file.live_bytes += entry.stored_bytes
+
+    def _failed(self, directory: SpillDirectory, error: OSError) -> None:
+        directory.failures_in_a_row += 1
+        delay_s = retry_delay_s(directory.failures_in_a_row)
+        directory.retry_at_s = self._clock() + delay_s
+        if directory.failures_in_a_row == 1:
+            logger.warning(
+                "a spill directory fails folder=%s error=%s retry_s=%s",
+                directory.path,
+                error.strerror,
+                delay_s,
+            )
+
+    def _out_of_disk(self, need_bytes: int, tried: int, error: OSError | None) -> OutOfDiskError:
+        directory = self._directories[max(tried, 0)]
+        free_bytes = directory.space()[0]
+        if error is not None:
+            why = error.strerror or str(error)
+        elif not self.accepts:
+            why = "it failed a moment ago"
+        elif self._limit_bytes is not None and free_bytes > need_bytes:
+            why = f"over the limit of {self._limit_bytes} bytes for all spill files"
+        else:
+            why = f"{self._free_share_min:.0%} of the file system are to stay free"
+        out = OutOfDiskError(
+            f"cannot spill {need_bytes} bytes to {directory.path} ({why}); {free_bytes} bytes "
+            "are free there",
+            hint="free space on the disk, raise the limit, or name one more spill directory",
+        )
+        out.path, out.need_bytes, out.free_bytes = directory.path, need_bytes, free_bytes
+        return out
+
+    # ---- reading
+
+    def size_bytes(self, key: Key) -> int | None:
+        """Bytes of a spilled object's block; None when it is not here."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.size_bytes
+
+    def read(self, key: Key, target: Any) -> None:
+        """Reads a spilled object into `target`, a writable buffer of its size, and checks it.
+
+        Blocks as long as the disk does.
+
+        Raises:
+            ObjectCorruptError: the file is gone or is not what was written, or the disk fails. The
+                object is forgotten here.
+            OSError: the machine cannot open a file now; the object is still there.
+        """
+        for tries in range(READ_TRIES):
+            entry = self._entry(key)
+            try:
+                return self._read_entry(entry, target)
+            except FileMismatchError as error:
+                if self._is_current(entry):
+                    raise self._corrupt(entry, str(error)) from error
+            except OSError as error:
+                # One that `upkeep` wrote anew meanwhile is somewhere else now.
+                if self._is_current(entry):
+                    if error.errno in PASSING_ERRORS:
+                        raise
+                    if error.errno != errno.EIO or tries == READ_TRIES - 1:
+                        raise self._corrupt(entry, error.strerror or str(error)) from error
+                    time.sleep(READ_PAUSE_S)
+        raise self._corrupt(self._entry(key), "it was moved again and again")
+
+    def _entry(self, key: Key) -> Entry:
+        with self._lock:
+            entry = self._entries.get(key)
+        if entry is None:
+            raise ObjectCorruptError(f"the object at {key} has no copy on disk")
+        return entry
+
+    def _read_entry(self, entry: Entry, target: Any) -> None:
+        file = self._files.get(entry.file)
+        if file is None:
+            raise FileNotFoundError(errno.ENOENT, "the file is gone")
+        fd = self._directories[file.directory].open(entry.file)
+        try:
+            read_entry(fd, self._identity(entry.file), entry, target)
+        finally:
+            os.close(fd)
+
+    def _is_current(self, entry: Entry) -> bool:
+        return self._entries.get(entry.key) is entry
+
+    def _corrupt(self, entry: Entry, why: str) -> ObjectCorruptError:
+        file = self._files.get(entry.file)
+        path = "" if file is None else self._path(file)
+        self.forget([entry.key])
+        logger.error(
+            "a spilled object is lost object=%s file=%s offset=%s reason=%s",
+            entry.id.hex(),
+            path,
+            entry.offset,
+            why,
+        )
+        error = ObjectCorruptError(
+            f"object {entry.id.hex()} was spilled to {path} at byte {entry.offset}, and cannot be "
+            f"read back: {why}",
+            hint="the disk, or somebody who writes to our files, has lost it",
+        )
+        error.path, error.offset = path, entry.offset
+        return error
+
+    # ---- reclaiming
+
+    def upkeep(self) -> list[Key]:
+        """Deletes files with nothing alive in them, and writes sparse ones anew. Blocks on I/O.
+
+        Returns the objects whose copies turned out to be lost.
+        """
+        with self._writing:
+            if self._open_file is not None and not self._open_file[0].keys:
+                self._finish_file()
+            open_number = self._open_file[0].number if self._open_file is not None else 0
+            with self._lock:
+                views = [
+                    FileView(f.number, f.size_bytes, f.live_bytes, f.number == open_number)
+                    for f in self._files.values()
+                ]
+            plan = plan_upkeep(views, room_bytes=self._file_bytes)
+            for number in plan.delete:
+                self._delete(number)
+            return [key for number in plan.rewrite for key in self._rewrite(number)]
+
+    def _rewrite(self, number: int) -> list[Key]:
+        """Writes what is alive in a file into another one, and deletes it. Returns what is lost."""
+        with self._lock:
+            entries = [self._entries[key] for key in self._files[number].keys]
+        items, lost = [], []
+        for entry in sorted(entries, key=lambda entry: entry.offset):
+            block = bytearray(entry.size_bytes)
+            try:
+                self.read(entry.key, block)
+            except ObjectCorruptError:
+                lost.append(entry.key)
+            except OSError:
+                return lost
+            else:
+                items.append(Item(entry.key, entry.id, entry.kind, entry.flags, block))
+        try:
+            self._write([item for item in items if item.key in self._entries])
+        except OutOfDiskError:
+            return lost
+        self._delete(number)
+        return lost
+
+    def _delete(self, number: int) -> None:
+        """Deletes a file with nothing alive in it."""
+        with self._lock:
+            if self._files[number].keys:
+                return
+            file = self._files.pop(number)
+        self._directories[file.directory].remove(number)
+
+    def _identity(self, number: int) -> FileIdentity:
+        return FileIdentity(self._incarnation, number)
+
+    def _path(self, file: _File) -> str:
+        return self._directories[file.directory].file_path(file.number)
+
+
+def _boot_id() -> bytes:
+    try:
+        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)

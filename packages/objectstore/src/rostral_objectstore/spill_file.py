@@ -1,0 +1,190 @@
+"""The form of a spill file: how sealed objects lie on disk, and what makes one of them believed.
+
+    file header (64 bytes) | entry | entry | ...
+    entry: header (128 bytes) | the object's block, padded to 64 bytes
+
+Owns bytes and one file descriptor at a time; which files there are is spill.py's matter. A header
+names the life of the store and the number of the file, so that no file is taken for another one.
+The reader knows from memory what an entry's header must be, to the last bit, and the checksum of
+what follows: a file that was changed, cut, swapped or replaced is noticed before anybody sees its
+bytes. All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rostral_objectstore.checksum import checksum
+from rostral_objectstore.core.eviction import Key
+
+FORMAT_VERSION = 1
+# magic, version, reserved, life of the store, boot id, number of the file, checksum of these
+FILE_HEADER = struct.Struct("<8sII16s16sQQ")
+FILE_MAGIC = b"RSTSPILL"
+# magic, life of the store, number of the file, id, kind, flags, locator, version, size of the
+# block, reserved, checksum of these and the block
+ENTRY_HEADER = struct.Struct("<8s16sQ20sIIIIQ44xQ")
+ENTRY_MAGIC = b"RSTENTRY"
+ALIGNMENT = 64
+# Large enough for a disk, small enough that the pages are on their way before the next is copied.
+STEP_BYTES = 8 << 20
+# The kernel takes no more than 1024 pieces in one call.
+PIECES_MAX = 512
+
+
+class Item(NamedTuple):
+    """A sealed object to be written. `block` is its verbatim bytes, a buffer."""
+
+    key: Key
+    id: bytes
+    kind: int
+    flags: int
+    block: Any
+
+
+class FileIdentity(NamedTuple):
+    """Which file of which life of which store."""
+
+    incarnation: bytes
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where an object lies on disk, and all that must be found there."""
+
+    key: Key
+    id: bytes
+    kind: int
+    flags: int
+    size_bytes: int
+    file: int
+    offset: int
+    checksum: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes of the file, header and padding included."""
+        return stored_bytes(self.size_bytes)
+
+
+class FileMismatchError(Exception):
+    """A file is not what was written to it; the text says how. Turned into ours by spill.py."""
+
+
+def stored_bytes(size_bytes: int) -> int:
+    """What a block of this size takes of a file."""
+    return ENTRY_HEADER.size + -(-size_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def write_file_header(fd: int, identity: FileIdentity, boot_id: bytes) -> int:
+    """Begins a file. Returns the offset of its first entry."""
+    fields = (FILE_MAGIC, FORMAT_VERSION, 0, identity.incarnation, boot_id, identity.number)
+    packed = FILE_HEADER.pack(*fields, 0)[:-8]
+    _write_all(fd, [packed, checksum(packed).to_bytes(8, "little")], 0)
+    return FILE_HEADER.size
+
+
+def write_items(fd: int, identity: FileIdentity, items: Sequence[Item], at: int) -> list[Entry]:
+    """Writes the items one after the other from offset `at` on. Blocks as long as the disk does.
+
+    Raises OSError; then nothing that lies from `at` on means anything.
+    """
+    entries = []
+    pieces: list[Any] = []
+    pieces_at, pieces_bytes = at, 0
+    for item in items:
+        block = memoryview(item.block).cast("B")
+        header = _entry_header(identity, item, block.nbytes, 0)[:-8]
+        digest = checksum(header, block)
+        entries.append(
+            Entry(
+                item.key, item.id, item.kind, item.flags, block.nbytes, identity.number, at, digest
+            )
+        )
+        padding = bytes(-block.nbytes % ALIGNMENT)
+        pieces += [header, digest.to_bytes(8, "little"), block, padding]
+        at += entries[-1].stored_bytes
+        pieces_bytes += entries[-1].stored_bytes
+        if pieces_bytes >= STEP_BYTES or len(pieces) > PIECES_MAX - 4:
+            _write_all(fd, pieces, pieces_at)
+            pieces, pieces_at, pieces_bytes = [], at, 0
+    _write_all(fd, pieces, pieces_at)
+    return entries
+
+
+def read_entry(fd: int, identity: FileIdentity, entry: Entry, target: Any) -> None:
+    """Reads an object's block into `target`, a writable buffer of its size, and checks it.
+
+    Raises FileMismatchError when it is not what was written, then `target` has anything in it;
+    OSError when the disk cannot be read.
+    """
+    block = memoryview(target).cast("B")
+    os.posix_fadvise(fd, entry.offset, entry.stored_bytes, os.POSIX_FADV_WILLNEED)
+    file_header, header = bytearray(FILE_HEADER.size), bytearray(ENTRY_HEADER.size)
+    _read_all(fd, file_header, 0)
+    _check_file_header(bytes(file_header), identity)
+    _read_all(fd, header, entry.offset)
+    item = Item(entry.key, entry.id, entry.kind, entry.flags, b"")
+    if header != _entry_header(identity, item, entry.size_bytes, entry.checksum):
+        raise FileMismatchError("the entry's header is another one")
+    _read_all(fd, block, entry.offset + ENTRY_HEADER.size)
+    if checksum(header[:-8], block) != entry.checksum:
+        raise FileMismatchError("the checksum is wrong")
+
+
+def _entry_header(identity: FileIdentity, item: Item, size_bytes: int, digest: int) -> bytes:
+    return ENTRY_HEADER.pack(
+        ENTRY_MAGIC, *identity, item.id, item.kind, item.flags, *item.key, size_bytes, digest
+    )
+
+
+def _check_file_header(header: bytes, identity: FileIdentity) -> None:
+    magic, version, _, incarnation, _, number, digest = FILE_HEADER.unpack(header)
+    if magic != FILE_MAGIC or version != FORMAT_VERSION or digest != checksum(header[:-8]):
+        raise FileMismatchError("this is no spill file of ours")
+    if (incarnation, number) != identity:
+        raise FileMismatchError(f"this is file {number} of another store, or of another time")
+
+
+def _write_all(fd: int, pieces: Sequence[Any], at: int) -> None:
+    """Writes all of the pieces, whatever the kernel takes at a time.
+
+    Tells the kernel at each step that the pages can go: it begins to write them at once, rather
+    than when so much has gathered that every writer has to wait.
+    """
+    rest = [memoryview(piece) for piece in pieces if len(piece)]
+    while rest:
+        step, step_bytes = [], 0
+        for piece in rest:
+            step.append(piece[: STEP_BYTES - step_bytes])
+            step_bytes += len(step[-1])
+            if step_bytes >= STEP_BYTES:
+                break
+        written = os.pwritev(fd, step, at)
+        os.posix_fadvise(fd, at, written, os.POSIX_FADV_DONTNEED)
+        at += written
+        rest = _after(rest, written)
+
+
+def _after(pieces: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of the pieces after their first `count` bytes."""
+    for i, piece in enumerate(pieces):
+        if count < len(piece):
+            return [piece[count:], *pieces[i + 1 :]]
+        count -= len(piece)
+    return []
+
+
+def _read_all(fd: int, target: Any, at: int) -> None:
+    rest = memoryview(target)
+    while len(rest):
+        count = os.preadv(fd, [rest[:STEP_BYTES]], at)
+        if count == 0:
+            raise FileMismatchError(f"the file ends at byte {at}")
+        rest = rest[count:]
+        at += count
