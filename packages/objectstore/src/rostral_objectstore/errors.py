@@ -6,7 +6,9 @@ RostralError (rostral_gcs)
     │   ├── ObjectAlreadyExistsError (ValueError)   an id was used twice
     │   ├── ObjectStateError (ValueError)           seal or abort of what is not ours to seal
     │   ├── StoreClosedError                        used after close, or in a forked child
-    │   └── QueueClosedError                        the consumer is gone
+    │   ├── QueueClosedError                        the consumer is gone
+    │   ├── MissingExtraError (ImportError)         an optional dependency is not installed
+    │   └── ObjectNotTransferableError (ValueError) it refers to objects of its node
     ├── environment: the caller can wait, or give the store more
     │   ├── ObjectStoreFullError                    no room, after all that could be freed was
     │   │   └── OutOfDiskError                      nor does a disk take anything
@@ -17,7 +19,17 @@ RostralError (rostral_gcs)
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
     │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
     │   │   └── ObjectCorruptError                  its spill file is not what was written
-    │   └── ObjectTimeoutError (TimeoutError)       not sealed in time
+    │   ├── ObjectTimeoutError (TimeoutError)       not sealed in time
+    │   ├── ObjectFetchError                        no holder could give the object; says why each
+    │   │   └── ObjectFetchTimeoutError (TimeoutError)  not in the time allowed
+    │   └── SourceError                             why one holder could not; a fetch tries the next
+    │       ├── NotHolderError (LookupError)        it does not have the object
+    │       ├── SourceBusyError                     it serves as many as it can
+    │       ├── SourceUnavailableError (ConnectionError) it is gone, or was never there
+    │       ├── SourceStalledError (TimeoutError)   it sends nothing
+    │       ├── SourceRefusedError (PermissionError) it refuses our token
+    │       ├── ChunkInvalidError (ValueError)      what was asked or sent is not what it should be
+    │       └── ChunkCorruptError                   a checksum does not fit the bytes
     └── ours: a defect or a version mix
         ├── SegmentError                            the shared segment is not what it should be
         ├── LayoutVersionError                      made by another version
@@ -109,6 +121,64 @@ class ObjectCorruptError(ObjectLostError):
 
 class ObjectTimeoutError(ObjectStoreError, TimeoutError):
     """The object was not sealed in time."""
+
+
+class MissingExtraError(ObjectStoreError, ImportError):
+    """An optional dependency is not installed; the hint says which extra brings it."""
+
+
+class ObjectNotTransferableError(ObjectStoreError, ValueError):
+    """The object's value refers to objects of its own node."""
+
+    code = "NOT_TRANSFERABLE"
+
+
+class ObjectFetchError(ObjectStoreError):
+    """No holder could give the object. The message names each and its reason."""
+
+
+class ObjectFetchTimeoutError(ObjectFetchError, TimeoutError):
+    """The object did not arrive in the time allowed."""
+
+
+class SourceError(ObjectStoreError):
+    """One holder could not give the object, or a part of it."""
+
+
+class NotHolderError(SourceError, LookupError):
+    """The node does not have the object, or not sealed."""
+
+    code = "NOT_HOLDER"
+
+
+class SourceBusyError(SourceError):
+    """The node serves as many as it can."""
+
+    code = "BUSY"
+
+
+class SourceUnavailableError(SourceError, ConnectionError):
+    """Nothing answers there, or the connection broke."""
+
+
+class SourceStalledError(SourceError, TimeoutError):
+    """The node sends nothing, or too slowly."""
+
+
+class SourceRefusedError(SourceError, PermissionError):
+    """The node refuses our token."""
+
+
+class ChunkInvalidError(SourceError, ValueError):
+    """A range or chunk does not lie in the object, or is not of it."""
+
+    code = "CHUNK_INVALID"
+
+
+class ChunkCorruptError(SourceError):
+    """The bytes are not those that their checksum was made of."""
+
+    code = "CORRUPT"
 
 
 class SegmentError(ObjectStoreError):

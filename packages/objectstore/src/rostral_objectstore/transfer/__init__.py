@@ -1,0 +1,18 @@
+"""Objects between nodes, by Arrow Flight. Needs the `transfer` extra."""
+
+from rostral_objectstore.transfer.broadcast import broadcast
+from rostral_objectstore.transfer.config import FetchConfig, TransferServerConfig
+from rostral_objectstore.transfer.credentials import Credentials
+from rostral_objectstore.transfer.fetcher import Fetcher
+from rostral_objectstore.transfer.server import TransferServer
+from rostral_objectstore.transfer.tree import plan_tree
+
+__all__ = [
+    "Credentials",
+    "FetchConfig",
+    "Fetcher",
+    "TransferServer",
+    "TransferServerConfig",
+    "broadcast",
+    "plan_tree",
+]

@@ -1,0 +1,106 @@
+"""One call to one holder: the chunks of a range, each checked before anybody uses it.
+
+Owns what is believed of a source: nothing that it says of the object, the place or the bytes is
+taken without a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rostral_objectstore.errors import ChunkCorruptError, ChunkInvalidError
+from rostral_objectstore.transfer.extra import flight, pa
+from rostral_objectstore.transfer.messages import (
+    CHUNK_BYTES,
+    SCHEMA,
+    ChunkHeader,
+    Ticket,
+    decode_header,
+    digest_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk as it came: its place and size are right, its bytes are not checked yet."""
+
+    header: ChunkHeader
+    data: Any
+
+    def check(self) -> None:
+        """Raises ChunkCorruptError if the bytes are not those of the checksum."""
+        self._check(self.data)
+
+    def write_to(self, target: memoryview) -> None:
+        """Copies it to its place in `target`, the whole object, and checks it there.
+
+        Raises: ChunkCorruptError. Releases the GIL while it copies.
+        """
+        offset = self.header.offset
+        place = target[offset : offset + self.data.size]
+        if self.data.size:
+            # Arrow's writer copies without the GIL, and never past the end of what it was given.
+            pa.FixedSizeBufferWriter(pa.py_buffer(place)).write(self.data)
+        self._check(place)
+
+    def _check(self, data: Any) -> None:
+        if digest_of(data, self.header.offset) != self.header.digest:
+            raise ChunkCorruptError(
+                f"the chunk at {self.header.offset} is not what its checksum was made of"
+            )
+
+
+class ChunkStream:
+    """The answer to one ticket."""
+
+    def __init__(self, connection: Any, ticket: Ticket, options: Any) -> None:
+        self._ticket = ticket
+        self._reader = connection.do_get(flight.Ticket(ticket.encode()), options)
+        if not self._reader.schema.equals(SCHEMA):
+            raise ChunkInvalidError("the columns that it sends are not those of a chunk")
+
+    def cancel(self) -> None:
+        """Ends the call, from any thread; who reads it gets an error."""
+        self._reader.cancel()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All chunks that the ticket asked for, in order. Raises ChunkInvalidError."""
+        offset, stop = self._ticket.offset, self._ticket.offset + self._ticket.length
+        for message in self._reader:
+            if message.data is None or message.app_metadata is None:
+                raise ChunkInvalidError("a message without a chunk, or without its header")
+            header = decode_header(message.app_metadata.to_pybytes())
+            if header.facts.id != self._ticket.id:
+                raise ChunkInvalidError("a chunk of another object")
+            if self._ticket.length == 0:
+                stop = min(header.facts.size, CHUNK_BYTES)
+            expected = min(CHUNK_BYTES, stop - offset)
+            if header.offset != offset or message.data.num_rows != expected:
+                raise ChunkInvalidError(
+                    f"{message.data.num_rows} bytes at {header.offset} came instead of {expected} "
+                    f"at {offset}"
+                )
+            yield Chunk(header, _bytes_of(message.data))
+            offset += expected
+            if offset == stop:
+                # To the end of the call, so that the connection can carry the next one.
+                for _ in self._reader:
+                    raise ChunkInvalidError("more came than was asked for")
+                return
+        raise ChunkInvalidError(f"the stream ended at {offset}, before its time")
+
+
+def _bytes_of(batch: Any) -> Any:
+    column = batch.column(0)
+    validity, data = column.buffers()
+    if column.offset or validity is not None:
+        raise ChunkInvalidError("a chunk with nulls, or with an offset")
+    if data is None:
+        if batch.num_rows:
+            raise ChunkInvalidError("a chunk without its bytes")
+        return pa.py_buffer(b"")
+    if data.size < batch.num_rows:
+        raise ChunkInvalidError(f"{data.size} bytes came in a chunk of {batch.num_rows}")
+    return data.slice(0, batch.num_rows)
