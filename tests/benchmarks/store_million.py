@@ -32,7 +32,7 @@ class Memory(NamedTuple):
 def memory_of(client: Any) -> Memory:
     """The three accounts."""
     return Memory(
-        used=int(client.stats()["used_bytes"]),
+        used=client.stats().used_bytes,
         pages=os.fstat(client.segment.fd).st_blocks * 512,
         client=private_bytes(),
     )

@@ -153,7 +153,7 @@ def test_a_second_daemon_on_the_socket_is_refused(store: Store) -> None:
     second = serve(store.socket)
     assert second.returncode == 1
     assert "another daemon listens at" in second.stderr
-    assert store.watcher.stats()["clients"] == 1
+    assert store.watcher.stats().clients == 1
 
 
 def test_a_stale_socket_is_replaced(folder: Path, store: Store) -> None:
@@ -206,7 +206,7 @@ def test_pinned_objects_stay_when_every_client_has_left(store: Store) -> None:
     store.until_gone(client.slot)
     other = store.connect()
     assert other.get(id, timeout_s=0) == "kept"
-    assert [o["id"] for o in other.list_objects()] == [id.binary()]
+    assert [o.id for o in other.list_objects()] == [id]
     other.unpin(id)
     with pytest.raises(ObjectNotFoundError, match="not pinned"):
         other.unpin(id)
@@ -218,9 +218,9 @@ def test_stats_say_how_full_and_how_many(store: Store) -> None:
     before = client.stats()
     handle = client.put(bytes(10 << 20))
     after = client.stats()
-    assert after["capacity_bytes"] == 512 << 20
-    assert after["used_bytes"] - before["used_bytes"] >= 10 << 20
-    assert after["clients"] == 2
+    assert after.capacity_bytes == 512 << 20
+    assert after.used_bytes - before.used_bytes >= 10 << 20
+    assert after.clients == 2
     assert isinstance(handle, ObjectHandle)
 
 

@@ -18,9 +18,13 @@ from rostral_objectstore import errors
 def test_the_public_names_are_these() -> None:
     assert sorted(rostral_objectstore.__all__) == [
         "ObjectHandle",
+        "ObjectID",
+        "ObjectInfo",
         "StoreClient",
         "StoreConfig",
         "StoreDaemon",
+        "StoreStats",
+        "WritableArray",
         "WritableObject",
     ]
     assert all(hasattr(rostral_objectstore, name) for name in rostral_objectstore.__all__)

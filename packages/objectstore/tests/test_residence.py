@@ -46,7 +46,7 @@ def client(store: Store) -> StoreClient:
 
 
 def used_chunks(client: StoreClient) -> int:
-    return int(client.stats()["used_bytes"])
+    return client.stats().used_bytes
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _INDEX: Final = struct.Struct("<I")
+_NAME_PERSON: Final = b"rostral.object"
 
 
 class BaseID:
@@ -173,6 +174,23 @@ class ObjectID(BaseID):
             return cls(task_id.binary() + _INDEX.pack(index))
         except struct.error as error:
             raise ValueError(f"object index must be in [0, 2**32), got {index}") from error
+
+    @classmethod
+    def from_name(cls, name: str) -> ObjectID:
+        """The id of the object that users call by a name: the same in every process, for ever.
+
+        It is the 20-byte BLAKE2b digest of the name in UTF-8, personalised with
+        ``rostral.object``, so that a program in another language can find the object too.
+
+        Raises:
+            ValueError: ``name`` is empty.
+        """
+        if not name:
+            raise ValueError("an object's name must not be empty")
+        # Here, because most processes that need ids never name an object.
+        from hashlib import blake2b
+
+        return cls(blake2b(name.encode(), digest_size=cls.SIZE, person=_NAME_PERSON).digest())
 
     def task_id(self) -> TaskID:
         """The task that makes this object."""

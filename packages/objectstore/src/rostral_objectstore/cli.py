@@ -82,6 +82,5 @@ def stats(socket_path: str) -> None:
         click.echo(f"rostral-objectstore: {error}", err=True)
         sys.exit(EXIT_UNREACHABLE)
     click.echo(
-        f"used {answer['used_bytes']} of {answer['capacity_bytes']} bytes, "
-        f"{answer['clients']} processes"
+        f"used {answer.used_bytes} of {answer.capacity_bytes} bytes, {answer.clients} processes"
     )

@@ -6,81 +6,59 @@ same attachment through `table` and `tasks`.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import time
+import weakref
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from rostral_gcs.ids import ObjectID
+from rostral_objectstore import array_form, arrow_streams
+from rostral_objectstore._native.buffer import ObjectBuffer
 from rostral_objectstore._native.segment import Segment
-from rostral_objectstore._native.table import Handle, ObjectTable
+from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore._native.task import Tasks
-from rostral_objectstore.control import Body, ControlClient
+from rostral_objectstore.addresses import default_socket_path
+from rostral_objectstore.arrow_streams import ArrowData
+from rostral_objectstore.control import ControlClient
 from rostral_objectstore.errors import ObjectNotFoundError, ObjectTimeoutError, ProtocolError
+from rostral_objectstore.handle import (
+    IdLike,
+    ObjectHandle,
+    What,
+    check_count,
+    id_bytes,
+    is_many,
+    new_id_bytes,
+)
 from rostral_objectstore.layout import ObjectState
+from rostral_objectstore.observed import ObjectInfo, StateName, StoreStats, objects_of, stats_of
 from rostral_objectstore.serialization import (
+    KIND_ARRAY,
     KIND_ARROW,
     KIND_BUFFER,
+    WITH_METADATA,
+    check_metadata,
     deserialize,
+    metadata_of,
+    raw_bytes,
     serialize,
-    serialize_arrow,
 )
+from rostral_objectstore.waiter import Waiter
+from rostral_objectstore.writable import WritableArray, WritableObject
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 # A longer wait, infinity included, is one without a timeout.
 TIMEOUT_S_MAX = 1e9
+# How many of the missing objects a timeout's message names; `missing` has all.
+TOLD_MAX = 3
 
 ClientKind = Literal["client", "driver", "worker", "actor", "scheduler"]
-
-
-class ObjectHandle(Handle):
-    """A hold on one object: while any handle of it lives in any process, the object stays."""
-
-    __slots__ = ()
-
-    @property
-    def id(self) -> ObjectID:
-        """The object's id, by which another process finds it."""
-        return ObjectID(self.binary())
-
-
-class WritableObject:
-    """An object being written in place: fill `buffer`, then `seal`.
-
-    Leaving the `with` block unsealed aborts it.
-    """
-
-    def __init__(self, table: ObjectTable, handle: ObjectHandle, buffer: Any) -> None:
-        self._table, self._handle, self._buffer = table, handle, buffer
-        self._open = True
-
-    @property
-    def buffer(self) -> memoryview:
-        """The bytes inside the store, writable until `seal`."""
-        return memoryview(self._buffer)
-
-    def seal(self) -> ObjectHandle:
-        """Publishes the object. Nothing may be written to the buffer afterwards."""
-        self._table.seal(self._handle)
-        self._open = False
-        return self._handle
-
-    def abort(self) -> None:
-        """Gives the object up."""
-        self._open = False
-        self._table.abort(self._handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if self._open:
-            self.abort()
+Deletion = Literal["deleted", "deferred", "unknown"]
 
 
 class StoreClient:
@@ -97,11 +75,14 @@ class StoreClient:
         self.table = ObjectTable(segment)
         self.tasks = Tasks(self.table)
         self.slot: int = segment.slot
+        self._waiter = Waiter(self.table)
+        # One who connects and forgets leaves when the last view of an object is gone, not before.
+        weakref.finalize(segment, control.close).atexit = False
 
     @classmethod
     def connect(
         cls,
-        socket_path: str,
+        socket_path: str | None = None,
         *,
         kind: ClientKind = "client",
         worker_id: bytes = bytes(16),
@@ -110,8 +91,14 @@ class StoreClient:
     ) -> Self:
         """Attaches to the store that listens at the socket.
 
-        Raises: StoreUnavailableError, TooManyClientsError, LayoutVersionError, OutOfMemoryError.
+        Without a path, to the one that `$ROSTRAL_STORE` names, or that of this user that was
+        started without a path.
+
+        Raises: StoreUnavailableError, TooManyClientsError, LayoutVersionError, OutOfMemoryError,
+            ConfigError.
         """
+        if socket_path is None:
+            socket_path = default_socket_path()
         control = ControlClient(socket_path, timeout_s=timeout_s)
         try:
             body = {"kind": kind, "worker_id": worker_id, "job_id": job_id}
@@ -127,10 +114,13 @@ class StoreClient:
         return cls(control, segment)
 
     def close(self) -> None:
-        """Gives up every hold. Idempotent.
+        """Gives up every hold. Idempotent. Coroutines that wait raise StoreClosedError.
 
-        Views of objects stay readable, but what they show may be reused by others.
+        Arrays and other views of objects stay readable, but the objects are no longer held: what
+        such a view shows may be overwritten. So drop views before, or copy what is still needed.
         """
+        if not self.segment.closed:  # nor in a forked child, which has no such thread
+            self._waiter.close()
         self.segment.close()
         self._control.close()
 
@@ -147,66 +137,170 @@ class StoreClient:
 
     # ---- writing
 
-    def put(self, value: object, id: ObjectID | None = None) -> ObjectHandle:
+    def put(
+        self,
+        value: object,
+        id: IdLike | None = None,
+        *,
+        metadata: bytes = b"",
+        pin: bool = False,
+    ) -> ObjectHandle:
         """Copies a value into the store, once, and seals it.
 
-        Large buffers in it come back as read-only views.
+        Large buffers in it come back as read-only views. The object goes when nobody has a handle
+        or a view of it any more, so keep the handle that this returns, or `pin`.
+
+        Args:
+            value: anything that pickle can take.
+            id: by which others find it; random if it is left out.
+            metadata: bytes of the caller's own beside the value, at most 64 KiB.
+            pin: the store itself keeps the object, see `pin`.
 
         Raises: ObjectAlreadyExistsError, ObjectStoreFullError, and what pickle raises.
         """
-        kind, inband, buffers = serialize(value)
-        return self.table.put(ObjectHandle, self._id(id), kind, inband, buffers, [])
+        kind, inband, buffers = serialize(value, metadata)
+        handle = self.table.put(ObjectHandle, new_id_bytes(id), kind, inband, buffers, [])
+        if pin:
+            self.pin(handle)
+        return handle
 
-    def put_arrow(self, table: Any, id: ObjectID | None = None) -> ObjectHandle:
-        """Stores an Arrow table or record batch as an IPC stream; `get` gives a table in place."""
-        return self.table.put(
-            ObjectHandle, self._id(id), KIND_ARROW, serialize_arrow(table), [], []
-        )
+    def put_arrow(
+        self,
+        data: ArrowData,
+        id: IdLike | None = None,
+        *,
+        metadata: bytes = b"",
+        pin: bool = False,
+    ) -> ObjectHandle:
+        """Stores a table, record batch or reader of batches as an Arrow IPC stream, copied once.
 
-    def create(self, size_bytes: int, id: ObjectID | None = None) -> WritableObject:
-        """Room for `size_bytes` in the store, to be written in place and sealed with no copy."""
+        `get` gives a table in place; `pyarrow.ipc.open_stream(store.get_buffer(id))` reads it too.
+
+        Raises: as `put`, and ObjectKindError for what is no Arrow data.
+        """
+        table = arrow_streams.as_table(data)
+        size_bytes = arrow_streams.size_bytes(table)
+        handle, buffer = self._create(id, size_bytes, KIND_ARROW, None, metadata)
+        with WritableObject(self.table, handle, buffer, self.pin) as writable:
+            arrow_streams.write_into(table, buffer)
+            return writable.seal(pin=pin)
+
+    def create(
+        self, size_bytes: int, id: IdLike | None = None, *, metadata: bytes = b""
+    ) -> WritableObject:
+        """Room for `size_bytes` in the store, to be written in place and sealed with no copy.
+
+        `get` gives the bytes as a read-only memoryview.
+
+        Raises: ValueError, ObjectAlreadyExistsError, ObjectStoreFullError.
+        """
         if size_bytes < 0:
             raise ValueError(f"size_bytes is {size_bytes}: an object cannot have a negative size")
-        handle, buffer = self.table.create(ObjectHandle, self._id(id), size_bytes, KIND_BUFFER)
-        return WritableObject(self.table, handle, buffer)
+        handle, buffer = self._create(id, size_bytes, KIND_BUFFER, None, metadata)
+        return WritableObject(self.table, handle, buffer, self.pin)
 
-    @staticmethod
-    def _id(id: ObjectID | None) -> bytes:
-        if id is None:
-            return os.urandom(20)
-        if not isinstance(id, ObjectID):
-            raise TypeError(f"id must be an ObjectID, not {type(id).__name__}")
-        return id.binary()
+    def create_array(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: DTypeLike,
+        id: IdLike | None = None,
+        *,
+        metadata: bytes = b"",
+    ) -> WritableArray:
+        """An array in the store, to be filled in place and sealed with no copy.
+
+        `get` gives a read-only array of the same type and shape.
+
+        Raises: as `create`, and TypeError for a dtype of Python objects or records.
+        """
+        form, size_bytes = array_form.form_of(shape, dtype)
+        inband = array_form.encode(form)
+        handle, buffer = self._create(id, size_bytes, KIND_ARRAY, inband, metadata)
+        writable = WritableArray(self.table, handle, buffer, self.pin)
+        writable.array = array_form.writable(form, buffer)
+        return writable
+
+    def _create(
+        self, id: IdLike | None, size_bytes: int, kind: int, inband: bytes | None, metadata: bytes
+    ) -> tuple[ObjectHandle, ObjectBuffer]:
+        check_metadata(metadata)
+        beside = [memoryview(metadata)] if metadata else []
+        if metadata:
+            kind, inband = kind | WITH_METADATA, inband or b""
+        return self.table.create(ObjectHandle, new_id_bytes(id), size_bytes, kind, inband, beside)
 
     # ---- reading
 
-    def get(self, what: ObjectID | ObjectHandle, timeout_s: float | None = None) -> Any:
-        """The object's value; waits for its seal. Arrays in it are read-only views of the store.
+    @overload
+    def get(self, what: IdLike | ObjectHandle, timeout_s: float | None = None) -> Any: ...
+    @overload
+    def get(
+        self, what: Sequence[IdLike | ObjectHandle], timeout_s: float | None = None
+    ) -> list[Any]: ...
+    def get(self, what: What, timeout_s: float | None = None) -> Any:
+        """The object's value; of a list of objects, their values in its order.
 
-        Raises: ObjectTimeoutError after `timeout_s` seconds (None: never).
+        Waits until all are sealed. Arrays in values are read-only views of the store; what they are
+        views of stays while they live.
+
+        Raises: ObjectTimeoutError after `timeout_s` seconds (None: never); ValueError for more than
+            10,000 objects in one call.
         """
-        handle = self.handle(what)
-        self.wait([handle], timeout_s=timeout_s, count=1)
-        read = self.table.read(handle)
-        if read is None:
-            raise ObjectTimeoutError(
-                f"object {handle.hex()} was not sealed within {timeout_s} s",
-                hint="its creator is slow, died, or used another id",
-            )
-        kind, _is_error, inband, buffers = read
-        return deserialize(kind, inband, buffers)
+        handles = self._handles(what)
+        if self.wait(handles, timeout_s=timeout_s) < len(handles):
+            raise self._late(handles, timeout_s)
+        values = [self._value(handle) for handle in handles]
+        return values if is_many(what) else values[0]
 
-    def handle(self, what: ObjectID | ObjectHandle) -> ObjectHandle:
+    @overload
+    async def get_async(
+        self, what: IdLike | ObjectHandle, timeout_s: float | None = ...
+    ) -> Any: ...
+    @overload
+    async def get_async(
+        self, what: Sequence[IdLike | ObjectHandle], timeout_s: float | None = ...
+    ) -> list[Any]: ...
+    async def get_async(self, what: What, timeout_s: float | None = None) -> Any:
+        """`get` for asyncio: the event loop runs on while the objects are not there.
+
+        However many coroutines wait, one thread does it for all of them. What is there already is
+        read at once, without a switch to another coroutine.
+
+        Raises: as `get`; StoreClosedError when the store is closed meanwhile.
+        """
+        handles = self._handles(what)
+        _check_timeout(timeout_s)
+        if self.wait(handles, timeout_s=0) < len(handles):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._waiter.wait(handles)
+            except TimeoutError as error:
+                raise self._late(handles, timeout_s) from error
+        values = [await self._value_async(handle) for handle in handles]
+        return values if is_many(what) else values[0]
+
+    def get_buffer(self, what: IdLike | ObjectHandle, timeout_s: float | None = None) -> memoryview:
+        """The bytes of an object that was written as bytes, by `create` or by `put_arrow`.
+
+        In place and read-only. Raises: as `get`; ObjectKindError when it is a pickled value.
+        """
+        kind, _is_error, inband, buffers = self._read(what, timeout_s)
+        return raw_bytes(kind, inband, buffers)
+
+    def get_metadata(self, what: IdLike | ObjectHandle, timeout_s: float | None = None) -> bytes:
+        """The metadata that the object was put with; empty when there is none. Waits as `get`."""
+        kind, _is_error, _inband, buffers = self._read(what, timeout_s)
+        return metadata_of(kind, buffers)
+
+    def handle(self, what: IdLike | ObjectHandle) -> ObjectHandle:
         """A hold on the object with the id, which need not exist yet."""
         if isinstance(what, ObjectHandle):
             return what
-        if not isinstance(what, ObjectID):
-            raise TypeError(f"expected an ObjectID or an ObjectHandle, not {type(what).__name__}")
-        return self.table.expect(ObjectHandle, what.binary())
+        return self.table.expect(ObjectHandle, id_bytes(what))
 
     def wait(
         self,
-        handles: list[ObjectHandle],
+        what: Sequence[IdLike | ObjectHandle],
         *,
         count: int | None = None,
         timeout_s: float | None = None,
@@ -215,42 +309,119 @@ class StoreClient:
 
         Returns how many are sealed. An object that is twice in the list counts twice.
         """
+        handles = [self.handle(one) for one in what]
         timeout_ns = -1
-        if timeout_s is not None and math.isnan(timeout_s):
-            raise ValueError("timeout_s is not a number")
+        _check_timeout(timeout_s)
         if timeout_s is not None and timeout_s < TIMEOUT_S_MAX:
             timeout_ns = max(0, int(timeout_s * 1e9))
         return self.table.wait(handles, len(handles) if count is None else count, timeout_ns)
 
-    def contains(self, id: ObjectID) -> bool:
+    def contains(self, id: IdLike) -> bool:
         """Whether the store has the object, sealed."""
-        handle = self.table.find(ObjectHandle, id.binary())
+        handle = self.table.find(ObjectHandle, id_bytes(id))
         return handle is not None and self.table.state(handle) in (
             ObjectState.SEALED,
             ObjectState.SPILLED,
         )
 
+    def _handles(self, what: What) -> list[ObjectHandle]:
+        if not is_many(what):
+            return [self.handle(what)]
+        check_count(what)
+        return [self.handle(one) for one in what]
+
+    def _read(
+        self, what: IdLike | ObjectHandle, timeout_s: float | None
+    ) -> tuple[int, bool, bytes | ObjectBuffer, Sequence[ObjectBuffer]]:
+        handle = self.handle(what)
+        self.wait([handle], timeout_s=timeout_s)
+        read = self.table.read(handle)
+        if read is None:
+            raise self._late([handle], timeout_s)
+        return read
+
+    def _value(self, handle: ObjectHandle) -> Any:
+        kind, _is_error, inband, buffers = self._read(handle, None)
+        return deserialize(kind, inband, buffers)
+
+    async def _value_async(self, handle: ObjectHandle) -> Any:
+        if self.table.state(handle) == ObjectState.SEALED:
+            return self._value(handle)
+        return await asyncio.to_thread(self._value, handle)  # it has to come back from disk
+
+    def _late(self, handles: list[ObjectHandle], timeout_s: float | None) -> ObjectTimeoutError:
+        """The error that says of each missing object why it is not there."""
+        missing = [handle for handle in handles if not self.table.is_sealed(handle)]
+        told = [f"{handle.hex()} ({self._why_missing(handle)})" for handle in missing[:TOLD_MAX]]
+        if len(missing) > TOLD_MAX:
+            told.append(f"and {len(missing) - TOLD_MAX} more")
+        return ObjectTimeoutError(
+            f"{len(missing)} of {len(handles)} objects not sealed within {timeout_s} s: "
+            + ", ".join(told),
+            hint="their creator is slow, died, or used other ids",
+            missing=[handle.hex() for handle in missing],
+        )
+
+    def _why_missing(self, handle: ObjectHandle) -> str:
+        match self.table.state(handle):
+            case ObjectState.CREATED:
+                pid = self.segment.slot_info(self.table.state_slot(handle))["pid"]
+                return f"being written by process {pid}"
+            case ObjectState.PENDING:
+                return "unknown here: nobody has begun to write it"
+            case state:
+                return ObjectState(state).name.lower()
+
     # ---- the daemon's help
 
     def pin(self, handle: ObjectHandle) -> None:
-        """The store itself holds the object from now on: it stays when every client has left."""
+        """The store itself holds the object from now on: it stays when every client has left.
+
+        Until `unpin` or `delete`, or the end of the store.
+        """
         self._control.call(
             "pin", {"loc": handle.loc, "version": handle.version, "id": handle.binary()}
         )
 
-    def unpin(self, id: ObjectID) -> None:
+    def unpin(self, id: IdLike) -> None:
         """Ends `pin`. Raises ObjectNotFoundError when the object is not pinned."""
-        if not self._control.call("unpin", {"id": id.binary()})["pinned"]:
-            raise ObjectNotFoundError(f"object {id.hex()} is not pinned")
+        named = id_bytes(id)
+        if not self._control.call("unpin", {"id": named})["pinned"]:
+            raise ObjectNotFoundError(f"object {named.hex()} is not pinned")
 
-    def stats(self) -> Body:
-        """Capacity and use of the store, in bytes and chunks."""
-        return self._control.call("stats", {})
+    def delete(self, id: IdLike) -> Deletion:
+        """Ends `pin`, so that the object goes as soon as nobody holds it.
 
-    def list_objects(self, limit: int = 10_000) -> list[Body]:
-        """Up to `limit` objects: id, state, size, holders. A moment's view."""
-        objects: list[Body] = self._control.call("list_objects", {"limit": limit})["objects"]
-        return objects
+        Returns:
+            `"deleted"`: it is gone. `"deferred"`: some process, or a value in the store, still
+            holds it; the last one to let go deletes it, and until then its id is taken.
+            `"unknown"`: there was no such object.
+        """
+        named = id_bytes(id)
+        handle = self.table.find(ObjectHandle, named)
+        self._control.call("unpin", {"id": named})
+        if handle is None or self.table.state(handle) == ObjectState.PENDING:
+            return "unknown"
+        version = handle.version
+        del handle  # ours may have been the last
+        left = self.table.find(ObjectHandle, named)
+        return "deferred" if left is not None and left.version == version else "deleted"
+
+    def stats(self) -> StoreStats:
+        """Capacity and use of the store."""
+        return stats_of(self._control.call("stats", {}))
+
+    def list_objects(
+        self, limit: int = 10_000, *, state: StateName | None = None
+    ) -> list[ObjectInfo]:
+        """Up to `limit` of the store's objects, or of those in one state. A moment's view."""
+        body = {"limit": limit, "state": state}
+        return objects_of(self._control.call("list_objects", body)["objects"])
+
+
+def _check_timeout(timeout_s: float | None) -> None:
+    if timeout_s is not None and math.isnan(timeout_s):
+        raise ValueError("timeout_s is not a number")
 
 
 def wait_until_served(socket_path: str, timeout_s: float) -> None:

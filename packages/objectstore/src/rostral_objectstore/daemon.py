@@ -23,7 +23,15 @@ from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.config import StoreConfig
 from rostral_objectstore.control import Body, ControlServer, Session
 from rostral_objectstore.errors import ProtocolError, TooManyClientsError
-from rostral_objectstore.layout import CHUNK_BYTES, NO_SLOT, SLOTS_MAX, SlotKind, SlotState
+from rostral_objectstore.layout import (
+    CHUNK_BYTES,
+    NO_SLOT,
+    SLOTS_MAX,
+    ObjectRecord,
+    ObjectState,
+    SlotKind,
+    SlotState,
+)
 
 logger = logging.getLogger("rostral.objectstore.daemon")
 
@@ -106,8 +114,7 @@ class StoreDaemon:
             case "unpin":
                 return {"pinned": self._pinned.pop(_object_id(body), None) is not None}
             case "list_objects":
-                limit = min(int(body["limit"]), LIST_MAX)
-                return {"objects": repair.list_objects(self.table, limit)}
+                return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
         raise ProtocolError(
             f"the store has no method {method!r}", hint="both sides must have the same version"
         )
@@ -167,6 +174,28 @@ class StoreDaemon:
             self._orphaned_tasks.sweep()
             repair.free_empty_orphans(self.table)
 
+    def _list_objects(self, limit: int, state: str | None) -> list[Body]:
+        found: list[Body] = []
+        for record in repair.list_objects(self.table, LIST_MAX if state else min(limit, LIST_MAX)):
+            name = ObjectState(record["state"]).name.lower()
+            if len(found) == limit:
+                break
+            if state is None or name == state:
+                found.append(self._describe(record, name))
+        return found
+
+    def _describe(self, record: ObjectRecord, state: str) -> Body:
+        others = [slot for slot in record["holders"] if slot != self.segment.slot]
+        return {
+            "id": record["id"],
+            "state": state,
+            "size_bytes": record["size"],
+            "holders": sorted({self.segment.slot_info(slot)["pid"] for slot in others}),
+            "pinned": record["id"] in self._pinned,
+            "containers": record["containers"],
+            "is_error": record["is_error"],
+        }
+
     def stats(self) -> Body:
         """Bytes and chunks by use, and how many processes are attached."""
         kinds = ("free", "claimed", "slabs", "objects", "tasks", "runs", "run_bodies", "queues")
@@ -174,6 +203,9 @@ class StoreDaemon:
         return {
             "capacity_bytes": self.segment.capacity,
             "used_bytes": self.segment.capacity - chunks[0] * CHUNK_BYTES,
+            "free_bytes": chunks[0] * CHUNK_BYTES,
+            "pinned_bytes": sum(self.table.size(handle) for handle in self._pinned.values()),
+            "pinned": len(self._pinned),
             "chunks": dict(zip(kinds, chunks, strict=True)),
             "clients": len(self.segment.slots_in_state(SlotState.LIVE)) - 1,  # without ourselves
         }

@@ -5,6 +5,7 @@ RostralError (rostral_gcs)
     ├── misuse: the caller must change something
     │   ├── ObjectAlreadyExistsError (ValueError)   an id was used twice
     │   ├── ObjectStateError (ValueError)           seal or abort of what is not ours to seal
+    │   ├── ObjectKindError (TypeError)             the object's value is of another kind
     │   ├── StoreClosedError                        used after close, or in a forked child
     │   ├── QueueClosedError                        the consumer is gone
     │   ├── MissingExtraError (ImportError)         an optional dependency is not installed
@@ -36,6 +37,7 @@ RostralError (rostral_gcs)
         └── ProtocolError                           a message that cannot be understood
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 from rostral_gcs.errors import RostralError
@@ -51,6 +53,10 @@ class ObjectAlreadyExistsError(ObjectStoreError, ValueError):
 
 class ObjectStateError(ObjectStoreError, ValueError):
     """The object is not in a state that allows this, or not this process's to change."""
+
+
+class ObjectKindError(ObjectStoreError, TypeError):
+    """The value is of a kind that this call cannot store or read."""
 
 
 class StoreClosedError(ObjectStoreError):
@@ -120,7 +126,19 @@ class ObjectCorruptError(ObjectLostError):
 
 
 class ObjectTimeoutError(ObjectStoreError, TimeoutError):
-    """The object was not sealed in time."""
+    """The object was not sealed in time.
+
+    Attributes:
+        missing: ids of all objects that were waited for and are not there, in hexadecimal.
+    """
+
+    missing: list[str]
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, missing: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.missing = list(missing)
 
 
 class MissingExtraError(ObjectStoreError, ImportError):

@@ -90,7 +90,7 @@ class SlotInfo(TypedDict):
     finished_count: int
 
 
-class ObjectInfo(TypedDict):
+class ObjectRecord(TypedDict):
     """One object of the node. `holders` are slots; `containers` counts objects that refer to it."""
 
     id: bytes

@@ -1,23 +1,36 @@
 """Values to bytes and back: what the `kind` of an object means.
 
 Pickle protocol 5 with out-of-band buffers: arrays, tables and tensors are copied into the store
-once, at 64-byte boundaries, and come back as read-only views of shared memory that keep the object
-held. Pickles are loaded only from the node's own segment, which only processes of the same user can
+once, at 64-byte boundaries, and come back as views of shared memory that keep the object held.
+Pickles are loaded only from the node's own segment, which only processes of the same user can
 attach to.
+
+How tensors are pickled is in tensors.py, how Arrow streams are written in arrow_streams.py, how
+arrays that are written in place describe themselves in array_form.py.
 """
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rostral_objectstore.errors import ObjectStoreError
+from rostral_objectstore import array_form, arrow_streams
+from rostral_objectstore.errors import ObjectKindError, ObjectStoreError
+from rostral_objectstore.tensors import REDUCERS, find_torch
 
 KIND_PICKLE = 1
 KIND_BYTES = 2
 KIND_BUFFER = 3
 KIND_ARROW = 4
+KIND_ARRAY = 5
+# Added to a kind: the last buffer is the object's metadata, not part of the value.
+WITH_METADATA = 0x100
+
+METADATA_BYTES_MAX = 64 << 10
 
 # A shorter buffer costs less inside the pickle than beside it.
 OUT_OF_BAND_BYTES_MIN = 512
@@ -51,41 +64,84 @@ class OutOfBand:
         return False
 
 
-def serialize(value: object) -> Serialized:
-    """A value as the store keeps it. Raises what pickle raises for what cannot be pickled."""
-    if type(value) is bytes:
-        return Serialized(KIND_BYTES, value, [])
+class _Pickler(pickle.Pickler):
+    """Takes the memory of torch tensors out of band."""
+
+    dispatch_table = ChainMap[Any, Any](REDUCERS, copyreg.dispatch_table)  # noqa: RUF012
+
+
+# Nothing of torch can be inside: the plain pickler is faster to make.
+_WITHOUT_TENSORS = frozenset({int, float, bool, str, type(None), complex, bytearray})
+
+
+def serialize(value: object, metadata: bytes = b"") -> Serialized:
+    """A value as the store keeps it, and metadata beside it.
+
+    Raises: ValueError when the metadata is too long, and what pickle raises for what cannot be
+        pickled.
+    """
+    check_metadata(metadata)
     out_of_band = OutOfBand()
-    inband = pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
-    return Serialized(KIND_PICKLE, inband, out_of_band.buffers)
+    if type(value) is bytes:
+        form, inband = KIND_BYTES, value
+    elif type(value) in _WITHOUT_TENSORS or not find_torch():
+        form = KIND_PICKLE
+        inband = pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
+    else:
+        form = KIND_PICKLE
+        with io.BytesIO() as stream:
+            _Pickler(stream, protocol=5, buffer_callback=out_of_band).dump(value)
+            inband = stream.getvalue()
+    if metadata:
+        form |= WITH_METADATA
+        out_of_band.buffers.append(memoryview(metadata))
+    return Serialized(form, inband, out_of_band.buffers)
+
+
+def check_metadata(metadata: bytes) -> None:
+    """Raises TypeError or ValueError for what cannot be an object's metadata."""
+    if type(metadata) is not bytes:
+        raise TypeError(f"metadata must be bytes, not {type(metadata).__name__}")
+    if len(metadata) > METADATA_BYTES_MAX:
+        raise ValueError(
+            f"metadata has {len(metadata)} bytes: {METADATA_BYTES_MAX} are the most; "
+            "put what is larger as an object of its own"
+        )
 
 
 def deserialize(kind: int, inband: Any, buffers: Sequence[Any]) -> Any:
     """The value that was serialized. Buffers stay where they are: arrays are views of them."""
+    if kind & WITH_METADATA:
+        kind, buffers = kind & ~WITH_METADATA, buffers[:-1]
     if kind == KIND_PICKLE:
         return pickle.loads(inband, buffers=buffers)
     if kind == KIND_BYTES:
         return bytes(inband)
     if kind == KIND_BUFFER:
-        return memoryview(inband).toreadonly()
+        return _in_place(inband, buffers)
     if kind == KIND_ARROW:
-        return _read_arrow(inband)
+        return arrow_streams.read(_in_place(inband, buffers))
+    if kind == KIND_ARRAY:
+        return array_form.view(inband, buffers[0])
     raise ObjectStoreError(f"an object of kind {kind}, which this version does not know")
 
 
-def serialize_arrow(table: Any) -> bytes:
-    """An Arrow table or record batch as an IPC stream, for readers in any language."""
-    import pyarrow as pa
+def raw_bytes(kind: int, inband: Any, buffers: Sequence[Any]) -> memoryview:
+    """The bytes of an object that is not a pickle, in place. Raises ObjectKindError."""
+    if kind & WITH_METADATA:
+        kind, buffers = kind & ~WITH_METADATA, buffers[:-1]
+    if kind == KIND_PICKLE:
+        raise ObjectKindError(
+            "the object is a pickled value, which has no single buffer",
+            hint="read it with get, or write it with create, put_arrow or as bytes",
+        )
+    return _in_place(inband, buffers)
 
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write(table)
-    stream: bytes = sink.getvalue().to_pybytes()
-    return stream
+
+def metadata_of(kind: int, buffers: Sequence[Any]) -> bytes:
+    """The metadata that lies beside the value; empty when there is none."""
+    return bytes(buffers[-1]) if kind & WITH_METADATA else b""
 
 
-def _read_arrow(inband: Any) -> Any:
-    import pyarrow as pa
-
-    with pa.ipc.open_stream(pa.py_buffer(inband)) as reader:
-        return reader.read_all()
+def _in_place(inband: Any, buffers: Sequence[Any]) -> memoryview:
+    return memoryview(buffers[0] if buffers else inband).toreadonly()

@@ -1,9 +1,11 @@
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from rostral_objectstore._native.layout cimport compound
 
-cdef uint64_t compound_size(uint64_t inband_size, list views, list contained) except 0
-cdef write_compound(compound *c, bytes inband, list views, list contained)
+cdef uint64_t compound_size(uint64_t inband_size, list sizes, list contained) except 0
+cdef lay_out(compound *c, bytes inband, list sizes, list contained)
+cdef copy_buffers(compound *c, Py_ssize_t first, list views)
+cdef char *buffer_start(compound *c, uint32_t index) noexcept nogil
 cdef bint is_well_formed(compound *c, uint64_t size) noexcept nogil
 cdef list references_in(compound *c)
 cdef copy_in(char *target, const char *source, uint64_t size)

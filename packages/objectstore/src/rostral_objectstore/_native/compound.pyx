@@ -4,7 +4,7 @@ Knows nothing of objects and their states: who calls has the block in its hands.
 """
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rostral_objectstore._native.handle cimport Handle
@@ -20,41 +20,57 @@ cdef inline uint64_t aligned(uint64_t size) noexcept nogil:
     return (size + 63) & ~<uint64_t>63
 
 
-cdef uint64_t compound_size(uint64_t inband_size, list views, list contained) except 0:
-    """Bytes of the block of a value with these parts; `views` are flat memoryviews."""
-    cdef uint64_t total = sizeof(compound) + len(contained) * sizeof(contained_ref)
-    total = aligned(total + len(views) * 16 + inband_size)
-    for view in views:
-        total += aligned(view.nbytes)
+cdef inline uint64_t *table_of(compound *c) noexcept nogil:
+    """Offsets and sizes of the buffers, in pairs."""
+    return <uint64_t *>(<char *>c + sizeof(compound) + c.contained_count * sizeof(contained_ref))
+
+
+cdef uint64_t compound_size(uint64_t inband_size, list sizes, list contained) except 0:
+    """Bytes of the block of a value with these parts; `sizes` are those of its buffers."""
+    cdef uint64_t total = sizeof(compound) + len(contained) * sizeof(contained_ref), size
+    total = aligned(total + len(sizes) * 16 + inband_size)
+    for size in sizes:
+        total += aligned(size)
     return total
 
 
-cdef write_compound(compound *c, bytes inband, list views, list contained):
-    """Writes a value into its block. It counts in nothing yet (`counted_count` is 0)."""
-    cdef uint64_t inband_size = PyBytes_GET_SIZE(inband), start
+cdef lay_out(compound *c, bytes inband, list sizes, list contained):
+    """Writes all of a value but its buffers. It counts in nothing yet (`counted_count` is 0)."""
+    cdef uint64_t inband_size = PyBytes_GET_SIZE(inband), start, size
     cdef contained_ref *refs = <contained_ref *>(<char *>c + sizeof(compound))
     cdef uint64_t *table
     cdef Handle inner
-    cdef Py_buffer view
     cdef Py_ssize_t i
-    c.contained_count, c.buffer_count = len(contained), len(views)
+    c.contained_count, c.buffer_count = len(contained), len(sizes)
     c.inband_size = inband_size
     c.counted_count = c.released_count = 0
     for i, inner in enumerate(contained):
         memcpy(refs[i].id, inner.id_bytes, 20)
         refs[i].loc, refs[i].version = inner.loc, inner.version
-    table = <uint64_t *>(refs + c.contained_count)
+    table = table_of(c)
     memcpy(table + 2 * c.buffer_count, PyBytes_AS_STRING(inband), inband_size)
     start = aligned(<char *>(table + 2 * c.buffer_count) - <char *>c + inband_size)
-    for i, item in enumerate(views):
-        table[2 * i], table[2 * i + 1] = start, item.nbytes
+    for i, size in enumerate(sizes):
+        table[2 * i], table[2 * i + 1] = start, size
+        start += aligned(size)
+
+
+cdef copy_buffers(compound *c, Py_ssize_t first, list views):
+    """Copies flat memoryviews to where `lay_out` has made room, from buffer number `first` on."""
+    cdef uint64_t *entry = table_of(c) + 2 * first
+    cdef Py_buffer view
+    for item in views:
         if item.nbytes:
             PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
             try:
-                copy_in(<char *>c + start, <char *>view.buf, view.len)
+                copy_in(<char *>c + entry[0], <char *>view.buf, view.len)
             finally:
                 PyBuffer_Release(&view)
-        start += aligned(item.nbytes)
+        entry += 2
+
+
+cdef char *buffer_start(compound *c, uint32_t index) noexcept nogil:
+    return <char *>c + table_of(c)[2 * index]
 
 
 cdef bint is_well_formed(compound *c, uint64_t size) noexcept nogil:

@@ -320,7 +320,7 @@ def free_empty_orphans(ObjectTable table not None):
 
 
 def list_objects(ObjectTable table not None, uint64_t limit):
-    """Up to `limit` of layout.ObjectInfo. A moment's view without a lock."""
+    """Up to `limit` of layout.ObjectRecord. A moment's view without a lock."""
     cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
     cdef attachment *a = &table.segment.a
     cdef uint32_t loc

@@ -21,3 +21,5 @@ cdef class ObjectTable:
     cdef _fill(
         self, Handle handle, uint32_t kind, bytes inband, list buffers, list contained,
         uint32_t flags)
+    cdef char *_create_compound(
+        self, object_record *o, bytes inband, uint64_t size, list beside) except NULL

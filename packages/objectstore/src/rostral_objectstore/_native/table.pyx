@@ -9,14 +9,14 @@ from libc.string cimport memcmp, memcpy
 
 from rostral_objectstore._native.buffer cimport ObjectBuffer, new_buffer
 from rostral_objectstore._native.compound cimport (
-    compound_size, copy_in, is_well_formed, references_in, write_compound)
+    buffer_start, compound_size, copy_buffers, copy_in, is_well_formed, lay_out, references_in)
 from rostral_objectstore._native.handle cimport Handle, new_handle
 from rostral_objectstore._native.heap cimport allocate, count_free_chunks
 from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.objects cimport (
-    begin_write, count_references, drop, hold, holder_bits, is_object, new_object, pin,
+    add_flag, begin_write, count_references, drop, hold, holder_bits, is_object, new_object, pin,
     seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
 from rostral_objectstore._native.waiting cimport (
@@ -208,10 +208,12 @@ cdef class ObjectTable:
                 for inner in contained:
                     self._check(inner)
                 views = [memoryview(buffer).cast("B") for buffer in buffers]
-                size = compound_size(size, views, contained)
+                sizes = [view.nbytes for view in views]
+                size = compound_size(size, sizes, contained)
                 store32(&o.data, self._allocate(size))
                 o.size = size
-                write_compound(<compound *>at(a, o.data), inband, views, contained)
+                lay_out(<compound *>at(a, o.data), inband, sizes, contained)
+                copy_buffers(<compound *>at(a, o.data), 0, views)
                 self._open()
                 count_references(a, o, len(contained))
                 flags |= OBJECT_FLAG_COMPOUND
@@ -226,11 +228,17 @@ cdef class ObjectTable:
         self._open()  # another thread may have closed it during the copy
         seal(a, handle.loc, flags)
 
-    def create(self, object cls, bytes id not None, uint64_t size, uint32_t kind):
-        """A writable buffer of `size` bytes in the store. Returns (handle, buffer); `seal` it."""
+    def create(self, object cls, bytes id not None, uint64_t size, uint32_t kind,
+               bytes inband=None, list beside not None=[]):
+        """A writable buffer of `size` bytes in the store. Returns (handle, buffer); `seal` it.
+
+        With an `inband` part, the writable buffer is the value's first one, and those `beside` it,
+        flat memoryviews, follow, copied at once; without, it is the whole value.
+        """
         cdef attachment *a = self._open()
         cdef bint existed = False
         cdef ObjectBuffer buffer
+        cdef char *start
         if size > a.hdr.chunk_count * CHUNK_SIZE:
             raise self._full(size)
         cdef uint32_t loc = self._record(id, OBJECT_CREATED, 0, &existed)
@@ -238,16 +246,35 @@ cdef class ObjectTable:
         cdef object_record *o = <object_record *>at(a, loc)
         if existed and not begin_write(a, loc):
             raise self._exists(id)
+        o.kind = kind
         try:
-            store32(&o.data, self._allocate(size if size else 1))
+            if inband is None:
+                store32(&o.data, self._allocate(size if size else 1))
+                o.size = size
+                start = <char *>at(a, o.data)
+            else:
+                start = self._create_compound(o, inband, size, beside)
         except BaseException:
             if not a.closed:
                 undo_created(a, loc, a.my_slot)
             raise
-        o.kind, o.size = kind, size
-        buffer = new_buffer(self.segment, loc, <char *>at(a, o.data), size, False)
+        buffer = new_buffer(self.segment, loc, start, size, False)
         self.written[loc] = buffer
         return handle, buffer
+
+    cdef char *_create_compound(
+            self, object_record *o, bytes inband, uint64_t size, list beside) except NULL:
+        cdef list sizes = [size, *[view.nbytes for view in beside]]
+        cdef uint64_t total = compound_size(PyBytes_GET_SIZE(inband), sizes, [])
+        cdef compound *c
+        store32(&o.data, self._allocate(total))
+        o.size = total
+        c = <compound *>at(&self.segment.a, o.data)
+        lay_out(c, inband, sizes, [])
+        copy_buffers(c, 1, beside)
+        self._open()
+        add_flag(o, OBJECT_FLAG_COMPOUND)
+        return buffer_start(c, 0)
 
     def seal(self, Handle handle not None):
         """Publishes an object that this process created.
@@ -473,6 +500,10 @@ cdef class ObjectTable:
     def state(self, Handle handle not None):
         """0 free, 1 pending, 2 created, 3 sealed, 4 deleting, 5 lost, 6 spilled."""
         return load64(&(<object_record *>at(&self.segment.a, handle.loc)).word) & 0xff
+
+    def state_slot(self, Handle handle not None):
+        """The slot that brought the object into its state: of a created one, its writer's."""
+        return load64(&(<object_record *>at(&self.segment.a, handle.loc)).word) >> 16 & 0xffff
 
     def is_sealed(self, Handle handle not None):
         """Whether nobody need wait for it: sealed, in memory or on disk, or lost since."""

@@ -16,7 +16,6 @@ from typing import Self
 
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore._native.table import ObjectTable
-from rostral_objectstore.client import ObjectHandle
 from rostral_objectstore.errors import (
     ChunkInvalidError,
     ObjectFetchError,
@@ -25,6 +24,7 @@ from rostral_objectstore.errors import (
     SourceBusyError,
     SourceError,
 )
+from rostral_objectstore.handle import ObjectHandle
 from rostral_objectstore.transfer.channels import Channels
 from rostral_objectstore.transfer.chunk_stream import Chunk, ChunkStream
 from rostral_objectstore.transfer.config import FetchConfig

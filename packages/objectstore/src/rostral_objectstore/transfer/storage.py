@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rostral_objectstore._native.table import ObjectTable
-from rostral_objectstore.client import ObjectHandle
 from rostral_objectstore.errors import (
     ChunkInvalidError,
     NotHolderError,
     ObjectAlreadyExistsError,
     ObjectNotTransferableError,
 )
+from rostral_objectstore.handle import ObjectHandle
 from rostral_objectstore.layout import ObjectState
 from rostral_objectstore.transfer.messages import ObjectFacts, hex_of
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NewType
 
+from msgspec import structs
+
 from rostral_objectstore import layout
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.queue import Queue
@@ -154,7 +156,8 @@ class NodeMemory:
 
     async def store_stats(self) -> Body:
         """What the store says of itself."""
-        return await asyncio.to_thread(self._client.stats)
+        stats: Body = structs.asdict(await asyncio.to_thread(self._client.stats))
+        return stats
 
     # ---- queues
 

@@ -1,0 +1,65 @@
+"""What a store says about itself and its objects: a moment's view, typed.
+
+The daemon builds these as plain messages; this file owns how they look to users.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from rostral_gcs.ids import ObjectID
+
+StateName = Literal["pending", "created", "sealed", "spilled", "deleting", "lost"]
+
+
+class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a store is. Sizes in bytes."""
+
+    capacity_bytes: int
+    """What objects can take, the store's own bookkeeping included."""
+    used_bytes: int
+    """Taken, counted in chunks of 64 KiB."""
+    free_bytes: int
+    pinned_bytes: int = 0
+    """Values of the objects that `pin` keeps."""
+    pinned: int = 0
+    """How many objects `pin` keeps."""
+    clients: int
+    """Attached processes, the daemon itself not counted."""
+    chunks: dict[str, int] = msgspec.field(default_factory=dict)
+    """Chunks of 64 KiB by what they are used for."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One object of the store."""
+
+    id: ObjectID
+    state: StateName
+    """`pending`: somebody waits for it, nobody has written it. `created`: being written."""
+    size_bytes: int
+    holders: tuple[int, ...]
+    """Pids of the processes that hold it, the store itself not counted."""
+    pinned: bool
+    """The store itself keeps it, by `pin`."""
+    containers: int
+    """How many values of other objects refer to it."""
+    is_error: bool
+    """Its value is an exception."""
+
+
+def _decode_id(kind: type, value: Any) -> Any:
+    if kind is ObjectID:
+        return ObjectID(value)
+    raise NotImplementedError(f"{kind.__name__} is no part of what a store says")
+
+
+def stats_of(message: dict[str, Any]) -> StoreStats:
+    """The daemon's answer as users see it."""
+    return msgspec.convert(message, StoreStats)
+
+
+def objects_of(messages: list[dict[str, Any]]) -> list[ObjectInfo]:
+    """The daemon's list of objects as users see it."""
+    return msgspec.convert(messages, list[ObjectInfo], dec_hook=_decode_id)
