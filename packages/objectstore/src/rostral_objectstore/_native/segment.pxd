@@ -1,6 +1,7 @@
 # The process's own view of the segment: what every other module of this folder works on.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from rostral_objectstore._native.failpoints cimport failpoint_plan
 from rostral_objectstore._native.layout cimport (
     OBJECT_SIZE, chunk_record, header, index_group, slot, wide_record)
 
@@ -15,6 +16,7 @@ cdef struct arena:
     uint32_t emptied  # bitmap words emptied since the last look for empty chunks
 
 cdef struct attachment:
+    failpoint_plan *plan  # NULL: no failpoint is armed
     char *base
     header *hdr
     slot *slots

@@ -15,7 +15,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from rostral_objectstore._native.failpoints cimport failpoint_plan
 from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native import failpoints
 from rostral_objectstore.errors import LayoutVersionError, OutOfMemoryError, SegmentError
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -180,6 +182,7 @@ cdef class Segment:
         self.a.chunk_words = <uint64_t *>(self.a.base + h.chunk_words_offset)
         self.a.chunk_records = <chunk_record *>(self.a.base + h.chunk_records_offset)
         self.a.chunks = self.a.base + h.chunks_offset
+        self.a.plan = <failpoint_plan *><size_t>failpoints.arm_from_environment()
         self.a.chunks_end = self.a.chunks + h.chunk_count * CHUNK_SIZE
         # Two counters for each possible object record; pages appear as they are touched.
         self.held_size = (h.wide_offset >> 6) * sizeof(uint32_t)
