@@ -145,6 +145,7 @@ class StoreDaemon:
         """The Handler protocol: a peer is gone."""
         slot = session.state.get("slot")
         if slot is not None:
+            repair.finish_release(self.table, slot)
             self.segment.set_slot_state(slot, SlotState.DEAD)
             if slot == self.segment.scheduler_slot:
                 self.segment.set_scheduler(NO_SLOT)

@@ -17,12 +17,17 @@ Several tricky aspects:
     see a run whose body already belongs to others.
  4. Only its owner allocates from a slab, so only the owner can know that it stays empty and give
     it back. Who finds the store full asks all (`trim_wanted`).
+ 5. Who frees another's block of data marks it `freed`, and its owner takes that in later: not while
+    any slot says that it is releasing the block. So a process that dies anywhere in a release has
+    left a block that nothing else has become of, and the daemon can end the release
+    (`end_release`) without knowing how far it had come.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.segment cimport (
     Segment, arena, at, attachment, locator, make_pages, make_wide)
@@ -35,6 +40,8 @@ cdef enum:
     # chunks to give back, and no less than a quarter as many as it has chunks: a constant share of
     # the cost of the frees.
     EMPTIED_MIN = 16
+    # For how many chunks one look at all slots serves when blocks that others freed are taken in.
+    COLLECTED_AT_ONCE = 8
 
 
 cdef uint32_t[32] _SIZES
@@ -112,6 +119,7 @@ cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
                 continue
             i = first
             while i < first + count and cas64(&a.chunk_words[i], 0, claimed):
+                FAILPOINT(a.plan, RUN_STEP_CLAIMING)
                 i += 1
             if i == first + count:
                 # Whoever frees a chunk lowers the hint; a lost race here costs one longer search.
@@ -174,11 +182,14 @@ cdef uint32_t allocate_run(
     if first < 0:
         return 0
     if kind == CHUNK_RUN and class_ == RUN_TASK:
-        # Whoever walks over the records may look at it from here on.
+        # Whoever walks over the records may look at it from here on: it names nothing yet.
+        memset(a.chunks + first * CHUNK_SIZE, 0, sizeof(task))
         store64(<uint64_t *>(a.chunks + first * CHUNK_SIZE), TASK_WORD(TASK_FREE, 0, a.my_slot, 0))
     for i in range(count - 1, 0, -1):
         store64(&a.chunk_words[first + i], CHUNK_WORD(CHUNK_BODY, 0, a.my_slot, i))
+        FAILPOINT(a.plan, RUN_STEP_BODIES)
     store64(&a.chunk_words[first], CHUNK_WORD(kind, class_, a.my_slot, count))
+    FAILPOINT(a.plan, RUN_STEP_MADE)
     return locator(a, a.chunks + first * CHUNK_SIZE)
 
 
@@ -189,9 +200,15 @@ cdef void free_run(attachment *a, uint32_t chunk) noexcept nogil:
     # The length stays in the word: should we die here, the sweep knows which bodies are left.
     if not cas64(&a.chunk_words[chunk], word, CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, count)):
         return
+    FAILPOINT(a.plan, RUN_STEP_TAKEN_BACK)
+    # Before the chunks can be another's: from here on the head says whose release this is.
+    release32(&a.me.releasing, 0)
+    FAILPOINT(a.plan, RUN_STEP_UNSAID)
     for i in range(count - 1, 0, -1):
         unclaim(a, chunk + i)
+        FAILPOINT(a.plan, RUN_STEP_BODY_FREED)
     unclaim(a, chunk)
+    FAILPOINT(a.plan, RUN_STEP_FREED)
 
 
 cdef int64_t adopt_orphan(attachment *a, int kind, uint32_t class_) noexcept nogil:
@@ -209,6 +226,7 @@ cdef int64_t adopt_orphan(attachment *a, int kind, uint32_t class_) noexcept nog
             left = load64(&a.hdr.orphan_chunks)
             if left != 0:
                 cas64(&a.hdr.orphan_chunks, left, left - 1)
+            FAILPOINT(a.plan, CHUNK_STEP_ADOPTED)
             return i
     return -1
 
@@ -241,9 +259,13 @@ cdef bint add_chunk(attachment *a, arena *r, int kind, uint32_t class_) noexcept
             # A record's words mean something before its first use: version 0, no holders, no
             # dependents.
             memset(a.chunks + chunk * CHUNK_SIZE, 0, CHUNK_SIZE)
+        FAILPOINT(a.plan, CHUNK_STEP_CLAIMED)
         for word in range(16):
             a.chunk_records[chunk].used[word] = initial_word(r.block_size, word)
+            a.chunk_records[chunk].freed[word] = 0
+        FAILPOINT(a.plan, CHUNK_STEP_FORMATTED)
         store64(&a.chunk_words[chunk], CHUNK_WORD(CHUNK_SLAB + kind, class_, a.my_slot, 1))
+        FAILPOINT(a.plan, CHUNK_STEP_SLAB)
     r.chunks[r.count] = <uint32_t>chunk
     r.current = r.count
     r.count += 1
@@ -256,6 +278,7 @@ cdef void give_back_empty(attachment *a, arena *r, bint keep_current) noexcept n
     cdef uint32_t i = 0, word
     cdef bint empty
     r.emptied = 0
+    collect(a, r, r.count)
     while i < r.count:
         empty = i != r.current or not keep_current
         word = 0
@@ -264,6 +287,7 @@ cdef void give_back_empty(attachment *a, arena *r, bint keep_current) noexcept n
             word += 1
         if empty:
             unclaim(a, r.chunks[i])
+            FAILPOINT(a.plan, CHUNK_STEP_GIVEN_BACK)
             r.count -= 1
             r.chunks[i] = r.chunks[r.count]
             if r.current == r.count:
@@ -285,44 +309,122 @@ cdef void trim(attachment *a) noexcept nogil:
 cdef uint32_t allocate_slab(attachment *a, int kind, uint32_t class_) noexcept nogil:
     """A block of one of this process's own slabs. Returns its locator, or 0."""
     cdef arena *r = &a.arenas[kind][class_]
-    cdef uint32_t tried, words, word, chunk
+    cdef uint32_t loc
+    if r.block_size == 0:
+        r.block_size = _SIZES[class_]
+    loc = take_block(a, r, kind)
+    if loc == 0:
+        loc = search(a, r, kind, CHUNKS_TRIED)
+    if loc == 0 and add_chunk(a, r, kind, class_):
+        loc = take_block(a, r, kind)
+    if loc == 0:
+        # No chunk to be had: only then look through all of our own.
+        loc = search(a, r, kind, r.count)
+    return loc
+
+
+cdef uint32_t search(attachment *a, arena *r, int kind, uint32_t limit) noexcept nogil:
+    """A block of the current chunk or of those after it, `limit` in all; or 0."""
+    cdef uint32_t count = min(limit, r.count), i, loc
+    if kind == ARENA_DATA:
+        collect(a, r, count)
+    for i in range(count):
+        r.word = 0
+        loc = take_block(a, r, kind)
+        if loc != 0:
+            return loc
+        r.current = (r.current + 1) % r.count
+    r.word = 0
+    return 0
+
+
+cdef inline uint32_t take_block(attachment *a, arena *r, int kind) noexcept nogil:
+    """A block of the current chunk, or 0."""
+    cdef uint32_t words = (CHUNK_SIZE // r.block_size + 63) // 64, word, chunk
+    cdef uint64_t *used
     cdef uint64_t unused
     cdef int bit
     cdef char *block
-    if r.block_size == 0:
-        r.block_size = _SIZES[class_]
-    words = (CHUNK_SIZE // r.block_size + 63) // 64
-    tried = 0
-    while True:
-        if r.count != 0:
-            chunk = r.chunks[r.current]
-            for word in range(r.word, words):
-                unused = ~load64(&a.chunk_records[chunk].used[word])
-                if unused != 0:
-                    bit = lowest_bit(unused)
-                    block = a.chunks + <uint64_t>chunk * CHUNK_SIZE
-                    block += (word * 64 + bit) * <uint64_t>r.block_size
-                    if kind != ARENA_DATA:
-                        # Before the bit: a record in use and FREE tells whose hands it is in.
-                        sign_record(a, <uint64_t *>block)
-                    or64(&a.chunk_records[chunk].used[word], <uint64_t>1 << bit)
-                    r.word = word
-                    return locator(a, block)
-            tried += 1
-            if tried < CHUNKS_TRIED and tried < r.count + 1:
-                r.current = (r.current + 1) % r.count
-                r.word = 0
-                continue
-        if add_chunk(a, r, kind, class_):
+    if r.count == 0:
+        return 0
+    chunk = r.chunks[r.current]
+    used = a.chunk_records[chunk].used
+    for word in range(r.word, words):
+        unused = ~load64(&used[word])
+        if unused == 0:
             continue
-        if tried > r.count + 1:
-            return 0
-        # No chunk to be had: only then look through all of our own.
-        tried += 1
-        if r.count == 0:
-            return 0
-        r.current = (r.current + 1) % r.count
-        r.word = 0
+        bit = lowest_bit(unused)
+        block = a.chunks + <uint64_t>chunk * CHUNK_SIZE
+        block += (word * 64 + bit) * <uint64_t>r.block_size
+        r.word = word
+        if kind == ARENA_DATA:
+            release64(&used[word], used[word] | <uint64_t>1 << bit)
+            FAILPOINT(a.plan, BLOCK_STEP_USED)
+        else:
+            # Before the bit: a record in use and FREE tells whose hands it is in.
+            sign_record(a, <uint64_t *>block)
+            FAILPOINT(a.plan, RECORD_STEP_SIGNED)
+            or64(&used[word], <uint64_t>1 << bit)
+            FAILPOINT(a.plan, RECORD_STEP_USED)
+        return locator(a, block)
+    r.word = words
+    return 0
+
+
+cdef void collect(attachment *a, arena *r, uint32_t count) noexcept nogil:
+    """Takes in what others have freed in the current data chunk and those after it, `count` in all.
+    """
+    cdef uint32_t[COLLECTED_AT_ONCE] batch
+    cdef uint32_t i, size = 0
+    for i in range(count):
+        batch[size] = r.chunks[(r.current + i) % r.count]
+        size += 1
+        if size == COLLECTED_AT_ONCE or i + 1 == count:
+            collect_chunks(a, batch, size)
+            size = 0
+
+
+cdef void collect_chunks(attachment *a, const uint32_t *chunks, uint32_t count) noexcept nogil:
+    """The same for up to COLLECTED_AT_ONCE slabs of data that are this process's, or nobody's.
+
+    The bits are read before the slots: who has freed a block and no longer says so is done with it.
+    """
+    cdef uint64_t[COLLECTED_AT_ONCE][16] freed
+    cdef uint64_t any_freed = 0
+    cdef uint64_t *used
+    cdef uint32_t i, word, slot_index, loc
+    cdef uint32_t slot_count
+    for i in range(count):
+        for word in range(16):
+            freed[i][word] = load64(&a.chunk_records[chunks[i]].freed[word])
+            any_freed |= freed[i][word]
+    if any_freed == 0:
+        return
+    slot_count = load32(&a.hdr.slot_count)
+    for slot_index in range(slot_count):
+        loc = load32(&a.slots[slot_index].releasing)
+        for i in range(count if loc != 0 else 0):
+            if chunk_of(a, loc) == chunks[i]:
+                word = block_of(a, loc)
+                freed[i][word >> 6] &= ~(<uint64_t>1 << (word & 63))
+    for i in range(count):
+        used = a.chunk_records[chunks[i]].used
+        for word in range(16):
+            if freed[i][word] != 0:
+                and64(&a.chunk_records[chunks[i]].freed[word], ~freed[i][word])
+                FAILPOINT(a.plan, COLLECT_STEP_TAKEN)
+                release64(&used[word], used[word] & ~freed[i][word])
+                FAILPOINT(a.plan, COLLECT_STEP_DONE)
+
+
+cdef inline uint64_t chunk_of(attachment *a, uint32_t loc) noexcept nogil:
+    return ((<uint64_t>loc << 6) - a.hdr.chunks_offset) // CHUNK_SIZE
+
+
+cdef inline uint32_t block_of(attachment *a, uint32_t loc) noexcept nogil:
+    """The number of a block in its slab."""
+    cdef uint32_t class_ = (load64(&a.chunk_words[chunk_of(a, loc)]) >> 8) & (CLASS_COUNT - 1)
+    return ((<uint64_t>loc << 6) - a.hdr.chunks_offset) % CHUNK_SIZE // _SIZES[class_]
 
 
 cdef inline void sign_record(attachment *a, uint64_t *word) noexcept nogil:
@@ -356,13 +458,13 @@ cdef uint32_t allocate_record(attachment *a, int arena_kind, uint32_t size) noex
 cdef void release_block(attachment *a, uint32_t loc) noexcept nogil:
     """Frees a block of anybody's. The caller has made sure that nothing names the block any more.
 
-    Clearing the bit is the last thing that touches the chunk: its owner may give it back then.
+    The bit is the last thing of the chunk that is touched: its owner may give it back then.
     """
     cdef uint64_t offset = (<uint64_t>loc << 6) - a.hdr.chunks_offset
     cdef uint32_t chunk = offset // CHUNK_SIZE
     cdef uint64_t word = load64(&a.chunk_words[chunk]), bit, left
     cdef uint32_t kind = word & 0xff, class_ = (word >> 8) & 0xff, block
-    cdef arena *r
+    cdef chunk_record *record = &a.chunk_records[chunk]
     if kind == CHUNK_RUN or kind == CHUNK_QUEUE:
         free_run(a, chunk)
         return
@@ -370,34 +472,63 @@ cdef void release_block(attachment *a, uint32_t loc) noexcept nogil:
         return
     block = (offset % CHUNK_SIZE) // _SIZES[class_]
     bit = <uint64_t>1 << (block & 63)
-    left = and64(&a.chunk_records[chunk].used[block >> 6], ~bit) & ~bit
-    if ((word >> 16) & 0xffff) != a.my_slot:
+    if kind != CHUNK_SLAB:
+        and64(&record.used[block >> 6], ~bit)
+        FAILPOINT(a.plan, RECORD_STEP_FREED)
+    elif ((word >> 16) & 0xffff) != a.my_slot:
+        or64(&record.freed[block >> 6], bit)
+        FAILPOINT(a.plan, RELEASE_STEP_MARKED_FREED)
         return
-    r = &a.arenas[kind - CHUNK_SLAB][class_]
-    if r.count == 0:
+    else:
+        left = record.used[block >> 6] & ~bit
+        release64(&record.used[block >> 6], left)
+        FAILPOINT(a.plan, RELEASE_STEP_OWN_FREED)
+        release32(&a.me.releasing, 0)  # before the chunk can be another's
+        note_emptied(a, &a.arenas[ARENA_DATA][class_], chunk, block >> 6, left)
+    if ((word >> 16) & 0xffff) == a.my_slot:
+        find_first(&a.arenas[kind - CHUNK_SLAB][class_], chunk, block >> 6)
+
+
+cdef inline void find_first(arena *r, uint32_t chunk, uint32_t word) noexcept nogil:
+    """The block just freed is the one most likely in this core's cache: it is the next one."""
+    if r.count != 0 and r.chunks[r.current] == chunk and word < r.word:
+        r.word = word
+
+
+cdef inline void note_emptied(
+        attachment *a, arena *r, uint32_t chunk, uint32_t word, uint64_t left) noexcept nogil:
+    """Looks for chunks to give back once enough words of others than the current have emptied."""
+    if left != initial_word(r.block_size, word) or r.count == 0 or r.chunks[r.current] == chunk:
         return
-    if r.chunks[r.current] == chunk:
-        # The block just freed is the one most likely in this core's cache: find it first.
-        if (block >> 6) < r.word:
-            r.word = block >> 6
-    elif kind == CHUNK_SLAB and left == initial_word(r.block_size, block >> 6):
-        r.emptied += 1
-        if r.emptied >= EMPTIED_MIN and r.emptied * 4 >= r.count:
-            give_back_empty(a, r, True)
+    r.emptied += 1
+    if r.emptied >= EMPTIED_MIN and r.emptied * 4 >= r.count:
+        give_back_empty(a, r, True)
 
 
 cdef void release_named(attachment *a, uint32_t *name) noexcept nogil:
     """Wipes out the only name of a data block and frees the block; layout.h, `releasing`."""
     cdef uint32_t loc = name[0]
-    cdef uint64_t chunk = ((<uint64_t>loc << 6) - a.hdr.chunks_offset) // CHUNK_SIZE
-    # Take the page faults first: a process is most often killed while it is in one, and one that
-    # dies between name and bit leaves the block to nobody.
-    load64(&a.chunk_words[chunk])
-    or64(&a.chunk_records[chunk].used[0], 0)
     release32(&a.me.releasing, loc)
+    FAILPOINT(a.plan, RELEASE_STEP_SAID)
     store32(name, 0)
+    FAILPOINT(a.plan, RELEASE_STEP_UNNAMED)
     release_block(a, loc)
     release32(&a.me.releasing, 0)
+    FAILPOINT(a.plan, RELEASE_STEP_DONE)
+
+
+cdef void end_release(attachment *a, uint32_t loc, uint32_t dead) noexcept nogil:
+    """The daemon: frees a block that a dead process was releasing and that nothing names.
+
+    However far it had come: what it had done is done again. Its own slabs are left to the sweep.
+    """
+    cdef uint64_t word = load64(&a.chunk_words[chunk_of(a, loc)])
+    cdef uint32_t block
+    if (word & 0xff) == CHUNK_RUN:
+        free_run(a, chunk_of(a, loc))
+    elif (word & 0xff) == CHUNK_SLAB and ((word >> 16) & 0xffff) != dead:
+        block = block_of(a, loc)
+        or64(&a.chunk_records[chunk_of(a, loc)].freed[block >> 6], <uint64_t>1 << (block & 63))
 
 
 cdef uint64_t count_free_chunks(attachment *a) noexcept nogil:

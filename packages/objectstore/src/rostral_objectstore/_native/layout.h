@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 4u
+#define LAYOUT_VERSION 5u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -77,8 +77,8 @@ struct slot {
     uint32_t idle;      /* 1 while asleep with nothing to do */
     uint64_t finished_count;
     /* A block that this process gives back: written before the block's last name is wiped out,
-     * cleared after its bit is. The store's sweep after a death leaves such a block alone, or it
-     * would free it a second time. */
+     * cleared once it is freed (of a run: once its head says by whom). Until then nobody uses the
+     * block for anything else, and the daemon can end a dead one's release with no doubt. */
     uint32_t releasing;
     uint32_t locking; /* 1 + the index group whose lock this process holds or is about to take */
     /* A reference being counted, or its count being given back, in `containers` of the object that
@@ -118,7 +118,7 @@ struct header {
     uint32_t starved;
     /* bumped by who finds the store full: everybody gives its empty slabs back */
     uint32_t trim_wanted;
-    uint32_t pad1;
+    uint32_t slot_count; /* slots from this one on were never given out */
     uint64_t orphan_chunks;    /* record chunks of dead processes that wait for an owner: a hint */
     uint64_t wide_offset;      /* of the wide records: a multiple of 4096 */
     /* 1 once a slot of 64 or above was given out: every chunk of objects has the pages of its wide
@@ -151,8 +151,13 @@ enum chunk_kind {
     ((uint64_t)(kind) | (uint64_t)(class_) << 8 | (uint64_t)(slot) << 16 | (uint64_t)(length) << 32)
 
 struct chunk_record {
-    /* slabs: a set bit is a block in use; a free of another process's block clears its bit */
+    /* Slabs: a set bit is a block in use. In a slab of data only its owner writes these; in slabs
+     * of records, which are signed, whoever frees one clears its bit. */
     uint64_t used[16];
+    /* Slabs of data: blocks in use that others have freed. The owner takes them in when it needs
+     * blocks, but for those that some slot is still `releasing`: until then nothing can have
+     * become of such a block, whoever died. */
+    uint64_t freed[16];
 };
 
 /* Block sizes of slabs: four classes to a doubling, all multiples of 64 bytes, from 64 to 32

@@ -51,12 +51,13 @@ cdef extern from "layout.h" nogil:
         uint64_t awake[15]
         uint64_t first_free_chunk
         uint32_t scheduler_slot, starved
-        uint32_t trim_wanted
+        uint32_t trim_wanted, slot_count
         uint64_t orphan_chunks, wide_offset
         uint32_t wide, tick, spilled_deleted
 
     struct chunk_record:
         uint64_t used[16]
+        uint64_t freed[16]
 
     struct object "object":
         uint64_t word

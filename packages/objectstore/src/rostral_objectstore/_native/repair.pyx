@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
 from rostral_objectstore._native.heap cimport (
-    ORPHAN_SLOT, class_size, free_run, initial_word, release_block)
+    ORPHAN_SLOT, class_size, collect_chunks, end_release, free_run, initial_word, release_block)
 from rostral_objectstore._native.index cimport unlock_dead
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
@@ -34,6 +34,38 @@ from rostral_objectstore.errors import QueueClosedError
 
 
 # ---- the store's part ----------------------------------------------------------------------------
+
+def finish_release(ObjectTable table not None, uint32_t dead):
+    """Ends what the dead one was giving back, exactly. To be called before the slot is DEAD.
+
+    Until then nobody has taken its records over. So if one of them still names the block, whoever
+    takes that one over will free it; and if none does, nobody but us knows of the block.
+    """
+    cdef attachment *a = &table.segment.a
+    cdef uint32_t loc = load32(&a.slots[dead].releasing)
+    if loc != 0:
+        if not is_named(table, loc):
+            end_release(a, loc, dead)
+        store32(&a.slots[dead].releasing, 0)
+
+
+cdef bint is_named(ObjectTable table, uint32_t loc):
+    """Whether a record names the data block."""
+    cdef attachment *a = &table.segment.a
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
+    cdef uint32_t record = walk.next()
+    while record != 0:
+        if load32(&(<object_record *>at(a, record)).data) == loc:
+            return True
+        record = walk.next()
+    walk = Records.over(table.segment, CHUNK_TASKS)
+    record = walk.next()
+    while record != 0:
+        if load32(&(<task *>at(a, record)).payload) == loc:
+            return True
+        record = walk.next()
+    return False
+
 
 def settle(ObjectTable table not None, uint32_t dead):
     """What cannot wait for the scheduler: whoever meets these spins until they are gone.
@@ -231,11 +263,8 @@ def sweep_chunks(ObjectTable table not None, uint32_t dead):
         for chunk in range(count - 1, -1, -1):
             word = load64(&a.chunk_words[chunk])
             kind, class_, owner = word & 0xff, (word >> 8) & 0xff, (word >> 16) & 0xffff
-            if owner == ORPHAN_SLOT and kind == CHUNK_SLAB:
-                # Nobody allocates from it. A block may be left of one who died releasing it.
-                free_unmarked(a, marks, chunk, class_)
-            elif owner == ORPHAN_SLOT:
-                orphans += 1
+            if owner == ORPHAN_SLOT:
+                orphans += kind != CHUNK_SLAB
             elif owner != dead:
                 continue
             elif kind == CHUNK_CLAIMED:
@@ -262,9 +291,12 @@ def sweep_chunks(ObjectTable table not None, uint32_t dead):
 cdef void free_unmarked(
         attachment *a, uint64_t *marks, uint64_t chunk, uint32_t class_) noexcept nogil:
     cdef uint32_t size = class_size(class_), block
+    cdef uint64_t bit
     for block in range(CHUNK_SIZE // size):
         if not marked(marks, chunk * CHUNK_LOCATORS + block * (size >> 6)):
-            and64(&a.chunk_records[chunk].used[block >> 6], ~(<uint64_t>1 << (block & 63)))
+            bit = <uint64_t>1 << (block & 63)
+            and64(&a.chunk_records[chunk].freed[block >> 6], ~bit)
+            and64(&a.chunk_records[chunk].used[block >> 6], ~bit)
 
 
 cdef void free_bodies(attachment *a, uint64_t chunk, uint64_t word) noexcept nogil:
@@ -297,7 +329,7 @@ def free_empty_orphans(ObjectTable table not None):
     """
     cdef attachment *a = &table.segment.a
     cdef uint64_t chunk, word
-    cdef uint32_t size, i
+    cdef uint32_t size, i, orphan
     cdef bint empty
     left = 0
     for chunk in range(a.hdr.chunk_count):
@@ -305,6 +337,8 @@ def free_empty_orphans(ObjectTable table not None):
         if (word & 0xff) != CHUNK_SLAB or ((word >> 16) & 0xffff) != ORPHAN_SLOT:
             continue
         size = class_size((word >> 8) & 0xff)
+        orphan = <uint32_t>chunk
+        collect_chunks(a, &orphan, 1)
         empty = True
         for i in range(16):
             if load64(&a.chunk_records[chunk].used[i]) != initial_word(size, i):
@@ -379,7 +413,9 @@ def audit(ObjectTable table not None):
         elif (word & 0xff) == CHUNK_SLAB:
             size = class_size((word >> 8) & 0x1f)
             for j in range(16):
-                blocks += bit_count(a.chunk_records[i].used[j] ^ initial_word(size, j))
+                blocks += bit_count(
+                    a.chunk_records[i].used[j] & ~a.chunk_records[i].freed[j]
+                    & ~initial_word(size, j))
     return {
         "objects": objects, "tasks": tasks, "holds": holds, "locks": locks,
         "index_entries": index_entries, "blocks": blocks,

@@ -264,6 +264,8 @@ cdef class Segment:
                 s.releasing = s.locking = s.count_object = 0
                 s.queue = s.queue_ack = s.idle = 0
                 s.finished_count = 0
+                if index >= self.a.hdr.slot_count:
+                    store32(&self.a.hdr.slot_count, index + 1)
                 store32(&s.state, SLOT_LIVE)
                 return index
         return -1
