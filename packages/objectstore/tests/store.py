@@ -68,6 +68,10 @@ class Peer:
         self._connection.send(("ask", expression, values))
         return self.end()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
         """Kill -9, and nothing is left of it when this returns."""
         with contextlib.suppress(ProcessLookupError):
