@@ -32,6 +32,9 @@ SIZES = (0, 30, 64, 300, 1000, 5000, 15_000, 40_000, 100_000, 300_000, 1_000_000
 KEPT_MAX = 24
 PACKED_BYTES = 28
 BYTES, ARRAY, BUFFER, NESTED = range(4)
+GIFTS = [
+    ObjectID(bytes([0xF0 + i]) * 16 + bytes([SIZES.index(15_000), BYTES, 0, 0])) for i in range(8)
+]
 
 
 class WrongBytesError(Exception):
@@ -82,6 +85,7 @@ class Churn:
         self.chooser = random.Random(seed)
         self.size_max = size_max
         self.shared = shared_ids(shared_count, size_max)
+        self.gifts: dict[ObjectID, ObjectHandle] = {}
         self.kept: list[ObjectHandle] = []
         self.views: list[Any] = []
         self.checked = 0
@@ -100,7 +104,7 @@ class Churn:
             self.wait,
             self.adopt_stale,
         ]
-        self.actions = self.actions * 5 + [self.burst]
+        self.actions = self.actions * 5 + [self.burst] + [self.exchange_gifts] * 10
 
     def step(self) -> None:
         """One action, and some drops so that what is kept stays bounded."""
@@ -122,6 +126,7 @@ class Churn:
         """Drops everything."""
         self.kept.clear()
         self.views.clear()
+        self.gifts.clear()
 
     # ---- writing
 
@@ -170,6 +175,20 @@ class Churn:
         """Many objects at once, and none of them: enough for whole chunks to be given back."""
         kept = [self.client.put(bytes(15_000)) for _ in range(100)]
         del kept
+
+    def exchange_gifts(self) -> None:
+        """Puts what another shall be the last to hold: so clients free each other's blocks."""
+        for id in GIFTS:
+            handle = self.gifts.pop(id, None)
+            if handle is not None:
+                # One that nobody has taken yet is kept, but not for ever.
+                if not self.client.table.held_elsewhere(handle) and self.chooser.random() < 0.9:
+                    self.gifts[id] = handle
+                continue
+            try:
+                self.gifts[id] = self.client.put(content(id), id)
+            except ObjectAlreadyExistsError:
+                self.gifts[id] = self.client.handle(id)
 
     # ---- reading
 

@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 from rostral_gcs.ids import ObjectID
-from rostral_objectstore._native import repair
+from rostral_objectstore._native import repair, sweep
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
@@ -145,7 +145,7 @@ class StoreDaemon:
         """The Handler protocol: a peer is gone."""
         slot = session.state.get("slot")
         if slot is not None:
-            repair.finish_release(self.table, slot)
+            sweep.finish_release(self.table, slot)
             self.segment.set_slot_state(slot, SlotState.DEAD)
             if slot == self.segment.scheduler_slot:
                 self.segment.set_scheduler(NO_SLOT)
@@ -173,7 +173,7 @@ class StoreDaemon:
         while True:
             await asyncio.sleep(UPKEEP_INTERVAL_S)
             self._orphaned_tasks.sweep()
-            repair.free_empty_orphans(self.table)
+            sweep.free_empty_orphans(self.table)
 
     def _list_objects(self, limit: int, state: str | None) -> list[Body]:
         found: list[Body] = []
