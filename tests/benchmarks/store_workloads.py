@@ -40,6 +40,7 @@ from store_targets import (
     SIZES,
     row_name,
 )
+from store_transfer import measure as measure_transfer
 from store_waiting import SLEEPING_S, WAITING_S, seen_after_us
 
 COLD_BYTES = 128 << 20
@@ -263,14 +264,11 @@ def spill(engine: str, group: str, seconds: float) -> None:
             say(name, value, of=of)
 
 
-def not_there(reason: str) -> Callable[[str, str, float], None]:
-    """A group for which something is still missing."""
-
-    def workload(engine: str, group: str, seconds: float) -> None:
-        for name in names_of(group):
-            say(name, None, reason)
-
-    return workload
+def transfer(engine: str, group: str, seconds: float) -> None:
+    """From one node to another."""
+    with reported(*names_of(group)):
+        for name, value, of in measure_transfer():
+            say(name, value, of=of)
 
 
 GROUPS: dict[str, Callable[[str, str, float], None]] = {
@@ -279,7 +277,7 @@ GROUPS: dict[str, Callable[[str, str, float], None]] = {
     "waiting": waiting,
     "million": million,
     "spill": spill,
-    "transfer": not_there("there is no transfer between nodes yet"),
+    "transfer": transfer,
 }
 
 
