@@ -67,3 +67,13 @@ def table(segment: Segment) -> ObjectTable:
 def tasks(table: ObjectTable) -> Tasks:
     """Its tasks."""
     return Tasks(table)
+
+
+@pytest.fixture(scope="session")
+def table_store(nursery: Nursery) -> Iterator[Store]:
+    """One store for tests that differ in values only."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rostral-") as name,
+        running(Path(name), nursery, MEMORY_BYTES) as store,
+    ):
+        yield store

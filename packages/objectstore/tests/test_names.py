@@ -174,3 +174,16 @@ def test_an_object_sealed_with_a_pin_stays(store: Store) -> None:
     until(lambda: not client.list_objects()[0].holders, "no holder but the store")
     assert client.get("array").tolist() == [1, 2, 3]
     assert client.delete("array") == "deleted"
+
+
+def test_closing_closes_every_descriptor_and_keeps_views_readable(store: Store) -> None:
+    peer = store.peer()
+    fds = "len(os.listdir('/proc/self/fd'))"
+    peer.do("kept = client.put(np.ones(100_000)); array = client.get(kept); client.close()")
+    before = peer.ask(fds)
+    peer.do(
+        "with StoreClient.connect(socket) as other:\n"
+        "    view = other.get(other.put(np.full(100_000, 2.0)))"
+    )
+    assert peer.ask(fds) == before
+    assert peer.ask("view.shape") == (100_000,)

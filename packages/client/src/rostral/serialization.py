@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ import cloudpickle  # type: ignore[import-untyped]
 from rostral.exceptions import NotPicklableError
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, OutOfBand
+from rostral_objectstore.tensors import REDUCERS, find_torch
 
 SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
 # How far into containers the look for plain values goes: further, it costs more than cloudpickle.
@@ -24,6 +26,12 @@ PLAIN_ITEMS_MAX = 64
 PLAIN_DEPTH_MAX = 3
 
 _numpy_array: Any = None
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Takes the memory of torch tensors out of band, as the store does."""
+
+    dispatch_table = ChainMap(REDUCERS, *cloudpickle.Pickler.dispatch_table.maps)  # noqa: RUF012
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
@@ -58,7 +66,8 @@ def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:
         if is_plain(value):
             return pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
         with io.BytesIO() as stream:
-            cloudpickle.Pickler(stream, protocol=5, buffer_callback=out_of_band).dump(value)
+            find_torch()
+            _Pickler(stream, protocol=5, buffer_callback=out_of_band).dump(value)
             return stream.getvalue()
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise NotPicklableError(

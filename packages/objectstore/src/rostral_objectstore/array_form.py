@@ -7,6 +7,7 @@ read, so that no form, however it came about, makes an array that reaches beyond
 from __future__ import annotations
 
 import math
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,12 +36,14 @@ def form_of(shape: int | tuple[int, ...], dtype: DTypeLike) -> tuple[Form, int]:
     import numpy as np
 
     described = np.dtype(dtype)
-    lengths = (shape,) if isinstance(shape, int) else tuple(int(length) for length in shape)
-    form = Form(described.str, lengths)
+    lengths = (shape,) if isinstance(shape, int) else tuple(index(length) for length in shape)
     problem = _problem(described, lengths)
     if problem:
         raise (TypeError if described.kind not in DTYPE_KINDS else ValueError)(problem)
-    return form, math.prod(lengths) * described.itemsize
+    size_bytes = math.prod(lengths) * described.itemsize
+    if size_bytes >> 63:
+        raise ValueError(f"an array of {size_bytes} bytes cannot be")
+    return Form(described.str, lengths), size_bytes
 
 
 def encode(form: Form) -> bytes:

@@ -27,6 +27,9 @@ cdef extern from "<sys/mman.h>" nogil:
     enum: PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
     void *MAP_FAILED
 
+cdef extern from "<unistd.h>" nogil:
+    int close_fd "close"(int fd)
+
 cdef extern from "<errno.h>" nogil:
     int errno
     enum: EINTR, EINVAL
@@ -80,7 +83,7 @@ cdef class Segment:
             for class_ in range(32):
                 free(self.a.arenas[kind][class_].chunks)
         if self.a.fd >= 0:
-            os.close(self.a.fd)
+            close_fd(self.a.fd)  # not os.close: at the end of the interpreter there is no `os`
 
     @staticmethod
     def create(size_t size, bytes node_id, uint32_t cpu_count):
@@ -208,6 +211,9 @@ cdef class Segment:
         if not self.a.closed and self.a.me != NULL:
             clear_awake(&self.a)
         self.a.closed = True
+        if self.a.fd >= 0:
+            close_fd(self.a.fd)
+            self.a.fd = -1
 
     @property
     def closed(self):
