@@ -91,6 +91,8 @@ def _read(path: str | None, *, secret: bool = False) -> bytes | None:
                     hint=f"chmod 600 {path}, and make a new key if others may have read it",
                 )
             data = file.read(_FILE_BYTES_MAX)
+    except TokenFileError:
+        raise
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     if b"-----BEGIN " not in data:
