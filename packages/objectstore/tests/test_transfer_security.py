@@ -373,7 +373,7 @@ def test_a_holder_that_says_it_is_huge_is_refused_before_anything_is_taken(
     pair: list[Node],
 ) -> None:
     here, _ = pair
-    used = here.client.stats()["used_bytes"]
+    used = here.client.stats().used_bytes
 
     def answer(ticket: bytes) -> Any:
         part = DATA[:CHUNK_BYTES]
@@ -382,7 +382,7 @@ def test_a_holder_that_says_it_is_huge_is_refused_before_anything_is_taken(
 
     with Liar(answer) as liar, pytest.raises(ObjectFetchError, match="bytes by this id"):
         here.fetcher().fetch(new_id(), [liar.address], size_bytes=1 << 20)
-    assert here.client.stats()["used_bytes"] <= used + (1 << 20)
+    assert here.client.stats().used_bytes <= used + (1 << 20)
 
 
 @pytest.mark.parametrize("flags", [2, 4, 1 << 31], ids=["inline", "compound", "unknown"])

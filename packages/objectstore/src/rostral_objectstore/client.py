@@ -57,6 +57,11 @@ TIMEOUT_S_MAX = 1e9
 # How many of the missing objects a timeout's message names; `missing` has all.
 TOLD_MAX = 3
 
+# What a fetch may take if its caller does not say.
+FETCH_TIMEOUT_S = 600.0
+# For the daemon to notice that the time is over, and to say so.
+FETCH_ANSWER_S = 10.0
+
 ClientKind = Literal["client", "driver", "worker", "actor", "scheduler"]
 Deletion = Literal["deleted", "deferred", "unknown"]
 
@@ -406,6 +411,44 @@ class StoreClient:
         del handle  # ours may have been the last
         left = self.table.find(ObjectHandle, named)
         return "deferred" if left is not None and left.version == version else "deleted"
+
+    def fetch(
+        self,
+        id: IdLike,
+        holders: Sequence[str],
+        *,
+        size_bytes: int | None = None,
+        timeout_s: float | None = None,
+    ) -> ObjectHandle:
+        """Lets the daemon bring the object from another node; blocks until it is here, sealed.
+
+        However many processes of this node ask, it travels once.
+
+        Args:
+            id: the object's.
+            holders: where it is, `host:port`, the preferred first; see `rostral-objectstore serve
+                --transfer`. The next is asked when one fails.
+            size_bytes: its size, if that is known: a holder that says otherwise is not used.
+            timeout_s: for the whole; 600 if None.
+
+        Raises:
+            ObjectFetchError: no holder could give it; the message says why for each.
+            ObjectFetchTimeoutError: it did not arrive in time.
+            ObjectNotTransferableError: it refers to other objects.
+            ObjectStoreFullError: no room for it here.
+            ConfigError: the store takes no part in transfers, or must not connect to a holder.
+        """
+        # Held from before it comes, so that it is still here when the answer is.
+        handle = self.handle(id)
+        allowed_s = FETCH_TIMEOUT_S if timeout_s is None else timeout_s
+        body = {
+            "id": handle.binary(),
+            "holders": list(holders),
+            "size_bytes": size_bytes,
+            "timeout_s": allowed_s,
+        }
+        self._control.call("fetch", body, timeout_s=allowed_s + FETCH_ANSWER_S)
+        return handle
 
     def stats(self) -> StoreStats:
         """Capacity and use of the store."""

@@ -8,8 +8,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import ConfigError
+
+if TYPE_CHECKING:
+    # Brings Arrow Flight along, which is an extra.
+    from rostral_objectstore.transfer import TransferConfig
 
 MEMORY_SHARE = 0.3
 MEMORY_BYTES_MAX = 200 << 30
@@ -41,6 +46,9 @@ class StoreConfig:
 
     cpu_count: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Cores that waiting processes may spin on, together."""
+
+    transfer: TransferConfig | None = None
+    """How objects travel to and from other nodes. None: they do not."""
 
     repair_timeout_s: float = 2.0
     """How long a dead process's holds are kept for a scheduler to take its tasks over: longer than

@@ -13,7 +13,9 @@ import logging
 import os
 from collections.abc import Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore._native import repair, sweep
 from rostral_objectstore._native.heap import Heap
@@ -32,6 +34,9 @@ from rostral_objectstore.layout import (
     SlotKind,
     SlotState,
 )
+
+if TYPE_CHECKING:
+    from rostral_objectstore.transfer import TransferService
 
 logger = logging.getLogger("rostral.objectstore.daemon")
 
@@ -74,9 +79,14 @@ class StoreDaemon:
         self._server = ControlServer(config.socket_path, self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pinned: dict[bytes, Handle] = {}
+        self.transfer: TransferService | None = None
 
     async def start(self) -> None:
         """Listens from here on."""
+        if self.config.transfer is not None:
+            from rostral_objectstore.transfer import TransferService
+
+            self.transfer = TransferService(self.table, self.config.transfer)
         await self._server.start()
         self._spawn(self._upkeep())
         logger.info(
@@ -88,6 +98,8 @@ class StoreDaemon:
     async def stop(self) -> None:
         """Ends every connection. The segment goes with the last process that maps it."""
         await self._server.stop()
+        if self.transfer is not None:
+            await self.transfer.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -115,6 +127,16 @@ class StoreDaemon:
                 return {"pinned": self._pinned.pop(_object_id(body), None) is not None}
             case "list_objects":
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
+            case "fetch" if self.transfer is not None:
+                return await self.transfer.fetch(body)
+            case "transfer_stats" if self.transfer is not None:
+                return self.transfer.stats()
+            case "fetch" | "transfer_stats":
+                raise ConfigError(
+                    "this store takes no part in transfers",
+                    hint="start it with: rostral-objectstore serve --transfer HOST:PORT "
+                    "--token-file FILE",
+                )
         raise ProtocolError(
             f"the store has no method {method!r}", hint="both sides must have the same version"
         )

@@ -137,6 +137,12 @@ class Download:
             hint="allow more time, or look at the network between the nodes",
         )
 
+    def cancel(self, error: Exception) -> None:
+        """Lets `run`, in another thread, raise the error soon."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
     # ---- the thread that watches
 
     def _start_stream(self) -> None:

@@ -23,6 +23,7 @@ from rostral_objectstore.errors import (
     ObjectNotTransferableError,
     SourceBusyError,
     SourceError,
+    StoreClosedError,
 )
 from rostral_objectstore.handle import ObjectHandle
 from rostral_objectstore.transfer.channels import Channels
@@ -36,6 +37,10 @@ from rostral_objectstore.transfer.wire_errors import from_flight, is_call_error
 
 # How long to wait for another process of this node before looking whether it still lives.
 _OTHERS_S = 0.2
+
+
+def _closed_error() -> StoreClosedError:
+    return StoreClosedError("nothing is fetched any more", hint="the fetcher was closed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,8 @@ class Fetcher:
         self._lock = threading.Lock()
         self._fetches: dict[bytes, _Fetch] = {}
         self._places = threading.Semaphore(config.fetches_max)
+        self._downloads: set[Download] = set()
+        self._closed = False
         self._counts = {"transfers": 0, "joined": 0, "failed": 0, "bytes": 0}
 
     def fetch(
@@ -148,6 +155,8 @@ class Fetcher:
             if found is not None:
                 return found
             with self._lock:
+                if self._closed:
+                    raise _closed_error()
                 fetch = self._fetches.get(id.binary())
                 leads = fetch is None
                 if fetch is None:
@@ -169,7 +178,15 @@ class Fetcher:
             return {**self._counts, "running": len(self._fetches)}
 
     def close(self) -> None:
-        """Closes the connections; fetches under way go on to their end. Idempotent."""
+        """Ends the fetches under way, which raise StoreClosedError, within a call's time.
+
+        Idempotent.
+        """
+        with self._lock:
+            self._closed = True
+            downloads = list(self._downloads)
+        for download in downloads:
+            download.cancel(_closed_error())
         self._channels.close()
 
     def __enter__(self) -> Self:
@@ -228,6 +245,8 @@ class Fetcher:
     def _first_chunk(self, terms: _Terms, roster: Roster) -> Chunk:
         """The first chunk, from the first holder that has a good one."""
         while not roster.empty:
+            if self._closed:
+                raise _closed_error()
             now_s = self._clock()
             if now_s >= terms.deadline_s:
                 raise self._too_late(terms, roster)
@@ -277,14 +296,7 @@ class Fetcher:
             if facts.size <= CHUNK_BYTES:
                 first.write_to(arriving.buffer)
             else:
-                Download(
-                    facts=facts,
-                    target=arriving.buffer,
-                    roster=roster,
-                    channels=self._channels,
-                    config=self.config,
-                    clock=self._clock,
-                ).run(first, deadline_s=terms.deadline_s)
+                self._download(arriving, first, roster, terms)
             handle = arriving.seal()
         except ChunkInvalidError as error:
             arriving.abort()
@@ -297,6 +309,27 @@ class Fetcher:
             raise
         self._count("bytes", facts.size)
         return handle
+
+    def _download(
+        self, arriving: ArrivingObject, first: Chunk, roster: Roster, terms: _Terms
+    ) -> None:
+        download = Download(
+            facts=first.header.facts,
+            target=arriving.buffer,
+            roster=roster,
+            channels=self._channels,
+            config=self.config,
+            clock=self._clock,
+        )
+        with self._lock:
+            if self._closed:
+                raise _closed_error()
+            self._downloads.add(download)
+        try:
+            download.run(first, deadline_s=terms.deadline_s)
+        finally:
+            with self._lock:
+                self._downloads.discard(download)
 
     def _count(self, what: str, by: int = 1) -> None:
         with self._lock:
