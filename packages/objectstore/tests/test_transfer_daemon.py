@@ -1,0 +1,246 @@
+"""The daemon's part: it serves its node's objects, and fetches once for all of its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rostral_gcs.auth import write_token
+from rostral_gcs.errors import ConfigError
+from rostral_objectstore import StoreClient
+from rostral_objectstore.client import wait_until_served
+from rostral_objectstore.errors import (
+    ObjectFetchError,
+    ObjectFetchTimeoutError,
+    ProtocolError,
+    StoreUnavailableError,
+)
+from rostral_objectstore.transfer.copies import Copies
+
+from .nodes import new_id, noise
+from .store import COMMAND, DEADLINE_S, Store, until
+
+MIB = 1 << 20
+
+
+class Daemon:
+    """A daemon that takes part in transfers, and a client of it."""
+
+    def __init__(self, folder: Path, name: str, *more: str) -> None:
+        self.socket = str(folder / name)
+        self.process = subprocess.Popen(
+            [
+                *(*COMMAND, "serve", "--socket", self.socket, "--memory", str(64 * MIB)),
+                *("--transfer", "127.0.0.1:0", "--token-file", str(folder / "token"), *more),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == f"serving at {self.socket}\n"
+        self.address = self.process.stdout.readline().removeprefix("transfers at ").strip()
+        wait_until_served(self.socket, DEADLINE_S)
+        self.client = StoreClient.connect(self.socket)
+
+    def keep(self, data: bytes) -> object:
+        """Seals an object here."""
+        with self.client.create(len(data)) as writable:
+            writable.buffer[:] = data
+            return writable.seal()
+
+    def stats(self) -> dict[str, object]:
+        """What its transfers count."""
+        answer: dict[str, object] = self.client._control.call("transfer_stats", {})
+        return answer
+
+    def end(self) -> None:
+        """Ends it by SIGTERM, quickly and well."""
+        self.client.close()
+        self.process.terminate()
+        try:
+            assert self.process.wait(DEADLINE_S) in (0, -signal.SIGKILL)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture
+def pair(folder: Path) -> Iterator[list[Daemon]]:
+    write_token(folder / "token")
+    made = [Daemon(folder, name) for name in "ab"]
+    yield made
+    for daemon in made:
+        daemon.end()
+
+
+def test_a_client_gets_an_object_of_another_node(pair: list[Daemon]) -> None:
+    here, there = pair
+    value = {"x": noise(5 * MIB), "y": list(range(100))}
+    kept = there.client.put(value)
+    handle = here.client.fetch(kept.id, [there.address])
+    assert here.client.get(handle, timeout_s=0) == value
+    del handle
+
+
+def test_many_processes_of_a_node_share_one_transfer(pair: list[Daemon]) -> None:
+    here, there = pair
+    kept = there.client.put(noise(5 * MIB))
+    code = (
+        "import sys\n"
+        "from rostral_gcs.ids import ObjectID\n"
+        "from rostral_objectstore import StoreClient\n"
+        "client = StoreClient.connect(sys.argv[1])\n"
+        "handle = client.fetch(ObjectID(bytes.fromhex(sys.argv[2])), [sys.argv[3]])\n"
+        "assert len(client.get(handle, timeout_s=0)) == int(sys.argv[4])\n"
+    )
+    arguments = [COMMAND[0], "-c", code, here.socket, kept.id.hex(), there.address, str(5 * MIB)]
+    askers = [subprocess.Popen(arguments) for _ in range(6)]
+    assert [asker.wait(60) for asker in askers] == [0] * 6
+    fetcher = here.stats()["fetcher"]
+    assert isinstance(fetcher, dict)
+    assert fetcher["bytes"] < 6 * MIB
+    assert fetcher["transfers"] == 1
+
+
+def test_a_fetched_object_stays_for_the_next_who_asks(pair: list[Daemon]) -> None:
+    here, there = pair
+    kept = there.client.put(noise(4 * MIB))
+    handle = here.client.fetch(kept.id, [there.address])
+    del handle
+    assert here.client.contains(kept.id)
+    assert here.stats()["copies"] == 1
+    # It is of the cached ones: larger ones push it out.
+    other = there.client.put(noise(5 * MIB))
+    again = here.client.fetch(other.id, [there.address])
+    until(lambda: not here.client.contains(kept.id), "the first copy's end")
+    assert here.client.contains(other.id)
+    del again
+
+
+def test_a_copy_can_be_fetched_from_in_turn(pair: list[Daemon], folder: Path) -> None:
+    here, there = pair
+    third = Daemon(folder, "c")
+    try:
+        kept = there.client.put(noise(2 * MIB))
+        first = here.client.fetch(kept.id, [there.address])
+        second = third.client.fetch(kept.id, [here.address])
+        assert third.client.get(second, timeout_s=0) == noise(2 * MIB)
+        del first, second
+    finally:
+        third.end()
+
+
+def test_a_failed_fetch_is_the_clients_error_and_leaves_nothing(pair: list[Daemon]) -> None:
+    here, there = pair
+    id = new_id()
+    with pytest.raises(ObjectFetchError, match="NOT_HOLDER"):
+        here.client.fetch(id, [there.address, "127.0.0.1:1"])
+    with pytest.raises(ConfigError, match="another machine"):
+        here.client.fetch(id, ["10.0.0.1:1"])
+    with pytest.raises(ConfigError, match="not an address"):
+        here.client.fetch(id, ["http://evil.example/"])
+    with pytest.raises(ConfigError, match="no holder"):
+        here.client.fetch(id, [])
+    with pytest.raises(ProtocolError):
+        here.client._control.call("fetch", {"id": b"short", "holders": []})
+    with pytest.raises(ProtocolError):
+        here.client._control.call("fetch", {"id": id.binary(), "holders": [1]})
+    assert here.client.list_objects() == []
+
+
+def test_a_daemon_stops_though_fetches_are_under_way(folder: Path) -> None:
+    write_token(folder / "token")
+    here = Daemon(folder, "a")
+    there = Daemon(folder, "b", "--transfer-bandwidth", str(2 * MIB))
+    try:
+        kept = there.client.put(noise(20 * MIB))
+        code = (
+            "import sys\n"
+            "from rostral_gcs.ids import ObjectID\n"
+            "from rostral_objectstore import StoreClient\n"
+            "client = StoreClient.connect(sys.argv[1])\n"
+            "try:\n    client.fetch(ObjectID(bytes.fromhex(sys.argv[2])), [sys.argv[3]])\n"
+            "except Exception as error: print(type(error).__name__)\n"
+        )
+        asker = subprocess.Popen(
+            [COMMAND[0], "-c", code, here.socket, kept.id.hex(), there.address],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: there.stats()["server"]["chunks_sent"] > 2, "some chunks")  # type: ignore[index]
+        here.end()
+        out, _ = asker.communicate(timeout=DEADLINE_S)
+        assert out.strip() in (StoreUnavailableError.__name__, "StoreClosedError")
+    finally:
+        there.end()
+
+
+def test_a_store_without_transfers_says_how_to_have_them(store: Store) -> None:
+    client = store.connect()
+    with pytest.raises(ConfigError, match="--transfer HOST:PORT"):
+        client.fetch(new_id(), ["127.0.0.1:1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--transfer", "127.0.0.1:0"], "rostral-gcs token FILE"),
+        (["--transfer", "0.0.0.0:0", "--token-file", "TOKEN"], "give a TLS certificate"),
+        (["--transfer", "127.0.0.1", "--token-file", "TOKEN"], "not an address"),
+    ],
+)
+def test_a_daemon_that_others_could_listen_to_does_not_start(
+    folder: Path, arguments: list[str], said: str
+) -> None:
+    write_token(folder / "token")
+    arguments = [str(folder / "token") if item == "TOKEN" else item for item in arguments]
+    run = subprocess.run(
+        [*COMMAND, "serve", "--socket", str(folder / "s"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert run.returncode == 78
+    assert said in run.stderr
+    assert not os.path.exists(folder / "s")
+
+
+def test_a_fetch_that_takes_too_long_says_so(folder: Path) -> None:
+    write_token(folder / "token")
+    here = Daemon(folder, "a")
+    there = Daemon(folder, "b", "--transfer-bandwidth", str(2 * MIB))
+    try:
+        kept = there.client.put(noise(20 * MIB))
+        with pytest.raises(ObjectFetchTimeoutError):
+            here.client.fetch(kept.id, [there.address], timeout_s=0.5)
+        assert here.client.list_objects() == []
+        del kept
+    finally:
+        here.end()
+        there.end()
+
+
+# ---- the copies that are kept
+
+
+def test_copies_are_dropped_the_longest_unused_first() -> None:
+    copies: Copies[str] = Copies(10)
+    copies.keep(b"a", "a", 4)
+    copies.keep(b"b", "b", 4)
+    copies.keep(b"a", "a", 4)
+    copies.keep(b"c", "c", 4)
+    assert copies.size_bytes == 8
+    copies.drop(b"b")  # it is gone already
+    assert copies.size_bytes == 8
+    assert copies.shrink(5) == 4
+    assert len(copies) == 1
+    copies.keep(b"d", "d", 11)
+    assert len(copies) == 1
+    copies.drop(b"c")
+    assert (len(copies), copies.size_bytes) == (0, 0)
