@@ -13,7 +13,7 @@ import click
 
 from rostral_gcs.errors import ConfigError, RostralError
 from rostral_objectstore.client import StoreClient
-from rostral_objectstore.config import StoreConfig, default_memory_bytes
+from rostral_objectstore.config import PAGES_AHEAD_BYTES, StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon
 
 if TYPE_CHECKING:
@@ -41,6 +41,20 @@ def main() -> None:
     help="Bytes for objects. [default: 0.3 of the machine's memory]",
 )
 @click.option(
+    "--pages-ahead",
+    "pages_ahead_bytes",
+    type=int,
+    default=PAGES_AHEAD_BYTES,
+    show_default=True,
+    help="Bytes of memory to take from the machine ahead of use.",
+)
+@click.option(
+    "--huge-pages/--no-huge-pages",
+    default=True,
+    show_default=True,
+    help="Use huge pages where the system gives them to who asks.",
+)
+@click.option(
     "--transfer",
     "transfer_address",
     metavar="HOST:PORT",
@@ -63,7 +77,15 @@ def main() -> None:
 @click.option("--tls-key", type=click.Path(), default=None, help="PEM, its key, of mode 0600.")
 @click.option("--tls-ca", type=click.Path(), default=None, help="PEM, who signs the nodes'.")
 @click.option("--verbose", is_flag=True, help="Log what happens, to standard error.")
-def serve(*, socket_path: str, memory_bytes: int | None, verbose: bool, **transfer: Any) -> None:
+def serve(
+    *,
+    socket_path: str,
+    memory_bytes: int | None,
+    pages_ahead_bytes: int,
+    huge_pages: bool,
+    verbose: bool,
+    **transfer: Any,
+) -> None:
     """Serve until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
     try:
@@ -71,6 +93,8 @@ def serve(*, socket_path: str, memory_bytes: int | None, verbose: bool, **transf
             socket_path=str(Path(socket_path).absolute()),
             memory_bytes=default_memory_bytes() if memory_bytes is None else memory_bytes,
             transfer=_transfer_config(**transfer),
+            pages_ahead_bytes=pages_ahead_bytes,
+            huge_pages=huge_pages,
         )
         config.validate()
         asyncio.run(_serve(config))

@@ -22,7 +22,7 @@ from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore._native.task import Tasks
-from rostral_objectstore.config import StoreConfig
+from rostral_objectstore.config import StoreConfig, machine_memory_bytes
 from rostral_objectstore.control import Body, ControlServer, Session
 from rostral_objectstore.errors import ProtocolError, TooManyClientsError
 from rostral_objectstore.layout import (
@@ -34,6 +34,7 @@ from rostral_objectstore.layout import (
     SlotKind,
     SlotState,
 )
+from rostral_objectstore.pages_ahead import PagesAhead
 
 if TYPE_CHECKING:
     from rostral_objectstore.transfer import TransferService
@@ -43,6 +44,10 @@ logger = logging.getLogger("rostral.objectstore.daemon")
 REPAIR_POLL_S = 0.002
 UPKEEP_INTERVAL_S = 1.0
 LIST_MAX = 100_000
+# Pages are taken ahead of use for no more than a quarter of the store, and only while the machine
+# has an eighth of its memory left: others need it more.
+AHEAD_SHARE = 4
+SPARE_SHARE = 8
 
 
 def process_start_time(pid: int) -> int:
@@ -69,7 +74,17 @@ class StoreDaemon:
     def __init__(self, config: StoreConfig) -> None:
         config.validate()
         self.config = config
-        self.segment = Segment.create(config.memory_bytes, config.node_id, config.cpu_count)
+        self.segment = Segment.create(
+            config.memory_bytes,
+            config.node_id,
+            config.cpu_count,
+            huge_pages=config.huge_pages,
+        )
+        self._pages_ahead = PagesAhead(
+            self.segment,
+            ahead_bytes=min(config.pages_ahead_bytes, config.memory_bytes // AHEAD_SHARE),
+            spare_bytes=machine_memory_bytes() // SPARE_SHARE,
+        )
         slot = self.segment.claim_slot(
             os.getpid(), process_start_time(os.getpid()), SlotKind.STORE, bytes(16), bytes(16)
         )
@@ -88,6 +103,7 @@ class StoreDaemon:
 
             self.transfer = TransferService(self.table, self.config.transfer)
         await self._server.start()
+        self._pages_ahead.start()
         self._spawn(self._upkeep())
         logger.info(
             "store ready socket=%s memory_bytes=%s",
@@ -103,6 +119,7 @@ class StoreDaemon:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._pages_ahead.stop()
         self.segment.close()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:

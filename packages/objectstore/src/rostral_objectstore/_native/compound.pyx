@@ -10,6 +10,8 @@ from libc.string cimport memcpy
 from rostral_objectstore._native.handle cimport Handle
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref
+from rostral_objectstore._native.pages cimport copy_into
+from rostral_objectstore._native.segment cimport attachment
 
 cdef enum:
     # Above this a copy releases the GIL.
@@ -34,7 +36,7 @@ cdef uint64_t compound_size(uint64_t inband_size, list sizes, list contained) ex
     return total
 
 
-cdef lay_out(compound *c, bytes inband, list sizes, list contained):
+cdef lay_out(attachment *a, compound *c, bytes inband, list sizes, list contained):
     """Writes all of a value but its buffers. It counts in nothing yet (`counted_count` is 0)."""
     cdef uint64_t inband_size = PyBytes_GET_SIZE(inband), start, size
     cdef contained_ref *refs = <contained_ref *>(<char *>c + sizeof(compound))
@@ -48,14 +50,14 @@ cdef lay_out(compound *c, bytes inband, list sizes, list contained):
         memcpy(refs[i].id, inner.id_bytes, 20)
         refs[i].loc, refs[i].version = inner.loc, inner.version
     table = table_of(c)
-    memcpy(table + 2 * c.buffer_count, PyBytes_AS_STRING(inband), inband_size)
+    copy_in(a, <char *>(table + 2 * c.buffer_count), PyBytes_AS_STRING(inband), inband_size)
     start = aligned(<char *>(table + 2 * c.buffer_count) - <char *>c + inband_size)
     for i, size in enumerate(sizes):
         table[2 * i], table[2 * i + 1] = start, size
         start += aligned(size)
 
 
-cdef copy_buffers(compound *c, Py_ssize_t first, list views):
+cdef copy_buffers(attachment *a, compound *c, Py_ssize_t first, list views):
     """Copies flat memoryviews to where `lay_out` has made room, from buffer number `first` on."""
     cdef uint64_t *entry = table_of(c) + 2 * first
     cdef Py_buffer view
@@ -63,7 +65,7 @@ cdef copy_buffers(compound *c, Py_ssize_t first, list views):
         if item.nbytes:
             PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
             try:
-                copy_in(<char *>c + entry[0], <char *>view.buf, view.len)
+                copy_in(a, <char *>c + entry[0], <char *>view.buf, view.len)
             finally:
                 PyBuffer_Release(&view)
         entry += 2
@@ -97,9 +99,9 @@ cdef list references_in(compound *c):
     return [PyBytes_FromStringAndSize(<char *>refs[i].id, 20) for i in range(c.contained_count)]
 
 
-cdef copy_in(char *target, const char *source, uint64_t size):
+cdef copy_in(attachment *a, char *target, const char *source, uint64_t size):
     if size < LARGE_COPY:
-        memcpy(target, source, size)
+        copy_into(a, target, source, size)
     else:
         with nogil:
-            memcpy(target, source, size)
+            copy_into(a, target, source, size)

@@ -8,11 +8,10 @@ and anybody may free a block of them; here the free is the clearing of a bit, no
 because a list would break if the pusher died half way.
 
 Several tricky aspects:
- 1. Pages that do not exist yet are made by MADV_POPULATE_WRITE when a chunk is claimed: a full
-    machine is then an error of that call and not a SIGBUS in the middle of a copy, and one call
-    for many pages is several times faster than as many faults.
- 2. The lowest free chunks are taken first, because they are the ones most likely to be warm in
-    this process.
+ 1. A chunk's pages exist before its word says that it is in use: see pages.pyx.
+ 2. Large blocks take the lowest free chunks, because they are the ones most likely to be warm in
+    this process. Slabs take the highest: one small block keeps a chunk, and at that end it is in
+    nobody's way who needs many chunks in a row. Records stay for ever: the very top is theirs.
  3. Freeing a run first turns its head back into CLAIMED by the one who frees, so that nobody can
     see a run whose body already belongs to others.
  4. Only its owner allocates from a slab, so only the owner can know that it stays empty and give
@@ -29,8 +28,9 @@ from libc.string cimport memset
 
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native.pages cimport map_chunks, reserve_chunks
 from rostral_objectstore._native.segment cimport (
-    Segment, arena, at, attachment, locator, make_pages, make_wide)
+    Segment, arena, at, attachment, locator, make_wide)
 
 cdef enum:
     # How many of its own chunks an allocation looks through before it claims a new one: bounds the
@@ -78,25 +78,6 @@ cdef uint64_t initial_word(uint32_t block_size, uint32_t word) noexcept nogil:
     return ~((<uint64_t>1 << (blocks - first)) - 1)
 
 
-cdef int populate_chunks(attachment *a, uint64_t first, uint64_t count) noexcept nogil:
-    """Makes the chunks' pages exist and maps them here. -1 when the machine has no memory left."""
-    cdef uint64_t i = first, start, done
-    cdef uint64_t end = first + count
-    while i < end:
-        while i < end and a.populated[i]:
-            i += 1
-        start = i
-        while i < end and not a.populated[i]:
-            i += 1
-        if i > start:
-            if make_pages(a, a.chunks + start * CHUNK_SIZE, (i - start) * CHUNK_SIZE) != 0:
-                a.machine_full = True
-                return -1
-            for done in range(start, i):
-                a.populated[done] = 1
-    return 0
-
-
 cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
     """Claims `count` chunks in a row, the lowest there are. Returns the first, or -1."""
     cdef uint64_t total = a.hdr.chunk_count
@@ -127,9 +108,9 @@ cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
                     cas64(&a.hdr.first_free_chunk, hint, first + count)
                 elif attempt == 0:
                     cas64(&a.hdr.first_free_chunk, hint, lowest_free)
-                if populate_chunks(a, first, count) != 0:
+                if reserve_chunks(a, first, count) != 0:
                     for i in range(first, first + count):
-                        store64(&a.chunk_words[i], 0)
+                        unclaim(a, i)
                     return -1
                 return first
             while i > first:
@@ -140,35 +121,56 @@ cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
     return -1
 
 
-cdef int64_t claim_highest(attachment *a) noexcept nogil:
-    """Claims the highest free chunk, or returns -1.
+cdef inline int64_t highest_for(attachment *a, int kind) noexcept nogil:
+    """Where a search for a slab's chunk begins: data leave the top to the records."""
+    cdef int64_t total = a.hdr.chunk_count
+    return total - 1 - (total // RECORDS_SHARE if kind == ARENA_DATA else 0)
 
-    Records stay for ever: at this end of the store they are in nobody's way who needs many chunks
-    in a row.
-    """
+
+cdef int64_t claim_highest(attachment *a, int kind) noexcept nogil:
+    """Claims a chunk for a slab, the highest that is free, and maps it. Or returns -1."""
+    cdef uint64_t *hint = &a.hdr.last_free_chunk[kind != ARENA_DATA]
+    cdef uint64_t hinted = load64(hint)
+    cdef int64_t top = highest_for(a, kind), chunk
+    chunk = claim_below(a, min(top, <int64_t>hinted))
+    if chunk < 0 and <int64_t>hinted < top:
+        chunk = claim_below(a, top)
+    if chunk >= 0:
+        # Whoever frees a chunk raises the hint; a lost race costs one longer search.
+        cas64(hint, hinted, chunk)
+    elif kind == ARENA_DATA:
+        chunk = claim_below(a, a.hdr.chunk_count - 1)
+    if chunk < 0:
+        return -1
+    if reserve_chunks(a, chunk, 1) != 0:
+        unclaim(a, chunk)
+        return -1
+    map_chunks(a, chunk, 1)
+    return chunk
+
+
+cdef int64_t claim_below(attachment *a, int64_t chunk) noexcept nogil:
+    """Claims the highest free chunk from `chunk` down, or returns -1."""
     cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
-    cdef int64_t chunk
-    cdef int attempt
-    for attempt in range(2):
-        chunk = a.highest_hint if attempt == 0 else a.hdr.chunk_count - 1
-        while chunk >= 0:
-            if a.chunk_words[chunk] == 0 and cas64(&a.chunk_words[chunk], 0, claimed):
-                a.highest_hint = chunk
-                if populate_chunks(a, chunk, 1) != 0:
-                    store64(&a.chunk_words[chunk], 0)
-                    return -1
-                return chunk
-            chunk -= 1
+    while chunk >= 0:
+        if a.chunk_words[chunk] == 0 and cas64(&a.chunk_words[chunk], 0, claimed):
+            return chunk
+        chunk -= 1
     return -1
 
 
 cdef void unclaim(attachment *a, uint64_t chunk) noexcept nogil:
+    """Frees a chunk that is in no run any more, and lets it be found."""
     cdef uint64_t hint
+    cdef int i
     store64(&a.chunk_words[chunk], 0)
-    while True:
+    hint = load64(&a.hdr.first_free_chunk)
+    while hint > chunk and not cas64(&a.hdr.first_free_chunk, hint, chunk):
         hint = load64(&a.hdr.first_free_chunk)
-        if hint <= chunk or cas64(&a.hdr.first_free_chunk, hint, chunk):
-            return
+    for i in range(2):
+        hint = load64(&a.hdr.last_free_chunk[i])
+        while hint < chunk and not cas64(&a.hdr.last_free_chunk[i], hint, chunk):
+            hint = load64(&a.hdr.last_free_chunk[i])
 
 
 cdef uint32_t allocate_run(
@@ -246,14 +248,14 @@ cdef bint add_chunk(attachment *a, arena *r, int kind, uint32_t class_) noexcept
         r.chunks, r.capacity = grown, capacity
     chunk = adopt_orphan(a, kind, class_)
     if chunk >= 0:
-        populate_chunks(a, chunk, 1)
+        map_chunks(a, chunk, 1)
     else:
-        chunk = claim_chunks(a, 1) if kind == ARENA_DATA else claim_highest(a)
+        chunk = claim_highest(a, kind)
         if chunk < 0:
             return False
         if kind == ARENA_OBJECTS and load32(&a.hdr.wide) != 0 and make_wide(a, chunk) != 0:
             a.machine_full = True
-            store64(&a.chunk_words[chunk], 0)
+            unclaim(a, chunk)
             return False
         if kind != ARENA_DATA:
             # A record's words mean something before its first use: version 0, no holders, no

@@ -2,7 +2,8 @@
  *
  * The segment is a memfd made by the store daemon and mapped by every process of the node:
  *
- *   header | client slots | id index | chunk words | chunk records | chunks ... | wide records ...
+ *   header | client slots | chunk words | page bits | id index | chunk records | chunks ... |
+ *   wide records ...
  *
  * Rules that hold for all of it, because any process may die at any instruction:
  *   - an allocation is a bit or a word that says who made it, never a count: a daemon can undo the
@@ -23,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 5u
+#define LAYOUT_VERSION 6u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -127,7 +128,10 @@ struct header {
     uint32_t wide;
     uint32_t tick;             /* advanced by the daemon ten times a second: the clock of LRU */
     uint32_t spilled_deleted;  /* bumped by who deletes an object that has a copy on disk */
-    uint32_t pad2;
+    uint32_t huge_pages;       /* 1: faults in an advised mapping make huge pages */
+    uint64_t page_bits_offset; /* one bit per chunk: its pages, and its record's, exist */
+    /* hints: no free chunk lies above, most of the time; of slabs of data, and of records */
+    uint64_t last_free_chunk[2];
 };
 
 /* ---- chunks: 64 KiB each; a run of them is a large block, one of them a slab of equal blocks - */
@@ -149,6 +153,9 @@ enum chunk_kind {
  * CAS of it from 0. */
 #define CHUNK_WORD(kind, class_, slot, length) \
     ((uint64_t)(kind) | (uint64_t)(class_) << 8 | (uint64_t)(slot) << 16 | (uint64_t)(length) << 32)
+
+/* One chunk in so many, at the top, is left to records while there are others. */
+#define RECORDS_SHARE 8u
 
 struct chunk_record {
     /* Slabs: a set bit is a block in use. In a slab of data only its owner writes these; in slabs

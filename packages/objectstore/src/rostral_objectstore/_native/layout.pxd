@@ -8,7 +8,7 @@ cdef extern from "layout.h" nogil:
     enum: WAIT_NOTHING, WAIT_ANY
     enum: CHUNK_FREE, CHUNK_CLAIMED, CHUNK_SLAB, CHUNK_OBJECTS, CHUNK_TASKS, CHUNK_RUN, CHUNK_BODY
     enum: CHUNK_QUEUE
-    enum: CLASS_COUNT, LARGEST_BLOCK, RUN_TASK
+    enum: CLASS_COUNT, LARGEST_BLOCK, RUN_TASK, RECORDS_SHARE
     enum: OBJECT_FREE, OBJECT_PENDING, OBJECT_CREATED, OBJECT_SEALED, OBJECT_DELETING, OBJECT_LOST
     enum: OBJECT_SPILLED
     enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER
@@ -53,7 +53,9 @@ cdef extern from "layout.h" nogil:
         uint32_t scheduler_slot, starved
         uint32_t trim_wanted, slot_count
         uint64_t orphan_chunks, wide_offset
-        uint32_t wide, tick, spilled_deleted
+        uint32_t wide, tick, spilled_deleted, huge_pages
+        uint64_t page_bits_offset
+        uint64_t last_free_chunk[2]
 
     struct chunk_record:
         uint64_t used[16]

@@ -22,6 +22,7 @@ from rostral_objectstore._native.heap cimport allocate, release_block, release_n
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.objects cimport holder_bits, is_pinned, wake_holders
+from rostral_objectstore._native.pages cimport copy_into
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport at, attachment
 from rostral_objectstore._native.table cimport ObjectTable
@@ -223,7 +224,7 @@ def move(ObjectTable table not None, Handle handle not None):
     if new == 0:
         return False
     with nogil:
-        memcpy(at(a, new), at(a, old), o.size)
+        copy_into(a, <char *>at(a, new), <char *>at(a, old), o.size)
     if new > old or not leave(a, o):
         release_named(a, &new)
         return False

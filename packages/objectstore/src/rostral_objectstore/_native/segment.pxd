@@ -23,12 +23,12 @@ cdef struct attachment:
     slot *me
     index_group *index
     uint64_t *chunk_words
+    uint64_t *page_bits
     chunk_record *chunk_records
     char *chunks
     char *chunks_end
     uint32_t my_slot
     int fd
-    int64_t highest_hint # no free chunk lies above, most of the time
     bint machine_full  # the machine had no page left for the last claim of chunks
     uint32_t trim_seen # header's trim_wanted as this process has last obeyed it
     bint counts_awake  # daemons do not: they never spin
@@ -36,7 +36,7 @@ cdef struct attachment:
     # by locator of an object's record: how many of our handles and buffers hold it; by the next
     # locator, which is no record's: how many of our buffers pin it
     uint32_t *held
-    uint8_t *populated # by chunk: this process has its pages mapped
+    uint8_t *populated # by chunk: whether this process has its pages mapped; see pages.pyx
     uint64_t buffer_count # buffers of this process that live
     arena arenas[3][32]
 

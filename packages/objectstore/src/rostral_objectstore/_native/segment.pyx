@@ -7,6 +7,7 @@ lies where).
 """
 import os
 import weakref
+from pathlib import Path
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -24,7 +25,8 @@ cdef extern from "<sys/mman.h>" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
     int munmap(void *addr, size_t length)
     int madvise(void *addr, size_t length, int advice)
-    enum: PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    enum: PROT_NONE, PROT_READ, PROT_WRITE
+    enum: MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_FIXED
     void *MAP_FAILED
 
 cdef extern from "<unistd.h>" nogil:
@@ -38,7 +40,9 @@ cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
 
 cdef enum:
+    MADV_HUGEPAGE = 14
     MADV_POPULATE_WRITE = 23
+    HUGE_PAGE = 2 << 20
     INDEX_GROUPS_MIN = 1 << 10
     # Room for seven ids in the place of eight of the smallest objects, up to 29 million objects:
     # it is hardly ever what is full first. It costs nothing until it is touched.
@@ -86,8 +90,11 @@ cdef class Segment:
             close_fd(self.a.fd)  # not os.close: at the end of the interpreter there is no `os`
 
     @staticmethod
-    def create(size_t size, bytes node_id, uint32_t cpu_count):
-        """Makes a segment of `size` bytes, rounded up to 64 KiB. Raises OutOfMemoryError."""
+    def create(size_t size, bytes node_id, uint32_t cpu_count, *, bint huge_pages=True):
+        """Makes a segment of `size` bytes, rounded up to 64 KiB. Raises OutOfMemoryError.
+
+        With `huge_pages` it is made of huge pages where the system gives them to who asks.
+        """
         import fcntl
 
         cdef uint64_t chunk_count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
@@ -95,11 +102,12 @@ cdef class Segment:
         while groups * BYTES_PER_INDEX_GROUP < size and groups < INDEX_GROUPS_MAX:
             groups *= 2
         cdef uint64_t slots_offset = 4096
-        cdef uint64_t index_offset = slots_offset + MAX_SLOTS * sizeof(slot)
-        cdef uint64_t words_offset = index_offset + groups * sizeof(index_group)
-        cdef uint64_t records_offset = words_offset + ((chunk_count * 8 + 4095) & ~(<uint64_t>4095))
-        cdef uint64_t chunks_offset = records_offset + chunk_count * sizeof(chunk_record)
-        chunks_offset = (chunks_offset + CHUNK_SIZE - 1) // CHUNK_SIZE * CHUNK_SIZE
+        cdef uint64_t words_offset = slots_offset + MAX_SLOTS * sizeof(slot)
+        cdef uint64_t bits_offset = words_offset + chunk_count * 8
+        cdef uint64_t index_offset = round_up(bits_offset + (chunk_count + 63) // 64 * 8, 4096)
+        cdef uint64_t records_offset = index_offset + groups * sizeof(index_group)
+        cdef uint64_t chunks_offset = round_up(
+            records_offset + chunk_count * sizeof(chunk_record), HUGE_PAGE)
         cdef uint64_t wide_offset = chunks_offset + chunk_count * CHUNK_SIZE
         cdef uint64_t total = wide_offset + chunk_count * WIDE_CHUNK
         if wide_offset >> 6 > 0xfffffffful:
@@ -133,6 +141,10 @@ cdef class Segment:
         h.chunk_count = chunk_count
         h.chunks_offset = chunks_offset
         h.wide_offset = wide_offset
+        h.page_bits_offset = bits_offset
+        h.last_free_chunk[0] = chunk_count - 1 - chunk_count // RECORDS_SHARE
+        h.last_free_chunk[1] = chunk_count - 1
+        h.huge_pages = huge_pages and gives_huge_pages()
         h.scheduler_slot = NO_SLOT
         if len(node_id) != 16:
             raise ValueError(f"a node id has 16 bytes, not {len(node_id)}")
@@ -170,11 +182,10 @@ cdef class Segment:
         cdef Segment self = Segment.__new__(Segment)
         self.a.fd = fd
         self.size = size
-        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-        if base == MAP_FAILED:
+        self.a.base = map_aligned(fd, size)
+        if self.a.base == NULL:
             raise OutOfMemoryError(f"cannot map a segment of {size} bytes")
-        self.a.base = <char *>base
-        self.a.hdr = <header *>base
+        self.a.hdr = <header *>self.a.base
         _live.add(self)
         return self
 
@@ -183,6 +194,7 @@ cdef class Segment:
         self.a.slots = <slot *>(self.a.base + h.slots_offset)
         self.a.index = <index_group *>(self.a.base + h.index_offset)
         self.a.chunk_words = <uint64_t *>(self.a.base + h.chunk_words_offset)
+        self.a.page_bits = <uint64_t *>(self.a.base + h.page_bits_offset)
         self.a.chunk_records = <chunk_record *>(self.a.base + h.chunk_records_offset)
         self.a.chunks = self.a.base + h.chunks_offset
         self.a.plan = <failpoint_plan *><size_t>failpoints.arm_from_environment()
@@ -195,8 +207,9 @@ cdef class Segment:
         if held == MAP_FAILED:
             raise OutOfMemoryError("cannot map the table of held objects")
         self.a.held = <uint32_t *>held
-        self.a.highest_hint = h.chunk_count - 1
         self.a.populated = <uint8_t *>_zeroed(h.chunk_count)
+        if h.huge_pages:
+            madvise(self.a.chunks, h.chunk_count * CHUNK_SIZE, MADV_HUGEPAGE)
 
     def use_slot(self, uint32_t index):
         """From here on this process acts as the slot (of the daemon: its own)."""
@@ -375,6 +388,44 @@ cdef void *_zeroed(size_t size) except NULL:
     if p == NULL:
         raise MemoryError
     return p
+
+
+cdef inline uint64_t round_up(uint64_t value, uint64_t unit) noexcept nogil:
+    return (value + unit - 1) // unit * unit
+
+
+def gives_huge_pages():
+    """Whether the system makes huge pages for shared memory that asks for them."""
+    folder = Path("/sys/kernel/mm/transparent_hugepage")
+    try:
+        settings = [(folder / "shmem_enabled").read_text()]
+        # Since Linux 6.13 each size has its own, which may refer to the other.
+        of_size = folder / f"hugepages-{HUGE_PAGE >> 10}kB" / "shmem_enabled"
+        if of_size.exists() and "[inherit]" not in (setting := of_size.read_text()):
+            settings = [setting]
+    except OSError:
+        return False
+    return any(word in settings[0] for word in ("[advise]", "[always]", "[within_size]", "[force]"))
+
+
+cdef char *map_aligned(int fd, size_t size) noexcept nogil:
+    """Maps the file at a multiple of the size of a huge page, without which it can have none."""
+    cdef char *reserved = <char *>mmap(
+        NULL, size + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    cdef char *base
+    cdef uint64_t head
+    if <void *>reserved == MAP_FAILED:
+        return NULL
+    base = <char *>round_up(<uint64_t>reserved, HUGE_PAGE)
+    if mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED:
+        munmap(reserved, size + HUGE_PAGE)
+        return NULL
+    head = base - reserved
+    if head != 0:
+        munmap(reserved, head)
+    size = round_up(size, 4096)
+    munmap(base + size, HUGE_PAGE - head)
+    return base
 
 
 cdef int make_pages(attachment *a, char *start, uint64_t size) noexcept nogil:

@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from rostral_objectstore._native.heap cimport (
-    ORPHAN_SLOT, class_size, collect_chunks, end_release, free_run, initial_word)
+    ORPHAN_SLOT, class_size, collect_chunks, end_release, free_run, initial_word, unclaim)
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.records cimport Records
@@ -128,6 +128,8 @@ def sweep_chunks(ObjectTable table not None, uint32_t dead):
                 orphans += kind != CHUNK_SLAB
         store64(&a.hdr.orphan_chunks, orphans)
         store64(&a.hdr.first_free_chunk, 0)
+        store64(&a.hdr.last_free_chunk[0], count - 1)
+        store64(&a.hdr.last_free_chunk[1], count - 1)
     finally:
         free(marks)
     free_empty_orphans(table)
@@ -190,9 +192,7 @@ def free_empty_orphans(ObjectTable table not None):
                 empty = False
                 break
         if empty:
-            store64(&a.chunk_words[chunk], 0)
-            if load64(&a.hdr.first_free_chunk) > chunk:
-                store64(&a.hdr.first_free_chunk, chunk)
+            unclaim(a, chunk)
         else:
             left += 1
     return left

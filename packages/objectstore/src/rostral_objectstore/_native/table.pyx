@@ -212,15 +212,15 @@ cdef class ObjectTable:
                 size = compound_size(size, sizes, contained)
                 store32(&o.data, self._allocate(size))
                 o.size = size
-                lay_out(<compound *>at(a, o.data), inband, sizes, contained)
-                copy_buffers(<compound *>at(a, o.data), 0, views)
+                lay_out(a, <compound *>at(a, o.data), inband, sizes, contained)
+                copy_buffers(a, <compound *>at(a, o.data), 0, views)
                 self._open()
                 count_references(a, o, len(contained))
                 flags |= OBJECT_FLAG_COMPOUND
             else:
                 store32(&o.data, self._allocate(size))
                 o.size = size
-                copy_in(<char *>at(a, o.data), PyBytes_AS_STRING(inband), size)
+                copy_in(a, <char *>at(a, o.data), PyBytes_AS_STRING(inband), size)
         except BaseException:
             if not a.closed:
                 undo_created(a, handle.loc, a.my_slot)
@@ -270,8 +270,8 @@ cdef class ObjectTable:
         store32(&o.data, self._allocate(total))
         o.size = total
         c = <compound *>at(&self.segment.a, o.data)
-        lay_out(c, inband, sizes, [])
-        copy_buffers(c, 1, beside)
+        lay_out(&self.segment.a, c, inband, sizes, [])
+        copy_buffers(&self.segment.a, c, 1, beside)
         self._open()
         add_flag(o, OBJECT_FLAG_COMPOUND)
         return buffer_start(c, 0)

@@ -1,0 +1,7 @@
+from libc.stdint cimport uint64_t
+
+from rostral_objectstore._native.segment cimport attachment
+
+cdef int reserve_chunks(attachment *a, uint64_t first, uint64_t count) noexcept nogil
+cdef void map_chunks(attachment *a, uint64_t first, uint64_t count) noexcept nogil
+cdef void copy_into(attachment *a, char *target, const char *source, uint64_t size) noexcept nogil
