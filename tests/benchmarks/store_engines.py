@@ -307,7 +307,7 @@ def option_of_serve(option: str) -> bool:
 @contextlib.contextmanager
 def rostral_daemon(memory_bytes: int, *options: str) -> Iterator[str]:
     """A store daemon of its own, as its command line starts it."""
-    from rostral_objectstore.client import wait_until_served
+    from rostral_objectstore.link import wait_until_served
 
     with tempfile.TemporaryDirectory(prefix="rostral-bench-") as folder:
         path = str(Path(folder) / "store")

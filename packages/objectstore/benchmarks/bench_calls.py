@@ -26,8 +26,8 @@ import numpy as np
 from rostral_objectstore import ObjectHandle, StoreClient
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.task import TaskContext
-from rostral_objectstore.client import wait_until_served
 from rostral_objectstore.layout import QUEUE_READY
+from rostral_objectstore.link import wait_until_served
 
 MEMORY_BYTES = 1 << 30
 LARGE_BYTES = 128 << 20

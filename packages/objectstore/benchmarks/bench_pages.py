@@ -28,7 +28,7 @@ import numpy as np
 
 from rostral_objectstore import StoreClient
 from rostral_objectstore._native.segment import gives_huge_pages
-from rostral_objectstore.client import wait_until_served
+from rostral_objectstore.link import wait_until_served
 
 MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23
 STRIDE_BYTES = 2 << 20

@@ -16,8 +16,9 @@ from typing import Any
 from rostral_objectstore import StoreClient
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.heap import Heap
-from rostral_objectstore.client import ClientKind, wait_until_served
+from rostral_objectstore.client import ClientKind
 from rostral_objectstore.layout import SLOTS_MAX, Audit, SlotState
+from rostral_objectstore.link import wait_until_served
 
 DEADLINE_S = 20.0
 COMMAND = [sys.executable, "-c", "from rostral_objectstore.cli import main; main()"]

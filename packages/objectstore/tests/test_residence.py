@@ -124,12 +124,22 @@ def test_moving_closes_gaps(client: StoreClient) -> None:
     np.testing.assert_array_equal(client.get(high), np.arange(1 << 17))
 
 
-def test_an_object_that_was_half_taken_out_can_be_put_back(client: StoreClient) -> None:
+def test_a_daemon_that_takes_over_learns_what_is_on_disk(client: StoreClient) -> None:
     disk = Disk(client)
-    handle = client.put(np.ones(1000))
-    assert not residence.undo_leaving(client.table, handle)
-    assert disk.spill(handle)
-    assert not residence.undo_leaving(client.table, handle)
+    here, spilled = client.put(np.ones(1000)), client.put(np.ones(1000))
+    assert disk.spill(spilled)
+    assert residence.undo_leaving(client.table) == [
+        (spilled.loc, spilled.version, spilled.binary())
+    ]
+    assert client.table.state(here) == ObjectState.SEALED
+
+
+def test_kept_is_a_mark_on_the_object(client: StoreClient) -> None:
+    handle, _other = client.put(1), client.put(2)
+    residence.keep(client.table, handle, True)
+    assert residence.kept(client.table) == [(handle.loc, handle.version, handle.binary())]
+    residence.keep(client.table, handle, False)
+    assert residence.kept(client.table) == []
 
 
 def test_candidates_are_sealed_objects_with_blocks(store: Store, client: StoreClient) -> None:

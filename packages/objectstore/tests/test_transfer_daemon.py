@@ -13,13 +13,13 @@ import pytest
 from rostral_gcs.auth import write_token
 from rostral_gcs.errors import ConfigError
 from rostral_objectstore import StoreClient
-from rostral_objectstore.client import wait_until_served
 from rostral_objectstore.errors import (
     ObjectFetchError,
     ObjectFetchTimeoutError,
     ProtocolError,
     StoreUnavailableError,
 )
+from rostral_objectstore.link import wait_until_served
 from rostral_objectstore.transfer.copies import Copies
 
 from .nodes import new_id, noise

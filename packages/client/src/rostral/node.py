@@ -27,7 +27,8 @@ from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import RostralError
 from rostral_gcs.service import GcsServer
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
-from rostral_objectstore.daemon import StoreDaemon, process_start_time
+from rostral_objectstore.daemon import StoreDaemon
+from rostral_objectstore.takeover import process_start_time
 from rostral_scheduler import LocalScheduler, LocalSchedulerConfig
 
 logger = logging.getLogger("rostral.node")

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rostral.exceptions import ClusterUnavailableError
-from rostral_objectstore.daemon import process_start_time
+from rostral_objectstore.takeover import process_start_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

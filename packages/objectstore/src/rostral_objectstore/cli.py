@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rostral_gcs.errors import ConfigError, RostralError
+from rostral_objectstore import fd_store, takeover
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.config import PAGES_AHEAD_BYTES, StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon
@@ -153,14 +154,21 @@ async def _serve(config: StoreConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    daemon = StoreDaemon(config)
+    inherited = fd_store.parked()
+    segment = takeover.adopt_segment(inherited)
+    if inherited and segment is None:
+        fd_store.forget()
+    daemon = StoreDaemon(config, segment)
     await daemon.start()
+    fd_store.park(daemon.segment.fd)
+    fd_store.notify("READY=1")
     try:
         click.echo(f"serving at {config.socket_path}")
         if daemon.transfer is not None:
             click.echo(f"transfers at {daemon.transfer.address}")
         await stopping.wait()
     finally:
+        fd_store.notify("STOPPING=1")
         await daemon.stop()
 
 

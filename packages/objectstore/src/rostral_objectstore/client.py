@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import time
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,8 +20,7 @@ from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.addresses import default_socket_path
 from rostral_objectstore.arrow_streams import ArrowData
-from rostral_objectstore.control import ControlClient
-from rostral_objectstore.errors import ObjectNotFoundError, ObjectTimeoutError, ProtocolError
+from rostral_objectstore.errors import ObjectNotFoundError, ObjectTimeoutError
 from rostral_objectstore.handle import (
     IdLike,
     ObjectHandle,
@@ -34,6 +31,7 @@ from rostral_objectstore.handle import (
     new_id_bytes,
 )
 from rostral_objectstore.layout import ObjectState
+from rostral_objectstore.link import DaemonLink
 from rostral_objectstore.observed import ObjectInfo, StateName, StoreStats, objects_of, stats_of
 from rostral_objectstore.serialization import (
     KIND_ARRAY,
@@ -74,15 +72,15 @@ class StoreClient:
         slot: this process's client slot.
     """
 
-    def __init__(self, control: ControlClient, segment: Segment) -> None:
-        self._control = control
+    def __init__(self, link: DaemonLink, segment: Segment) -> None:
+        self._control = link
         self.segment = segment
         self.table = ObjectTable(segment)
         self.tasks = Tasks(self.table)
         self.slot: int = segment.slot
         self._waiter = Waiter(self.table)
         # One who connects and forgets leaves when the last view of an object is gone, not before.
-        weakref.finalize(segment, control.close).atexit = False
+        weakref.finalize(segment, link.close).atexit = False
 
     @classmethod
     def connect(
@@ -104,19 +102,13 @@ class StoreClient:
         """
         if socket_path is None:
             socket_path = default_socket_path()
-        control = ControlClient(socket_path, timeout_s=timeout_s)
+        link = DaemonLink(socket_path, timeout_s)
         try:
-            body = {"kind": kind, "worker_id": worker_id, "job_id": job_id}
-            answer, fds = control.call_with_fds("attach", body)
-            if len(fds) != 1:
-                for fd in fds:
-                    os.close(fd)
-                raise ProtocolError(f"the store sent {len(fds)} descriptors instead of one")
-            segment = Segment.attach(fds[0], answer["slot"])
+            segment = link.attach({"kind": kind, "worker_id": worker_id, "job_id": job_id})
         except BaseException:
-            control.close()
+            link.close()
             raise
-        return cls(control, segment)
+        return cls(link, segment)
 
     def close(self) -> None:
         """Gives up every hold. Idempotent. Coroutines that wait raise StoreClosedError.
@@ -465,17 +457,3 @@ class StoreClient:
 def _check_timeout(timeout_s: float | None) -> None:
     if timeout_s is not None and math.isnan(timeout_s):
         raise ValueError("timeout_s is not a number")
-
-
-def wait_until_served(socket_path: str, timeout_s: float) -> None:
-    """Returns once a store answers at the socket. Raises StoreUnavailableError after the time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            ControlClient(socket_path, timeout_s=timeout_s).close()
-        except ConnectionError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return

@@ -12,19 +12,19 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
-from rostral_objectstore._native import repair, sweep
+from rostral_objectstore import takeover
+from rostral_objectstore._native import repair, residence, sweep
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.config import StoreConfig, machine_memory_bytes
 from rostral_objectstore.control import Body, ControlServer, Session
-from rostral_objectstore.errors import ProtocolError, TooManyClientsError
+from rostral_objectstore.errors import ProtocolError, StoreRestartedError, TooManyClientsError
 from rostral_objectstore.layout import (
     CHUNK_BYTES,
     NO_SLOT,
@@ -35,6 +35,7 @@ from rostral_objectstore.layout import (
     SlotState,
 )
 from rostral_objectstore.pages_ahead import PagesAhead
+from rostral_objectstore.takeover import process_start_time
 
 if TYPE_CHECKING:
     from rostral_objectstore.transfer import TransferService
@@ -42,23 +43,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rostral.objectstore.daemon")
 
 REPAIR_POLL_S = 0.002
+AWAIT_POLL_S = 0.1
 UPKEEP_INTERVAL_S = 1.0
 LIST_MAX = 100_000
 # Pages are taken ahead of use for no more than a quarter of the store, and only while the machine
 # has an eighth of its memory left: others need it more.
 AHEAD_SHARE = 4
 SPARE_SHARE = 8
-
-
-def process_start_time(pid: int) -> int:
-    """Clock ticks after boot at which the process started, 0 when it is gone.
-
-    Tells a process from a later one with the same pid.
-    """
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _object_id(body: Body) -> bytes:
@@ -69,17 +60,28 @@ def _object_id(body: Body) -> bytes:
 
 
 class StoreDaemon:
-    """One node's store. ``start`` serves until ``stop``; both belong to the running event loop."""
+    """One node's store. ``start`` serves until ``stop``; both belong to the running event loop.
 
-    def __init__(self, config: StoreConfig) -> None:
+    Args:
+        config: its settings.
+        segment: of a daemon that died: this one takes over, with every object in it. Its size is
+            what it was, whatever ``config.memory_bytes`` says.
+    """
+
+    def __init__(self, config: StoreConfig, segment: Segment | None = None) -> None:
         config.validate()
         self.config = config
-        self.segment = Segment.create(
-            config.memory_bytes,
-            config.node_id,
-            config.cpu_count,
-            huge_pages=config.huge_pages,
-        )
+        self._unburied = [] if segment is None else takeover.bury_former_daemons(segment)
+        if segment is None:
+            segment = Segment.create(
+                config.memory_bytes,
+                config.node_id,
+                config.cpu_count,
+                huge_pages=config.huge_pages,
+            )
+        self.segment = segment
+        # Attached to the segment and not to us: of a daemon before us.
+        self._awaited = takeover.living_clients(segment)
         self._pages_ahead = PagesAhead(
             self.segment,
             ahead_bytes=min(config.pages_ahead_bytes, config.memory_bytes // AHEAD_SHARE),
@@ -93,11 +95,18 @@ class StoreDaemon:
         self._orphaned_tasks = Tasks(self.table)
         self._server = ControlServer(config.socket_path, self)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pinned: dict[bytes, Handle] = {}
+        self._stopping = False
+        self._pinned = takeover.adopt_kept(self.table)
+        residence.undo_leaving(self.table)
         self.transfer: TransferService | None = None
 
     async def start(self) -> None:
         """Listens from here on."""
+        for slot in self._unburied:
+            sweep.finish_release(self.table, slot)
+            self._spawn(self._bury(slot))
+        for slot, pid in self._awaited.items():
+            self._spawn(self._await_return(slot, pid))
         if self.config.transfer is not None:
             from rostral_objectstore.transfer import TransferService
 
@@ -112,7 +121,12 @@ class StoreDaemon:
         )
 
     async def stop(self) -> None:
-        """Ends every connection. The segment goes with the last process that maps it."""
+        """Ends every connection. The segment goes with the last process that maps it.
+
+        Nobody is buried: the processes go on sharing what they have, and a daemon that is given
+        the segment takes them back.
+        """
+        self._stopping = True
         await self._server.stop()
         if self.transfer is not None:
             await self.transfer.close()
@@ -134,14 +148,17 @@ class StoreDaemon:
         match method:
             case "attach":
                 return self._attach(session, body)
+            case "reattach":
+                return self._reattach(session, body)
             case "stats":
                 return self.stats()
             case "pin":
                 id = _object_id(body)
                 self._pinned[id] = self.table.adopt(Handle, body["loc"], body["version"], id)
+                residence.keep(self.table, self._pinned[id], True)
                 return {}
             case "unpin":
-                return {"pinned": self._pinned.pop(_object_id(body), None) is not None}
+                return {"pinned": self._unpin(_object_id(body))}
             case "list_objects":
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
             case "fetch" if self.transfer is not None:
@@ -180,15 +197,48 @@ class StoreDaemon:
         logger.debug("attached pid=%s slot=%s kind=%s", session.pid, slot, kind.name)
         return {"slot": slot, "_fds": [self.segment.fd]}
 
+    def _reattach(self, session: Session, body: Body) -> Body:
+        slot = body["slot"]
+        if body["incarnation"] != self.segment.incarnation:
+            raise StoreRestartedError(
+                f"the store at {self.config.socket_path} was started anew, with its own memory",
+                hint="close this client and connect again",
+            )
+        if slot not in self._awaited or not takeover.is_the_same_process(
+            self.segment, slot, session.pid
+        ):
+            raise ProtocolError(f"slot {slot} is not one that this process had before")
+        del self._awaited[slot]
+        session.state["slot"] = slot
+        logger.debug("reattached pid=%s slot=%s", session.pid, slot)
+        return {"slot": slot}
+
+    async def _await_return(self, slot: int, pid: int) -> None:
+        """Buries a client of the former daemon's that dies before it has come back to us."""
+        while slot in self._awaited:
+            if not takeover.is_the_same_process(self.segment, slot, pid):
+                del self._awaited[slot]
+                self._lose(slot)
+            await asyncio.sleep(AWAIT_POLL_S)
+
+    def _unpin(self, id: bytes) -> bool:
+        handle = self._pinned.pop(id, None)
+        if handle is not None:
+            residence.keep(self.table, handle, False)
+        return handle is not None
+
     def disconnected(self, session: Session) -> None:
         """The Handler protocol: a peer is gone."""
         slot = session.state.get("slot")
-        if slot is not None:
-            sweep.finish_release(self.table, slot)
-            self.segment.set_slot_state(slot, SlotState.DEAD)
-            if slot == self.segment.scheduler_slot:
-                self.segment.set_scheduler(NO_SLOT)
-            self._spawn(self._bury(slot))
+        if slot is not None and not self._stopping:
+            self._lose(slot)
+
+    def _lose(self, slot: int) -> None:
+        sweep.finish_release(self.table, slot)
+        self.segment.set_slot_state(slot, SlotState.DEAD)
+        if slot == self.segment.scheduler_slot:
+            self.segment.set_scheduler(NO_SLOT)
+        self._spawn(self._bury(slot))
 
     async def _bury(self, slot: int) -> None:
         repair.settle(self.table, slot)

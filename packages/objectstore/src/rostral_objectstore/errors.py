@@ -17,6 +17,7 @@ RostralError (rostral_gcs)
     │   ├── OutOfMemoryError (MemoryError)          the machine has no pages left
     │   ├── TooManyClientsError                     all client slots are taken
     │   ├── StoreUnavailableError (ConnectionError) nothing listens at the socket
+    │   │   └── StoreRestartedError                 the store that listens is not the one we knew
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
     │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
     │   │   └── ObjectCorruptError                  its spill file is not what was written
@@ -103,6 +104,10 @@ class TooManyClientsError(ObjectStoreError):
 
 class StoreUnavailableError(ObjectStoreError, ConnectionError):
     """No store answers at the socket."""
+
+
+class StoreRestartedError(StoreUnavailableError):
+    """Another store listens now: what this process shares with the former one, it shares alone."""
 
 
 class ObjectNotFoundError(ObjectStoreError, LookupError):

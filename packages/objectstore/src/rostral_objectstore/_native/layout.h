@@ -108,7 +108,8 @@ struct header {
     uint64_t chunk_count;
     uint64_t chunks_offset; /* a multiple of CHUNK_SIZE */
     uint8_t node_id[16];
-    uint8_t pad0[24];
+    uint8_t incarnation[16]; /* random: tells this segment from any other */
+    uint8_t pad0[8];
     /* One bit per slot whose process is awake (running or spinning). A process spins only while
      * no more bits are set than the node has cores: measured, a spinner without a core of its
      * own is slower than a sleeper. */
@@ -208,6 +209,8 @@ enum object_state {
 #define OBJECT_FLAG_ON_DISK 32u /* the daemon has a copy on disk: who deletes the object tells it */
 /* SPILLED, and the block that `data` names holds the list of references at most. LOST keeps it. */
 #define OBJECT_FLAG_SPILLED 64u
+/* the store itself holds it, for a client that said so: a daemon that takes over goes on with it */
+#define OBJECT_FLAG_KEPT 128u
 
 /* state | flags << 8 | slot << 16 | version << 32 */
 #define OBJECT_WORD(state, flags, slot, version)                                     \

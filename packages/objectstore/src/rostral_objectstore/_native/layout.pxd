@@ -12,7 +12,7 @@ cdef extern from "layout.h" nogil:
     enum: OBJECT_FREE, OBJECT_PENDING, OBJECT_CREATED, OBJECT_SEALED, OBJECT_DELETING, OBJECT_LOST
     enum: OBJECT_SPILLED
     enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER
-    enum: OBJECT_FLAG_WIDE, OBJECT_FLAG_ON_DISK, OBJECT_FLAG_SPILLED
+    enum: OBJECT_FLAG_WIDE, OBJECT_FLAG_ON_DISK, OBJECT_FLAG_SPILLED, OBJECT_FLAG_KEPT
     enum: OBJECT_SIZE, INLINE_SIZE, WIDE_CHUNK, DEPENDENTS_CLOSED, DELETE_LAST
     enum: TASK_FREE, TASK_WAITING, TASK_READY, TASK_CLAIMED, TASK_DONE
     enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL
@@ -48,6 +48,7 @@ cdef extern from "layout.h" nogil:
         uint64_t segment_size, slots_offset, index_offset, index_group_count, chunk_words_offset
         uint64_t chunk_records_offset, chunk_count, chunks_offset
         uint8_t node_id[16]
+        uint8_t incarnation[16]
         uint64_t awake[15]
         uint64_t first_free_chunk
         uint32_t scheduler_slot, starved

@@ -175,17 +175,52 @@ def finish_restore(
     return True
 
 
-def undo_leaving(ObjectTable table not None, Handle handle not None):
-    """After the daemon died: a SPILLED object that still has its block is SEALED again.
+def undo_leaving(ObjectTable table not None):
+    """A daemon that takes over: what the dead one was about to take out of memory is SEALED again.
 
-    Returns False when its block is gone, or it is not SPILLED.
+    Returns the objects that are on disk: list of (loc, version, id).
     """
+    cdef attachment *a = table._open()
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
+    cdef uint32_t loc = walk.next()
+    cdef uint64_t word
+    cdef object_record *o
+    spilled = []
+    while loc != 0:
+        o = <object_record *>at(a, loc)
+        word = load64(&o.word)
+        if (word & 0xff) == OBJECT_SPILLED:
+            if (word >> 8) & OBJECT_FLAG_SPILLED:
+                spilled.append(
+                    (loc, <uint32_t>(word >> 32), PyBytes_FromStringAndSize(<char *>o.id, 20)))
+            else:
+                come_back(o)
+        loc = walk.next()
+    return spilled
+
+
+def keep(ObjectTable table not None, Handle handle not None, bint kept):
+    """Marks an object that the store itself holds, for a daemon that takes over; or unmarks it."""
     cdef object_record *o = <object_record *>at(table._open(), handle.loc)
-    cdef uint64_t word = load64(&o.word)
-    if (word & 0xff) != OBJECT_SPILLED or (word >> 8) & OBJECT_FLAG_SPILLED:
-        return False
-    come_back(o)
-    return True
+    cdef uint64_t word = load64(&o.word), flag = <uint64_t>OBJECT_FLAG_KEPT << 8
+    while not cas64(&o.word, word, word | flag if kept else word & ~flag):
+        word = load64(&o.word)
+
+
+def kept(ObjectTable table not None):
+    """The objects that a former daemon held for its clients: list of (loc, version, id)."""
+    cdef attachment *a = table._open()
+    cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
+    cdef uint32_t loc = walk.next()
+    cdef object_record *o
+    found = []
+    while loc != 0:
+        o = <object_record *>at(a, loc)
+        if (load64(&o.word) >> 8) & OBJECT_FLAG_KEPT:
+            found.append((loc, <uint32_t>(load64(&o.word) >> 32),
+                          PyBytes_FromStringAndSize(<char *>o.id, 20)))
+        loc = walk.next()
+    return found
 
 
 def forget_copy(ObjectTable table not None, Handle handle not None):

@@ -149,6 +149,8 @@ cdef class Segment:
         if len(node_id) != 16:
             raise ValueError(f"a node id has 16 bytes, not {len(node_id)}")
         memcpy(h.node_id, <char *>node_id, 16)
+        cdef bytes incarnation = os.urandom(16)
+        memcpy(h.incarnation, <char *>incarnation, 16)
         store64(&h.magic, SEGMENT_MAGIC)
         self._locate()
         return self
@@ -158,7 +160,17 @@ cdef class Segment:
         """Maps the segment behind `fd` as the process that has the slot.
 
         The descriptor is taken over: it is closed with the mapping, or by an error here.
+        Raises SegmentError, LayoutVersionError, OutOfMemoryError.
         """
+        cdef Segment self = Segment.adopt(fd)
+        if slot_index >= MAX_SLOTS:
+            raise SegmentError(f"there are {MAX_SLOTS} slots, no number {slot_index}")
+        self.use_slot(slot_index)
+        return self
+
+    @staticmethod
+    def adopt(int fd):
+        """`attach` for a store daemon that takes over from a dead one; `use_slot` follows."""
         cdef size_t size = os.fstat(fd).st_size
         if size < 4096:
             os.close(fd)
@@ -171,10 +183,9 @@ cdef class Segment:
                 f"this process knows {LAYOUT_VERSION}",
                 hint="install the same version of rostral-objectstore on both sides",
             )
-        if h.segment_size != size or slot_index >= MAX_SLOTS:
+        if h.segment_size != size:
             raise SegmentError(f"the segment says {h.segment_size} bytes but has {size}")
         self._locate()
-        self.use_slot(slot_index)
         return self
 
     @staticmethod
@@ -243,6 +254,11 @@ cdef class Segment:
     @property
     def node_id(self):
         return PyBytes_FromStringAndSize(<char *>self.a.hdr.node_id, 16)
+
+    @property
+    def incarnation(self):
+        """16 random bytes, which no other segment has."""
+        return PyBytes_FromStringAndSize(<char *>self.a.hdr.incarnation, 16)
 
     @property
     def capacity(self):

@@ -1,0 +1,187 @@
+"""The daemon dies and comes back: with the segment handed back to it, and without.
+
+The service manager's part, keeping a descriptor and giving it to the next daemon, is played by the
+test, over the very protocol that systemd speaks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rostral_gcs.ids import ObjectID
+from rostral_objectstore import StoreClient
+from rostral_objectstore._native import repair
+from rostral_objectstore.errors import StoreClosedError, StoreRestartedError
+from rostral_objectstore.layout import SlotState
+from rostral_objectstore.link import wait_until_served
+
+from .store import DEADLINE_S, until
+
+# Puts the parked descriptor where a service manager would, then becomes the daemon.
+START = """
+import os, sys
+fd = int(sys.argv[1])
+if fd >= 0:
+    os.dup2(fd, 3)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="rostral-segment")
+os.execv(sys.executable, [sys.executable, "-c",
+    "from rostral_objectstore.cli import main; main()", "serve", *sys.argv[2:]])
+"""
+
+
+class Manager:
+    """Starts the daemon and keeps what it parks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = str(folder / "store")
+        self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._inbox.settimeout(DEADLINE_S)
+        self._inbox.bind(str(folder / "notify"))
+        self._environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
+        self.parked = -1
+        self.said: list[str] = []
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, hand_back: bool = True) -> None:
+        fd = self.parked if hand_back else -1
+        self._daemon = subprocess.Popen(
+            [
+                *(sys.executable, "-c", START, str(fd)),
+                *("--socket", self.socket, "--memory", str(64 << 20)),
+            ],
+            env=self._environment,
+            pass_fds=[fd] if fd >= 0 else [],
+            stdout=subprocess.DEVNULL,
+        )
+        self.said.clear()
+        while "READY=1" not in self.said:
+            message, fds, _, _ = socket.recv_fds(self._inbox, 4096, 4)
+            self.said += message.decode().splitlines()
+            if fds:
+                if self.parked >= 0:
+                    os.close(self.parked)
+                (self.parked,) = fds
+        wait_until_served(self.socket, DEADLINE_S)
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        assert self._daemon is not None
+        self._daemon.send_signal(number)
+        return self._daemon.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        self.kill()
+        self._inbox.close()
+        if self.parked >= 0:
+            os.close(self.parked)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path)
+    manager.start()
+    yield manager
+    manager.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_sealed_object_is_lost_with_the_daemon(manager: Manager, number: int) -> None:
+    """1. Objects held, pinned and viewed. 2. The daemon dies. 3. The next has all of them."""
+    with StoreClient.connect(manager.socket) as client, StoreClient.connect(manager.socket) as gone:
+        held = client.put(np.arange(50_000))
+        pinned = client.put("kept by the store")
+        client.pin(pinned)
+        pinned_id = pinned.id
+        del pinned
+        left_behind = gone.put(np.ones(100_000)).id
+        manager.kill(number)
+        view = client.get(held)
+        between = client.put("put while nobody served")
+        gone.close()
+
+        manager.start()
+        assert client.stats().clients >= 1
+        np.testing.assert_array_equal(view, np.arange(50_000))
+        assert client.get(between) == "put while nobody served"
+        with StoreClient.connect(manager.socket) as newcomer:
+            assert newcomer.get(pinned_id) == "kept by the store"
+            np.testing.assert_array_equal(newcomer.get(held.id), np.arange(50_000))
+            until(lambda: not newcomer.contains(left_behind), "burial of who left meanwhile")
+            newcomer.unpin(pinned_id)
+            assert not newcomer.contains(pinned_id)
+        del view
+
+
+@pytest.mark.slow
+def test_who_dies_while_nobody_serves_is_buried_by_the_next_daemon(manager: Manager) -> None:
+    code = (
+        "import sys; from rostral_objectstore import StoreClient; "
+        "from rostral_gcs.ids import ObjectID; c = StoreClient.connect(sys.argv[1]); "
+        "h = c.put(b'x' * 100000, ObjectID(b'i' * 20)); w = c.create(1 << 20); "
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, manager.socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with StoreClient.connect(manager.socket) as client:
+            before = repair.audit(client.table)
+            manager.kill()
+            other.kill()
+            other.wait()
+            assert client.contains(ObjectID(b"i" * 20))
+            manager.start()
+            until(lambda: not client.contains(ObjectID(b"i" * 20)), "burial")
+            until(lambda: repair.audit(client.table)["blocks"] == 0, "the memory is free again")
+            assert before["blocks"] > 0
+            until(lambda: len(client.segment.slots_in_state(SlotState.LIVE)) == 2, "slots")
+
+
+@pytest.mark.slow
+def test_a_client_learns_that_the_store_was_started_anew(manager: Manager) -> None:
+    client = StoreClient.connect(manager.socket)
+    view = client.get(client.put(np.arange(10_000)))
+    manager.kill()
+    manager.start(hand_back=False)
+    with pytest.raises(StoreRestartedError, match="started anew"):
+        client.stats()
+    with pytest.raises(StoreClosedError, match="attach again"):
+        client.put(1)
+    np.testing.assert_array_equal(view, np.arange(10_000))
+    client.close()
+    with StoreClient.connect(manager.socket) as again:
+        assert again.get(again.put(1)) == 1
+
+
+@pytest.mark.slow
+def test_a_segment_that_cannot_be_used_is_dropped(manager: Manager) -> None:
+    manager.kill()
+    os.close(manager.parked)
+    manager.parked = os.memfd_create("rostral-segment")
+    os.write(manager.parked, bytes(100))
+    manager.start()
+    assert "FDSTOREREMOVE=1" in manager.said
+    with StoreClient.connect(manager.socket) as client:
+        assert client.get(client.put(1)) == 1
+
+
+@pytest.mark.slow
+def test_a_daemon_that_stops_and_continues_loses_nothing(manager: Manager) -> None:
+    """Slow is not dead: nobody else may take the segment over while it is only stopped."""
+    with StoreClient.connect(manager.socket) as client:
+        assert manager._daemon is not None
+        manager._daemon.send_signal(signal.SIGSTOP)
+        handle = client.put(np.ones(1000))
+        manager._daemon.send_signal(signal.SIGCONT)
+        assert client.stats().clients == 1
+        assert client.get(handle).sum() == 1000
