@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rostral_gcs.errors import ConfigError, RostralError
-from rostral_objectstore import fd_store, takeover
-from rostral_objectstore.client import StoreClient
+from rostral_gcs.errors import ConfigError
+from rostral_objectstore import fd_store, metrics, takeover
+from rostral_objectstore.addresses import default_socket_path
+from rostral_objectstore.cli_views import EXIT_FAILED, errors_as_statuses, ls, stats, top
 from rostral_objectstore.config import PAGES_AHEAD_BYTES, StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon
 
 if TYPE_CHECKING:
     from rostral_objectstore.transfer import TransferConfig
-
-EXIT_UNREACHABLE = 3
-EXIT_BAD_CONFIG = 78
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,7 +29,11 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--socket", "socket_path", required=True, type=click.Path(), help="Unix socket to listen at."
+    "--socket",
+    "socket_path",
+    type=click.Path(),
+    default=None,
+    help="Unix socket to listen at. [default: $ROSTRAL_STORE, else this user's]",
 )
 @click.option(
     "--memory",
@@ -77,34 +78,37 @@ def main() -> None:
 @click.option("--tls-certificate", type=click.Path(), default=None, help="PEM, this node's.")
 @click.option("--tls-key", type=click.Path(), default=None, help="PEM, its key, of mode 0600.")
 @click.option("--tls-ca", type=click.Path(), default=None, help="PEM, who signs the nodes'.")
+@click.option(
+    "--metrics",
+    "metrics_address",
+    metavar="HOST:PORT",
+    default=None,
+    help="Serve metrics for Prometheus there, on this machine alone.",
+)
 @click.option("--verbose", is_flag=True, help="Log what happens, to standard error.")
 def serve(
     *,
-    socket_path: str,
+    socket_path: str | None,
     memory_bytes: int | None,
     pages_ahead_bytes: int,
     huge_pages: bool,
+    metrics_address: str | None,
     verbose: bool,
     **transfer: Any,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
-    try:
+    with errors_as_statuses(unreachable=EXIT_FAILED):
         config = StoreConfig(
-            socket_path=str(Path(socket_path).absolute()),
+            socket_path=str(Path(socket_path or default_socket_path()).absolute()),
             memory_bytes=default_memory_bytes() if memory_bytes is None else memory_bytes,
             transfer=_transfer_config(**transfer),
             pages_ahead_bytes=pages_ahead_bytes,
             huge_pages=huge_pages,
         )
         config.validate()
-        asyncio.run(_serve(config))
-    except ConfigError as error:
-        click.echo(f"rostral-objectstore: {error}", err=True)
-        sys.exit(EXIT_BAD_CONFIG)
-    except RostralError as error:
-        click.echo(f"rostral-objectstore: {error}", err=True)
-        sys.exit(1)
+        address = None if metrics_address is None else metrics.parse_address(metrics_address)
+        asyncio.run(_serve(config, address))
 
 
 def _transfer_config(
@@ -149,7 +153,7 @@ def _transfer_config(
     return config
 
 
-async def _serve(config: StoreConfig) -> None:
+async def _serve(config: StoreConfig, metrics_address: tuple[str, int] | None) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -159,31 +163,23 @@ async def _serve(config: StoreConfig) -> None:
     if inherited and segment is None:
         fd_store.forget()
     daemon = StoreDaemon(config, segment)
-    await daemon.start()
-    fd_store.park(daemon.segment.fd)
-    fd_store.notify("READY=1")
+    page = None if metrics_address is None else metrics.serve(metrics_address, daemon.stats)
     try:
+        await daemon.start()
+        fd_store.park(daemon.segment.fd)
+        fd_store.notify("READY=1")
         click.echo(f"serving at {config.socket_path}")
         if daemon.transfer is not None:
             click.echo(f"transfers at {daemon.transfer.address}")
         await stopping.wait()
     finally:
         fd_store.notify("STOPPING=1")
+        if page is not None:
+            await asyncio.to_thread(page.shutdown)
+            page.server_close()
         await daemon.stop()
 
 
-@main.command()
-@click.option(
-    "--socket", "socket_path", required=True, type=click.Path(), help="Unix socket of the store."
-)
-def stats(socket_path: str) -> None:
-    """Show how full the store is."""
-    try:
-        with StoreClient.connect(socket_path) as client:
-            answer = client.stats()
-    except ConnectionError as error:
-        click.echo(f"rostral-objectstore: {error}", err=True)
-        sys.exit(EXIT_UNREACHABLE)
-    click.echo(
-        f"used {answer.used_bytes} of {answer.capacity_bytes} bytes, {answer.clients} processes"
-    )
+main.add_command(stats)
+main.add_command(ls)
+main.add_command(top)

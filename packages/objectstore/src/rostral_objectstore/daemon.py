@@ -294,8 +294,9 @@ class StoreDaemon:
             "capacity_bytes": self.segment.capacity,
             "used_bytes": self.segment.capacity - chunks[0] * CHUNK_BYTES,
             "free_bytes": chunks[0] * CHUNK_BYTES,
-            "pinned_bytes": sum(self.table.size(handle) for handle in self._pinned.values()),
+            "pinned_bytes": sum(self.table.size(handle) for handle in [*self._pinned.values()]),
             "pinned": len(self._pinned),
+            "objects": repair.count_objects(self.table),
             "chunks": dict(zip(kinds, chunks, strict=True)),
             "clients": len(self.segment.slots_in_state(SlotState.LIVE)) - 1,  # without ourselves
         }

@@ -26,6 +26,8 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     """Values of the objects that `pin` keeps."""
     pinned: int = 0
     """How many objects `pin` keeps."""
+    objects: int = 0
+    """In any state, those that are only waited for included."""
     clients: int
     """Attached processes, the daemon itself not counted."""
     chunks: dict[str, int] = msgspec.field(default_factory=dict)

@@ -1,0 +1,115 @@
+"""What a store says of itself, for Prometheus.
+
+Owns the names of the metrics and the page that shows them. A scrape reads what the daemon knows at
+that moment; nothing is counted on the path of a put or a get. The only import of prometheus_client
+is in here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any, Protocol, cast
+
+from rostral_gcs.errors import ConfigError
+
+# Name in the daemon's message, name and help of the metric. Counts since the start end in _total.
+METRICS = {
+    "capacity_bytes": ("capacity_bytes", "Room for objects, the store's bookkeeping included."),
+    "used_bytes": ("used_bytes", "Bytes taken, counted in chunks of 64 KiB."),
+    "free_bytes": ("free_bytes", "Bytes not taken."),
+    "pinned_bytes": ("pinned_bytes", "Bytes of objects that the store itself keeps."),
+    "spilled_bytes": ("spilled_bytes", "Bytes of objects that have a copy on disk."),
+    "spill_file_bytes": ("spill_file_bytes", "Bytes that spill files take on disk."),
+    "objects": ("objects", "Objects in any state."),
+    "pinned": ("pinned_objects", "Objects that the store itself keeps."),
+    "spilled_objects": ("spilled_objects", "Objects that have a copy on disk."),
+    "clients": ("clients", "Attached processes."),
+    "spill_writes": ("spill_writes_total", "Objects written to disk."),
+    "evicted": ("evictions_total", "Objects that left memory for the disk."),
+    "restored": ("restores_total", "Objects that came back from disk."),
+    "lost": ("lost_objects_total", "Spilled objects that the disk lost."),
+}
+PREFIX = "rostral_objectstore_"
+
+
+class Page(Protocol):
+    """The server of the page."""
+
+    def shutdown(self) -> None:
+        """Stops answering; waits for the answer under way."""
+
+    def server_close(self) -> None:
+        """Gives the port back."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, on this machine only. Raises ConfigError.
+
+    What a store holds is its user's own business, and the page asks nobody who he is.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    try:
+        number = int(port)
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise ConfigError(
+            f"the address {text[:80]!r} is not HOST:PORT", hint="write 127.0.0.1:9108"
+        ) from error
+    if not address.is_loopback or not 0 <= number < 1 << 16:
+        raise ConfigError(
+            f"metrics are served on this machine alone, not at {text[:80]}",
+            hint="write 127.0.0.1:PORT and let a collector on the machine fetch them",
+        )
+    return str(address), number
+
+
+class Collector:
+    """Asks the daemon at each scrape, on the server's thread."""
+
+    def __init__(self, stats: Callable[[], dict[str, Any]]) -> None:
+        self._stats = stats
+        self._started = time.time()
+
+    def collect(self) -> Iterator[Any]:
+        """The metrics of this moment."""
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            InfoMetricFamily,
+        )
+
+        version = metadata.version("rostral-objectstore")
+        yield InfoMetricFamily(PREFIX + "build", "What is running.", {"version": version})
+        started = PREFIX + "start_time_seconds"
+        yield GaugeMetricFamily(started, "When the store started, since 1970.", self._started)
+        values = self._stats()
+        for key, (name, text) in METRICS.items():
+            if key in values:
+                family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                yield family(PREFIX + name, text, value=values[key])
+
+
+def serve(address: tuple[str, int], stats: Callable[[], dict[str, Any]]) -> Page:
+    """Serves the page at the address from a thread of its own. Raises ConfigError."""
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+    except ImportError as error:
+        raise ConfigError(
+            "metrics need the package prometheus_client",
+            hint="pip install 'rostral-objectstore[metrics]'",
+        ) from error
+    registry = CollectorRegistry()
+    registry.register(Collector(stats))
+    host, port = address
+    try:
+        server, _thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot serve metrics at {host}:{port}: {error.strerror}",
+            hint="choose a port that is free",
+        ) from error
+    return cast("Page", server)
