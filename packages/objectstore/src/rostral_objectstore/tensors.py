@@ -20,7 +20,8 @@ from typing import Any
 from rostral_objectstore._native.buffer import ObjectBuffer
 from rostral_objectstore._native.private_view import PrivateView
 
-# Below, a copy costs less than a mapping of its own: see benchmarks/bench_tensors.py.
+# Below, a copy costs less than a mapping of its own: measured at this size, 6 us against 9 us and a
+# page fault for every 16 pages that are read. At 16 MiB it is 610 us against 9.
 PRIVATE_BYTES_MIN = 1 << 16
 
 # For the dispatch table of a pickler. Empty until `find_torch` has seen torch.
