@@ -172,7 +172,10 @@ def test_a_daemon_stops_though_fetches_are_under_way(folder: Path) -> None:
             stdout=subprocess.PIPE,
             text=True,
         )
-        until(lambda: there.stats()["server"]["chunks_sent"] > 2, "some chunks")  # type: ignore[index]
+        until(
+            lambda: there.stats()["server"]["chunks_sent"] > 2,  # type: ignore[index]
+            "some chunks",
+        )
         here.end()
         out, _ = asker.communicate(timeout=DEADLINE_S)
         assert out.strip() in (StoreUnavailableError.__name__, "StoreClosedError")

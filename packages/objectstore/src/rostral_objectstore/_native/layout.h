@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 6u
+#define LAYOUT_VERSION 7u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -102,7 +102,7 @@ struct header {
     uint64_t segment_size;
     uint64_t slots_offset;
     uint64_t index_offset;
-    uint64_t index_group_count; /* a power of two */
+    uint64_t index_group_count; /* of all levels together */
     uint64_t chunk_words_offset;
     uint64_t chunk_records_offset;
     uint64_t chunk_count;
@@ -285,12 +285,19 @@ struct contained {
     uint32_t pad;
 };
 
-/* ---- id index: groups of seven buckets in a cache line, linear probing from group to group --- */
+/* ---- id index: groups of seven buckets in a cache line, in levels one after the other -----------
+ *
+ * Each level has four times the groups of the one before. An id goes to its home group in the
+ * first level; when that is full, to its home in the next; in the last level to the group that
+ * follows. So the index takes memory by the number of objects and not by the size of the store.
+ */
+#define INDEX_FIRST_GROUPS 16384u
+#define INDEX_LEVELS_MAX 6u
 
 struct index_group {
     /* slot + 1 of who changes ids that hash here; the lock of a dead process is taken over */
     uint32_t lock;
-    uint32_t overflow; /* 1 once an id that hashes here had to go to a later group */
+    uint32_t overflow; /* 1 once an id that belongs here had to go on */
     uint64_t bucket[7]; /* locator | low 32 bits of the id's hash << 32; 0: empty */
 };
 

@@ -43,11 +43,10 @@ cdef enum:
     MADV_HUGEPAGE = 14
     MADV_POPULATE_WRITE = 23
     HUGE_PAGE = 2 << 20
-    INDEX_GROUPS_MIN = 1 << 10
-    # Room for seven ids in the place of eight of the smallest objects, up to 29 million objects:
-    # it is hardly ever what is full first. It costs nothing until it is touched.
+    # Room for seven ids in the place of eight of the smallest objects, or more: it is hardly ever
+    # what is full first. It costs nothing until it is touched.
     BYTES_PER_INDEX_GROUP = 1 << 10
-    INDEX_GROUPS_MAX = 1 << 22
+    INDEX_FIRST_BYTES = INDEX_FIRST_GROUPS * 64
 
 _live = weakref.WeakSet()
 
@@ -98,9 +97,11 @@ cdef class Segment:
         import fcntl
 
         cdef uint64_t chunk_count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
-        cdef uint64_t groups = INDEX_GROUPS_MIN
-        while groups * BYTES_PER_INDEX_GROUP < size and groups < INDEX_GROUPS_MAX:
-            groups *= 2
+        cdef uint64_t groups = INDEX_FIRST_GROUPS, level = INDEX_FIRST_GROUPS, levels = 1
+        while groups * BYTES_PER_INDEX_GROUP < size and levels < INDEX_LEVELS_MAX:
+            level *= 4
+            levels += 1
+            groups += level
         cdef uint64_t slots_offset = 4096
         cdef uint64_t words_offset = slots_offset + MAX_SLOTS * sizeof(slot)
         cdef uint64_t bits_offset = words_offset + chunk_count * 8
@@ -123,7 +124,7 @@ cdef class Segment:
             # Neither we nor a reader can cut pages away under another process's feet.
             fcntl.fcntl(
                 fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            if fallocate(fd, 0, 0, <int64_t>index_offset) != 0:
+            if fallocate(fd, 0, 0, <int64_t>(index_offset + INDEX_FIRST_BYTES)) != 0:
                 raise OutOfMemoryError(f"no memory for the tables of a store of {size} bytes")
         except BaseException:
             os.close(fd)
@@ -204,6 +205,8 @@ cdef class Segment:
         cdef header *h = self.a.hdr
         self.a.slots = <slot *>(self.a.base + h.slots_offset)
         self.a.index = <index_group *>(self.a.base + h.index_offset)
+        # Its pages exist; a fault on each would make the first use of most ids slow.
+        madvise(self.a.index, INDEX_FIRST_BYTES, MADV_POPULATE_WRITE)
         self.a.chunk_words = <uint64_t *>(self.a.base + h.chunk_words_offset)
         self.a.page_bits = <uint64_t *>(self.a.base + h.page_bits_offset)
         self.a.chunk_records = <chunk_record *>(self.a.base + h.chunk_records_offset)
