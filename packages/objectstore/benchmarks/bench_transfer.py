@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,8 @@ def large(folder: Path, size: int, rounds: int) -> Iterator[Row]:
         ways: dict[str, Callable[[], object]] = {}
         for streams in STREAMS:
             fetcher = stack.enter_context(fetcher_of(here, credentials, streams))
-            ways[f"{streams} stream{'s' if streams > 1 else ''}"] = lambda fetcher=fetcher: (
-                fetcher.fetch(id, [holder.address])
-            )
+            name_of_way = f"{streams} stream{'s' if streams > 1 else ''}"
+            ways[name_of_way] = partial(fetcher.fetch, id, [holder.address])
         for fetch in ways.values():
             fetch()
         yield from beside_tcp(name, size, ways, rounds)
@@ -211,10 +211,13 @@ def small(folder: Path) -> Iterator[Row]:
         kept = [holder.keep(SMALL_BYTES, id) for id in ids]
         credentials = Credentials(token_file=str(folder / "token"))
         fetcher = stack.enter_context(fetcher_of(here, credentials))
-        ways = (("", fetcher.fetch), (" through the daemon", here.client.fetch))
+        ways: list[tuple[str, Callable[..., object]]] = [
+            ("", fetcher.fetch),
+            (" through the daemon", here.client.fetch),
+        ]
         for number, (way, fetch) in enumerate(ways):
             mine = ids[number * SMALL_COUNT :][:SMALL_COUNT]
-            times = sorted(timed(lambda: fetch(id, [holder.address])) for id in mine)  # noqa: B023
+            times = sorted(timed(partial(fetch, id, [holder.address])) for id in mine)
             yield Row(f"1 KB{way}, p50", "ms", times[len(times) // 2] * 1e3)
             yield Row(f"1 KB{way}, p99", "ms", times[len(times) * 99 // 100] * 1e3)
         del kept

@@ -26,6 +26,7 @@ from rostral_objectstore.errors import (
     StoreClosedError,
 )
 from rostral_objectstore.handle import ObjectHandle
+from rostral_objectstore.transfer.allocator import keep_freed_memory
 from rostral_objectstore.transfer.channels import Channels
 from rostral_objectstore.transfer.chunk_stream import Chunk, ChunkStream
 from rostral_objectstore.transfer.config import FetchConfig
@@ -100,6 +101,8 @@ class Fetcher:
     ) -> None:
         config.validate()
         self.config = config
+        if config.freed_bytes_kept:
+            keep_freed_memory(config.freed_bytes_kept)
         self._storage = Storage(table)
         self._channels = Channels(config.credentials, config.idle_connections_max)
         self._clock = clock
