@@ -34,7 +34,7 @@ from rostral_gcs.auth import write_token
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import StoreClient
 from rostral_objectstore.checksum import checksum
-from rostral_objectstore.client import wait_until_served
+from rostral_objectstore.link import wait_until_served
 from rostral_objectstore.transfer import Credentials, FetchConfig, Fetcher
 
 MB = 1_000_000
