@@ -35,6 +35,13 @@ def test_directories_share_the_work() -> None:
     assert choose(directory(0), directory(1)) == 0
 
 
+def test_a_file_that_is_open_is_filled_first() -> None:
+    both = [directory(0), directory(1, used=500)]
+    rules = {"limit_bytes": None, "free_share_min": 0.0, "now_s": 0.0}
+    assert choose_directory(both, need_bytes=1, prefer=1, **rules) == 1  # type: ignore[arg-type]
+    assert choose_directory(both, need_bytes=2000, prefer=1, **rules) is None  # type: ignore[arg-type]
+
+
 def test_no_file_system_is_filled_to_the_brim() -> None:
     assert choose(directory(0, free=149)) is None
     assert choose(directory(0, free=150)) == 0

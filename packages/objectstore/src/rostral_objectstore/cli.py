@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,27 @@ from rostral_objectstore.daemon import StoreDaemon
 
 if TYPE_CHECKING:
     from rostral_objectstore.transfer import TransferConfig
+
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes: 65536, 64K, 64M, 4G, 1.5T; a B or iB after the unit changes nothing."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes. Fails as a usage error."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r} is no size: write 65536, 64M or 1.5G", param, ctx)
+        return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+SIZE = Size()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,9 +60,31 @@ def main() -> None:
 @click.option(
     "--memory",
     "memory_bytes",
-    type=int,
+    type=SIZE,
     default=None,
-    help="Bytes for objects. [default: 0.3 of the machine's memory]",
+    help="Room for objects. [default: 0.3 of the machine's memory]",
+)
+@click.option(
+    "--spill-dir",
+    "spill_directories",
+    type=click.Path(),
+    multiple=True,
+    help="Where objects go when memory is short; several disks share the work.",
+)
+@click.option(
+    "--spill-limit",
+    "spill_limit_bytes",
+    type=SIZE,
+    default=None,
+    help="How much may be spilled. [default: until 5 % of a disk are free]",
+)
+@click.option(
+    "--full-timeout",
+    "full_timeout_s",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Seconds that a put waits for room before it is an error.",
 )
 @click.option(
     "--pages-ahead",
@@ -93,6 +137,9 @@ def serve(
     pages_ahead_bytes: int,
     huge_pages: bool,
     metrics_address: str | None,
+    spill_directories: tuple[str, ...],
+    spill_limit_bytes: int | None,
+    full_timeout_s: float,
     verbose: bool,
     **transfer: Any,
 ) -> None:
@@ -102,6 +149,9 @@ def serve(
         config = StoreConfig(
             socket_path=str(Path(socket_path or default_socket_path()).absolute()),
             memory_bytes=default_memory_bytes() if memory_bytes is None else memory_bytes,
+            spill_directories=tuple(str(Path(path).absolute()) for path in spill_directories),
+            spill_limit_bytes=spill_limit_bytes,
+            full_timeout_s=full_timeout_s,
             transfer=_transfer_config(**transfer),
             pages_ahead_bytes=pages_ahead_bytes,
             huge_pages=huge_pages,

@@ -33,6 +33,7 @@ from rostral_objectstore.handle import (
 from rostral_objectstore.layout import ObjectState
 from rostral_objectstore.link import DaemonLink
 from rostral_objectstore.observed import ObjectInfo, StateName, StoreStats, objects_of, stats_of
+from rostral_objectstore.room_calls import RoomCalls
 from rostral_objectstore.serialization import (
     KIND_ARRAY,
     KIND_ARROW,
@@ -76,6 +77,8 @@ class StoreClient:
         self._control = link
         self.segment = segment
         self.table = ObjectTable(segment)
+        room = RoomCalls(control)
+        self.table.set_daemon(restore=room.restore, make_room=room.make_room)
         self.tasks = Tasks(self.table)
         self.slot: int = segment.slot
         self._waiter = Waiter(self.table)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import ConfigError
+from rostral_objectstore.spill_directory import problems_of
 
 if TYPE_CHECKING:
     # Brings Arrow Flight along, which is an extra.
@@ -20,6 +21,7 @@ MEMORY_SHARE = 0.3
 MEMORY_BYTES_MAX = 200 << 30
 MEMORY_BYTES_MIN = 16 << 20
 PAGES_AHEAD_BYTES = 256 << 20
+FULL_TIMEOUT_S_MAX = 86_400.0
 
 
 def machine_memory_bytes() -> int:
@@ -65,6 +67,23 @@ class StoreConfig:
     """How long a dead process's holds are kept for a scheduler to take its tasks over: longer than
     any repair seen; a scheduler that hangs must not stop the clean-up."""
 
+    spill_directories: tuple[str, ...] = ()
+    """Where objects go when memory is short: directories of our own that nobody else can write to.
+    Several disks share the work. None: a full store is full."""
+
+    spill_limit_bytes: int | None = None
+    """How much all spill files together may take. None: what the disks have."""
+
+    spill_free_share_min: float = 0.05
+    """No disk is filled beyond this: the rest of the machine wants to live too."""
+
+    spill_threshold: float = 0.8
+    """From this share of the store on, the oldest objects are written to disk ahead of need, so
+    that a put that finds no room need not wait for a disk."""
+
+    full_timeout_s: float = 10.0
+    """How long a put that finds no room waits for some before it is an error; 0: not at all."""
+
     def validate(self) -> None:
         """Raises ConfigError with everything that is wrong at once."""
         errors = []
@@ -88,7 +107,27 @@ class StoreConfig:
             errors.append(f"node_id has {len(self.node_id)} bytes, not 16")
         if self.cpu_count < 1:
             errors.append(f"cpu_count is {self.cpu_count}: at least 1")
+        errors += self._spill_problems()
         if errors:
             raise ConfigError(
                 "the store's configuration is wrong: " + "; ".join(errors), problems=errors
             )
+
+    def _spill_problems(self) -> list[str]:
+        problems = [
+            problem
+            for path in self.spill_directories
+            for problem in problems_of(path, free_share_min=self.spill_free_share_min)
+        ]
+        if len(set(self.spill_directories)) < len(self.spill_directories):
+            problems.append("spill_directories: one of them is named twice")
+        if self.spill_limit_bytes is not None and self.spill_limit_bytes < 0:
+            problems.append(f"spill_limit_bytes is {self.spill_limit_bytes}: not negative")
+        for name in ("spill_free_share_min", "spill_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} is {getattr(self, name)}: a share, from 0 to 1")
+        if not 0 <= self.full_timeout_s <= FULL_TIMEOUT_S_MAX:
+            problems.append(
+                f"full_timeout_s is {self.full_timeout_s}: from 0 to {FULL_TIMEOUT_S_MAX:.0f} s"
+            )
+        return problems

@@ -35,6 +35,7 @@ from rostral_objectstore.layout import (
     SlotState,
 )
 from rostral_objectstore.pages_ahead import PagesAhead
+from rostral_objectstore.room import Room
 from rostral_objectstore.takeover import process_start_time
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class StoreDaemon:
         )
         self.segment.use_slot(slot)
         self.table = ObjectTable(self.segment)
+        self.room = Room(self.table, config)
         self._orphaned_tasks = Tasks(self.table)
         self._server = ControlServer(config.socket_path, self)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,6 +116,7 @@ class StoreDaemon:
         await self._server.start()
         self._pages_ahead.start()
         self._spawn(self._upkeep())
+        self.room.start()
         logger.info(
             "store ready socket=%s memory_bytes=%s",
             self.config.socket_path,
@@ -134,6 +137,7 @@ class StoreDaemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._pages_ahead.stop()
+        await self.room.stop()
         self.segment.close()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
@@ -159,6 +163,13 @@ class StoreDaemon:
                 return {}
             case "unpin":
                 return {"pinned": self._unpin(_object_id(body))}
+                return {"pinned": self._pinned.pop(_object_id(body), None) is not None}
+            case "make_room":
+                size, waited_s = int(body["size"]), float(body["waited_s"])
+                return {"room": await self.room.make(size, waited_s=waited_s)}
+            case "restore":
+                handle = self.table.adopt(Handle, body["loc"], body["version"], _object_id(body))
+                return {"restored": await self.room.restore(handle)}
             case "list_objects":
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
             case "fetch" if self.transfer is not None:
@@ -286,6 +297,10 @@ class StoreDaemon:
             "is_error": record["is_error"],
         }
 
+    def cache(self, handle: Handle) -> None:
+        """Keeps a copy of an object that is safe on another node, until its room is wanted."""
+        self.room.cached.add(handle)
+
     def stats(self) -> Body:
         """Bytes and chunks by use, and how many processes are attached."""
         kinds = ("free", "claimed", "slabs", "objects", "tasks", "runs", "run_bodies", "queues")
@@ -299,4 +314,5 @@ class StoreDaemon:
             "objects": repair.count_objects(self.table),
             "chunks": dict(zip(kinds, chunks, strict=True)),
             "clients": len(self.segment.slots_in_state(SlotState.LIVE)) - 1,  # without ourselves
+            **self.room.stats(),
         }

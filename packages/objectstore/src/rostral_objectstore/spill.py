@@ -44,6 +44,8 @@ from rostral_objectstore.spill_file import (
 logger = logging.getLogger("rostral.objectstore.spill")
 
 FILE_BYTES = 64 << 20
+# Of the limit: kept for restoring, which has to write something else out first.
+RESERVE_SHARE = 1 / 16
 READ_TRIES = 3
 READ_PAUSE_S = 0.02
 # What the machine lacks, not the file: the object is still there.
@@ -158,56 +160,52 @@ class SpillStore:
 
     # ---- writing
 
-    def write(self, items: Sequence[Item]) -> None:
+    def write(self, items: Sequence[Item], *, urgent: bool = False) -> None:
         """Writes the items to one file: all of them, or none. Blocks as long as the disk does.
+
+        Args:
+            items: the objects.
+            urgent: use the reserve too. With memory and disk full, it is what lets one object
+                change places with another.
 
         Raises:
             OutOfDiskError: no directory takes them: full, over the limit, or failing.
         """
         with self._writing:
-            self._write(items)
+            self._write(items, urgent=urgent)
 
-    def _write(self, items: Sequence[Item]) -> None:
+    def _write(self, items: Sequence[Item], *, urgent: bool) -> None:
         need_bytes = sum(stored_bytes(memoryview(item.block).nbytes) for item in items)
-        error: OSError | None = None
-        tried = -1
+        # Words, and not the error: its traceback would keep the items, and they objects in memory.
+        failure, tried = "", 0
         for _ in range(len(self._directories)):
-            index = self._directory_for(need_bytes)
+            index = self._directory_for(need_bytes, urgent=urgent)
             if index is None:
                 break
             try:
                 entries = self._write_to(index, items, need_bytes)
-            except OSError as caught:
-                error, tried = caught, index
-                self._failed(self._directories[index], caught)
+            except OSError as error:
+                failure, tried = error.strerror or str(error), index
+                self._failed(self._directories[index], failure)
                 continue
             self._directories[index].failures_in_a_row = 0
             self._record(entries)
             return
-        raise self._out_of_disk(need_bytes, tried, error)
+        raise self._out_of_disk(need_bytes, tried, failure)
 
-    def _directory_for(self, need_bytes: int) -> int | None:
-        views = self._views()
-        if self._open_file is not None:
-            index = self._open_file[0].directory
-            if self._choose([views[index]], views, need_bytes) is not None:
-                return index
-        return self._choose(views, views, need_bytes)
-
-    def _choose(
-        self, among: list[DirectoryView], views: list[DirectoryView], need_bytes: int
-    ) -> int | None:
-        limit_bytes = self._limit_bytes
-        if limit_bytes is not None:
-            # The limit is for all of them, whoever is to be chosen from.
-            chosen = {view.index for view in among}
-            limit_bytes -= sum(view.used_bytes for view in views if view.index not in chosen)
+    def _directory_for(self, need_bytes: int, *, urgent: bool) -> int | None:
+        limit_bytes, free_share_min = self._limit_bytes, self._free_share_min
+        if urgent:
+            free_share_min /= 2
+        elif limit_bytes is not None:
+            limit_bytes -= int(limit_bytes * RESERVE_SHARE)
         return choose_directory(
-            among,
+            self._views(),
             need_bytes=need_bytes,
             limit_bytes=limit_bytes,
-            free_share_min=self._free_share_min,
+            free_share_min=free_share_min,
             now_s=self._clock(),
+            prefer=None if self._open_file is None else self._open_file[0].directory,
         )
 
     def _views(self) -> list[DirectoryView]:
@@ -293,7 +291,7 @@ class SpillStore:
                 file.keys.add(entry.key)
                 file.live_bytes += entry.stored_bytes
 
-    def _failed(self, directory: SpillDirectory, error: OSError) -> None:
+    def _failed(self, directory: SpillDirectory, failure: str) -> None:
         directory.failures_in_a_row += 1
         delay_s = retry_delay_s(directory.failures_in_a_row)
         directory.retry_at_s = self._clock() + delay_s
@@ -301,15 +299,15 @@ class SpillStore:
             logger.warning(
                 "a spill directory fails folder=%s error=%s retry_s=%s",
                 directory.path,
-                error.strerror,
+                failure,
                 delay_s,
             )
 
-    def _out_of_disk(self, need_bytes: int, tried: int, error: OSError | None) -> OutOfDiskError:
-        directory = self._directories[max(tried, 0)]
+    def _out_of_disk(self, need_bytes: int, tried: int, failure: str) -> OutOfDiskError:
+        directory = self._directories[tried]
         free_bytes = directory.space()[0]
-        if error is not None:
-            why = error.strerror or str(error)
+        if failure:
+            why = failure
         elif not self.accepts:
             why = "it failed a moment ago"
         elif self._limit_bytes is not None and free_bytes > need_bytes:
@@ -399,10 +397,10 @@ class SpillStore:
 
     # ---- reclaiming
 
-    def upkeep(self) -> list[Key]:
+    def upkeep(self) -> list[Entry]:
         """Deletes files with nothing alive in them, and writes sparse ones anew. Blocks on I/O.
 
-        Returns the objects whose copies turned out to be lost.
+        Returns what lay where of the objects whose copies turned out to be lost.
         """
         with self._writing:
             if self._open_file is not None and not self._open_file[0].keys:
@@ -416,9 +414,9 @@ class SpillStore:
             plan = plan_upkeep(views, room_bytes=self._file_bytes)
             for number in plan.delete:
                 self._delete(number)
-            return [key for number in plan.rewrite for key in self._rewrite(number)]
+            return [entry for number in plan.rewrite for entry in self._rewrite(number)]
 
-    def _rewrite(self, number: int) -> list[Key]:
+    def _rewrite(self, number: int) -> list[Entry]:
         """Writes what is alive in a file into another one, and deletes it. Returns what is lost."""
         with self._lock:
             entries = [self._entries[key] for key in self._files[number].keys]
@@ -428,13 +426,13 @@ class SpillStore:
             try:
                 self.read(entry.key, block)
             except ObjectCorruptError:
-                lost.append(entry.key)
+                lost.append(entry)
             except OSError:
                 return lost
             else:
                 items.append(Item(entry.key, entry.id, entry.kind, entry.flags, block))
         try:
-            self._write([item for item in items if item.key in self._entries])
+            self._write([item for item in items if item.key in self._entries], urgent=True)
         except OutOfDiskError:
             return lost
         self._delete(number)

@@ -53,10 +53,12 @@ def choose_directory(
     limit_bytes: int | None,
     free_share_min: float,
     now_s: float,
+    prefer: int | None = None,
 ) -> int | None:
     """The index of the directory to write `need_bytes` to; None: there is none at the moment.
 
-    The one that we use least of those that have room: several disks share the work. No file system
+    The one that we use least of those that have room, so that several disks share the work, unless
+    `prefer` (where a file is open) has room. No file system
     is filled beyond `free_share_min` of it, and all directories together not beyond `limit_bytes`.
     """
     used_bytes = sum(one.used_bytes for one in directories)
@@ -68,7 +70,9 @@ def choose_directory(
         if one.retry_at_s <= now_s
         and one.free_bytes - need_bytes >= one.total_bytes * free_share_min
     ]
-    return min(fit, key=lambda one: (one.used_bytes, one.index)).index if fit else None
+    if not fit:
+        return None
+    return min(fit, key=lambda one: (one.index != prefer, one.used_bytes, one.index)).index
 
 
 def retry_delay_s(failures_in_a_row: int) -> float:
