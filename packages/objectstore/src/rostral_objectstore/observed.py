@@ -30,6 +30,22 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     """In any state, those that are only waited for included."""
     clients: int
     """Attached processes, the daemon itself not counted."""
+    spilled_bytes: int = 0
+    """Values that have a copy on disk, in memory or not."""
+    spilled_objects: int = 0
+    spill_file_bytes: int = 0
+    """What the spill files take, dead objects in them included."""
+    spill_dirs: tuple[str, ...] = ()
+    spill_writes: int = 0
+    """Objects written to disk since the start."""
+    evicted: int = 0
+    """How often an object left memory for the disk, since the start."""
+    restored: int = 0
+    """How often one came back."""
+    dropped_copies: int = 0
+    """Copies of other nodes' objects that were dropped for room."""
+    lost: int = 0
+    """Spilled objects that the disk lost."""
     chunks: dict[str, int] = msgspec.field(default_factory=dict)
     """Chunks of 64 KiB by what they are used for."""
 
