@@ -23,10 +23,19 @@ def directory(
 
 
 def choose(
-    *directories: DirectoryView, need: int = 100, limit: int | None = None, now_s: float = 10.0
+    *directories: DirectoryView,
+    need: int = 100,
+    limit: int | None = None,
+    now_s: float = 10.0,
+    prefer: int | None = None,
 ) -> int | None:
     return choose_directory(
-        directories, need_bytes=need, limit_bytes=limit, free_share_min=0.05, now_s=now_s
+        directories,
+        need_bytes=need,
+        limit_bytes=limit,
+        free_share_min=0.05,
+        now_s=now_s,
+        prefer=prefer,
     )
 
 
@@ -36,10 +45,9 @@ def test_directories_share_the_work() -> None:
 
 
 def test_a_file_that_is_open_is_filled_first() -> None:
-    both = [directory(0), directory(1, used=500)]
-    rules = {"limit_bytes": None, "free_share_min": 0.0, "now_s": 0.0}
-    assert choose_directory(both, need_bytes=1, prefer=1, **rules) == 1  # type: ignore[arg-type]
-    assert choose_directory(both, need_bytes=2000, prefer=1, **rules) is None  # type: ignore[arg-type]
+    both = directory(0), directory(1, used=500)
+    assert choose(*both, prefer=1) == 1
+    assert choose(*both, prefer=1, need=2000) is None
 
 
 def test_no_file_system_is_filled_to_the_brim() -> None:

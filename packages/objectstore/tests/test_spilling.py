@@ -117,6 +117,11 @@ def test_three_times_the_memory_is_read_back_by_several_processes_at_once(
     assert stats.lost == 0
 
 
+def until_written(store: Store, more: int) -> None:
+    before = store.watcher.stats().spill_writes
+    until(lambda: store.watcher.stats().spill_writes >= before + more, "objects written")
+
+
 @pytest.mark.slow
 def test_the_death_of_a_process_that_puts_and_reads_hurts_no_other(spilling: Store) -> None:
     survivor = spilling.peer()
@@ -127,8 +132,7 @@ def test_the_death_of_a_process_that_puts_and_reads_hurts_no_other(spilling: Sto
         slot = victim.ask("slot")
         victim.do(MAKE)
         victim.begin(f"work({number + 1}, {2 * CAPACITY}, {CAPACITY // 16})")
-        written = spilling.watcher.stats().spill_writes + 5 * number
-        until(lambda: spilling.watcher.stats().spill_writes > written, "work under way")  # noqa: B023
+        until_written(spilling, 5 * number + 1)
         victim.kill()
         spilling.until_gone(slot)
     survivor.end(timeout_s=120)
