@@ -77,7 +77,7 @@ class StoreClient:
         self._control = link
         self.segment = segment
         self.table = ObjectTable(segment)
-        room = RoomCalls(control)
+        room = RoomCalls(link)
         self.table.set_daemon(restore=room.restore, make_room=room.make_room)
         self.tasks = Tasks(self.table)
         self.slot: int = segment.slot
