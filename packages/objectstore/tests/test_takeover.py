@@ -7,6 +7,7 @@ test, over the very protocol that systemd speaks.
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -43,6 +44,8 @@ class Manager:
 
     def __init__(self, folder: Path) -> None:
         self.socket = str(folder / "store")
+        self.spill = folder / "spill"
+        self.spill.mkdir(mode=0o700)
         self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._inbox.settimeout(DEADLINE_S)
         self._inbox.bind(str(folder / "notify"))
@@ -56,7 +59,7 @@ class Manager:
         self._daemon = subprocess.Popen(
             [
                 *(sys.executable, "-c", START, str(fd)),
-                *("--socket", self.socket, "--memory", str(64 << 20)),
+                *("--socket", self.socket, "--memory", "64M", "--spill-dir", str(self.spill)),
             ],
             env=self._environment,
             pass_fds=[fd] if fd >= 0 else [],
@@ -119,6 +122,37 @@ def test_no_sealed_object_is_lost_with_the_daemon(manager: Manager, number: int)
             newcomer.unpin(pinned_id)
             assert not newcomer.contains(pinned_id)
         del view
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_on_disk_is_found_by_the_next_daemon(manager: Manager, number: int) -> None:
+    with StoreClient.connect(manager.socket) as client:
+        handles = [client.put(np.full(500_000, i)) for i in range(40)]  # 160 MB in 64 MB
+        manager.kill(number)
+        manager.start()
+        for i in random.Random(1).sample(range(40), 40):
+            array = client.get(handles[i])
+            assert array.shape == (500_000,)
+            assert (array == i).all()
+        del array
+        more = [client.put(np.full(500_000, -i)) for i in range(20)]
+        assert all((client.get(handle) == -i).all() for i, handle in enumerate(more))
+        handles.clear()
+        more.clear()
+        until(lambda: client.stats().spilled_objects == 0, "the disk is free again")
+    assert manager.kill(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_what_a_store_left_on_disk_goes_with_the_next_one(manager: Manager) -> None:
+    with StoreClient.connect(manager.socket) as client:
+        handles = [client.put(np.full(500_000, i)) for i in range(40)]
+        manager.kill()
+        manager.start(hand_back=False)
+        (folder,) = manager.spill.iterdir()
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+        del handles
 
 
 @pytest.mark.slow

@@ -216,7 +216,7 @@ async def _serve(config: StoreConfig, metrics_address: tuple[str, int] | None) -
     page = None if metrics_address is None else metrics.serve(metrics_address, daemon.stats)
     try:
         await daemon.start()
-        fd_store.park(daemon.segment.fd)
+        daemon.is_parked = fd_store.park(daemon.segment.fd)
         fd_store.notify("READY=1")
         click.echo(f"serving at {config.socket_path}")
         if daemon.transfer is not None:

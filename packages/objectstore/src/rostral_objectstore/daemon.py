@@ -98,8 +98,9 @@ class StoreDaemon:
         self._server = ControlServer(config.socket_path, self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.is_parked = False
+        """Whether a daemon after us will be given the segment: what is on disk stays then."""
         self._pinned = takeover.adopt_kept(self.table)
-        residence.undo_leaving(self.table)
         self.transfer: TransferService | None = None
 
     async def start(self) -> None:
@@ -137,7 +138,7 @@ class StoreDaemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._pages_ahead.stop()
-        await self.room.stop()
+        await self.room.stop(keep_files=self.is_parked)
         self.segment.close()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:

@@ -78,7 +78,10 @@ class Room:
 
     def __init__(self, table: ObjectTable, config: StoreConfig) -> None:
         self._table, self._config = table, config
-        self._spill = _open_spill(config)
+        self._spill = _open_spill(config, table.segment.incarnation)
+        on_disk = residence.undo_leaving(table)
+        if self._spill is not None:
+            self._spill.recover(on_disk)
         self._residents = Residents(table, self._spill)
         self.cached = self._residents.cached
         self._worker = ThreadPoolExecutor(1, "rostral-room")
@@ -93,21 +96,23 @@ class Room:
         """Looks after the store from here on, on the running event loop."""
         self._upkeep = asyncio.get_running_loop().create_task(self._look_after())
 
-    async def stop(self) -> None:
-        """Ends what is under way, and deletes the spill files."""
+    async def stop(self, *, keep_files: bool = False) -> None:
+        """Ends what is under way, and deletes the spill files or leaves them to the next daemon."""
         tasks = [self._upkeep, self._serving, *self._restoring.values()]
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(None, self._close)
+        await asyncio.get_running_loop().run_in_executor(
+            None, partial(self._close, keep_files=keep_files)
+        )
 
-    def _close(self) -> None:
+    def _close(self, *, keep_files: bool) -> None:
         self._worker.shutdown()
         self._readers.shutdown()
         self.cached.clear()
         if self._spill is not None:
-            self._spill.close()
+            self._spill.close(keep=keep_files)
 
     # ---- room
 
@@ -316,11 +321,12 @@ class Room:
         }
 
 
-def _open_spill(config: StoreConfig) -> SpillStore | None:
+def _open_spill(config: StoreConfig, incarnation: bytes) -> SpillStore | None:
     if not config.spill_directories:
         return None
     return SpillStore(
         config.spill_directories,
         limit_bytes=config.spill_limit_bytes,
         free_share_min=config.spill_free_share_min,
+        incarnation=incarnation,
     )

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from rostral_objectstore.spill_file import (
     FileIdentity,
     FileMismatchError,
     Item,
+    entries_in,
     read_entry,
     stored_bytes,
     write_file_header,
@@ -78,6 +79,7 @@ class SpillStore:
         limit_bytes: how much all files together may take; None: what the disks have.
         free_share_min: no file system is filled beyond this share of it, 0 to 1.
         file_bytes: objects are gathered in files of about this size.
+        incarnation: 16 bytes that name this life of the store; random if left out.
         clock: seconds, for the time that a directory which failed is left alone.
 
     Raises:
@@ -91,11 +93,12 @@ class SpillStore:
         limit_bytes: int | None = None,
         free_share_min: float = 0.05,
         file_bytes: int = FILE_BYTES,
+        incarnation: bytes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit_bytes, self._free_share_min = limit_bytes, free_share_min
         self._file_bytes, self._clock = file_bytes, clock
-        self._incarnation = os.urandom(16)
+        self._incarnation = os.urandom(16) if incarnation is None else incarnation
         self._boot_id = _boot_id()
         self._directories: list[SpillDirectory] = []
         self._entries: dict[Key, Entry] = {}
@@ -111,13 +114,49 @@ class SpillStore:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Deletes all that is spilled, and the folders. Nobody may read or write any more."""
+    def close(self, *, keep: bool = False) -> None:
+        """Deletes all that is spilled, and the folders. Nobody may read or write any more.
+
+        With `keep` they stay, for the daemon that takes this store over.
+        """
         with self._writing:
             self._finish_file()
             for directory in self._directories:
-                directory.close()
+                if keep:
+                    directory.leave()
+                else:
+                    directory.close()
             self._directories = []
+
+    def recover(self, live: Container[Key]) -> None:
+        """Finds what a daemon before us spilled: of the objects in `live`, that is. Blocks on I/O.
+
+        What cannot be read is logged and left out; its objects are lost.
+        """
+        for index, directory in enumerate(self._directories):
+            try:
+                numbers = directory.numbers()
+            except OSError as error:
+                logger.error("cannot look into folder=%s error=%s", directory.path, error)
+                continue
+            for number in numbers:
+                self._last_number = max(self._last_number, number)
+                self._recover_file(index, number, live)
+
+    def _recover_file(self, index: int, number: int, live: Container[Key]) -> None:
+        directory = self._directories[index]
+        entries: list[Entry] = []
+        try:
+            fd = directory.open(number)
+            try:
+                self._files[number] = _File(number, index, os.fstat(fd).st_size)
+                for entry in entries_in(fd, self._identity(number)):
+                    entries.append(entry)
+            finally:
+                os.close(fd)
+        except (OSError, FileMismatchError) as error:
+            logger.error("cannot recover file=%s error=%s", directory.file_path(number), error)
+        self._record([entry for entry in entries if entry.key in live])
 
     # ---- what there is
 

@@ -80,7 +80,7 @@ class SpillDirectory:
             # Whoever makes or removes a folder here has this lock: none is taken for dead before
             # it has locked its own.
             fcntl.flock(parent, fcntl.LOCK_EX)
-            _remove_dead(parent, path)
+            _remove_dead(parent, path, keep=name)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=parent)
             self._folder = _open_folder(name, parent)
@@ -126,6 +126,15 @@ class SpillDirectory:
             return 0, 0
         return space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
 
+    def numbers(self) -> list[int]:
+        """The files that are there, of a daemon before us. OSError."""
+        return [int(name[:10]) for name in os.listdir(self._folder) if FILE_NAME.fullmatch(name)]
+
+    def leave(self) -> None:
+        """Leaves the folder, and all that is in it, to the daemon after us."""
+        os.close(self._folder)
+        os.close(self._lock)
+
     def close(self) -> None:
         """Removes the folder and all that is in it."""
         try:
@@ -136,8 +145,7 @@ class SpillDirectory:
                 os.close(parent)
         except OSError as error:
             logger.warning("cannot remove folder=%s error=%s", self.path, error)
-        os.close(self._folder)
-        os.close(self._lock)
+        self.leave()
 
 
 def file_name(number: int) -> str:
@@ -173,10 +181,13 @@ def _lock_folder(folder: int, path: str) -> int:
     return lock
 
 
-def _remove_dead(parent: int, path: str) -> None:
-    """Removes the folders of stores that are no more. Those that cannot be are logged."""
+def _remove_dead(parent: int, path: str, keep: str) -> None:
+    """Removes the folders of stores that are no more. Those that cannot be are logged.
+
+    `keep` is the folder that a daemon before us left to us.
+    """
     for name in os.listdir(parent):
-        if not FOLDER_NAME.fullmatch(name):
+        if name == keep or not FOLDER_NAME.fullmatch(name):
             continue
         try:
             with _opened(_open_folder(name, parent)) as folder:

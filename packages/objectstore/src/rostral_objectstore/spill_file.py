@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -135,6 +135,32 @@ def read_entry(fd: int, identity: FileIdentity, entry: Entry, target: Any) -> No
     _read_all(fd, block, entry.offset + ENTRY_HEADER.size)
     if checksum(header[:-8], block) != entry.checksum:
         raise FileMismatchError("the checksum is wrong")
+
+
+def entries_in(fd: int, identity: FileIdentity) -> Iterator[Entry]:
+    """What a file says that it holds, for one who comes after its writer; blocks are not read.
+
+    Ends at the first place that is no entry: its writer died there. What is given here is believed
+    only once `read_entry` has checked it. Raises FileMismatchError for a file of another store,
+    OSError.
+    """
+    file_header = bytearray(FILE_HEADER.size)
+    _read_all(fd, file_header, 0)
+    _check_file_header(bytes(file_header), identity)
+    at, end = FILE_HEADER.size, os.fstat(fd).st_size
+    while at + ENTRY_HEADER.size <= end:
+        header = bytearray(ENTRY_HEADER.size)
+        _read_all(fd, header, at)
+        magic, incarnation, number, id, kind, flags, loc, version, size_bytes, digest = (
+            ENTRY_HEADER.unpack(header)
+        )
+        entry = Entry((loc, version), id, kind, flags, size_bytes, number, at, digest)
+        if magic != ENTRY_MAGIC or (incarnation, number) != identity:
+            return
+        at += entry.stored_bytes
+        if at > end:
+            return
+        yield entry
 
 
 def _entry_header(identity: FileIdentity, item: Item, size_bytes: int, digest: int) -> bytes:

@@ -178,25 +178,23 @@ def finish_restore(
 def undo_leaving(ObjectTable table not None):
     """A daemon that takes over: what the dead one was about to take out of memory is SEALED again.
 
-    Returns the objects that are on disk: list of (loc, version, id).
+    Returns the objects that have a copy on disk, be they in memory or not: a set of (loc, version).
     """
     cdef attachment *a = table._open()
     cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
     cdef uint32_t loc = walk.next()
     cdef uint64_t word
     cdef object_record *o
-    spilled = []
+    on_disk = set()
     while loc != 0:
         o = <object_record *>at(a, loc)
         word = load64(&o.word)
-        if (word & 0xff) == OBJECT_SPILLED:
-            if (word >> 8) & OBJECT_FLAG_SPILLED:
-                spilled.append(
-                    (loc, <uint32_t>(word >> 32), PyBytes_FromStringAndSize(<char *>o.id, 20)))
-            else:
-                come_back(o)
+        if (word >> 8) & OBJECT_FLAG_ON_DISK:
+            on_disk.add((loc, <uint32_t>(word >> 32)))
+        if (word & 0xff) == OBJECT_SPILLED and not (word >> 8) & OBJECT_FLAG_SPILLED:
+            come_back(o)
         loc = walk.next()
-    return spilled
+    return on_disk
 
 
 def keep(ObjectTable table not None, Handle handle not None, bint kept):
