@@ -98,12 +98,13 @@ cdef reap_objects(ObjectTable table, uint32_t dead):
                 undo_created(a, loc, dead)
             elif state == OBJECT_PENDING:
                 end_lost_promise(a, loc, word)
-            elif (state in (OBJECT_SEALED, OBJECT_SPILLED)
-                    and load64(&o.dependents) != DEPENDENTS_CLOSED):
-                # Died between the seal and its consequences.
-                word = exchange64(&o.dependents, DEPENDENTS_CLOSED)
+            elif state in (OBJECT_SEALED, OBJECT_SPILLED):
+                # It may have died between the seal and its consequences, the last of them even:
+                # whom it had not woken would sleep for ever.
+                if load64(&o.dependents) != DEPENDENTS_CLOSED:
+                    word = exchange64(&o.dependents, DEPENDENTS_CLOSED)
+                    resolve_dependents(a, word)
                 wake_holders(a, loc, True)
-                resolve_dependents(a, word)
         try_delete(a, loc)
 
 
