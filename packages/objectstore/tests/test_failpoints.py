@@ -12,10 +12,12 @@ import pytest
 
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
+from rostral_objectstore import StoreClient
 from rostral_objectstore._native import failpoints, repair
 from rostral_objectstore._native.heap import Heap
+from rostral_objectstore._native.queue import Queue
 from rostral_objectstore.errors import ObjectAlreadyExistsError
-from rostral_objectstore.layout import CHUNK_BYTES
+from rostral_objectstore.layout import CHUNK_BYTES, QUEUE_READY
 
 from .store import Nursery, Peer, Store, running, until
 
@@ -24,8 +26,14 @@ PATIENCE_S = 15.0
 
 # Reached once in a client's life, or twice: there is no later visit to die at.
 RARE = {"chunk.adopted"}
+# Only two processes together come here: see below.
+MET_BY_TWO = {"delete.disturbed"}
+OF_TASKS = ("submit.", "queue.", "claim.", "finish.", "resolve.", "task.")
 CASES = [
-    (name, visit) for name in failpoints.NAMES for visit in (1, 4) if visit == 1 or name not in RARE
+    (name, visit)
+    for name in failpoints.NAMES
+    for visit in (1, 4)
+    if name not in MET_BY_TWO and (visit == 1 or name not in RARE)
 ]
 
 ARM = "import churn; os.environ['ROSTRAL_FAILPOINTS'] = armed"
@@ -36,6 +44,29 @@ writable = client.create(1000, promised)
 end = time.monotonic() + patience_s
 while time.monotonic() < end:
     work.step()
+"""
+# Tasks with inputs that come late and with none; the victim runs some of them itself.
+VICTIM_OF_TASKS = """
+work = churn.Churn(client, seed)
+writable = client.create(1000, promised)
+context = TaskContext(os.urandom(16))
+end = time.monotonic() + patience_s
+while time.monotonic() < end:
+    work.step()
+    try:
+        late = [client.handle(ObjectID(os.urandom(20))) for _ in range(2)]
+        results = tasks.submit(
+            ObjectHandle, context, queue, 0, bytes(work.chooser.choice([1, 600])), late, [], 2, 0,
+            0, False)
+        results += tasks.submit(ObjectHandle, context, queue, 0, b"", [], late, 1, 0, 0, False)
+        for handle in late:
+            table.fill(handle, 2, b"", [], [])
+        while task := tasks.next(queue, 0, []):
+            for result in task.returns:
+                table.fill_at(result, 2, b"made here", [], [])
+            tasks.finish(task)
+    except QueueFullError:
+        tasks.sweep()
 """
 BYSTANDER = """
 work = churn.Churn(client, 1)
@@ -81,7 +112,8 @@ def armed_peer(store: Store, armed: str) -> Peer:
     peer = store.peer(attached=False)
     peer.do(ARM, armed=armed)
     peer.do(
-        "client = StoreClient.connect(socket); slot = client.slot; table = client.table",
+        "client = StoreClient.connect(socket); slot = client.slot; table = client.table; "
+        "tasks = client.tasks",
         socket=store.socket,
     )
     return peer
@@ -128,6 +160,14 @@ def cast(busy_store: Store) -> Iterator[list[Peer]]:
         peer.kill()
 
 
+def end_tasks(client: StoreClient, queue: Queue) -> None:
+    """What a scheduler would do about the tasks of the dead: here they all fail."""
+    for task in repair.list_tasks(client.segment, 10_000):
+        repair.fail(client.table, task["loc"], 2, b"", 0)
+    repair.claim_all(client.segment, queue.loc)
+    queue.free()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "visit"), CASES)
 def test_a_death_at_any_step_harms_nobody(
@@ -148,9 +188,17 @@ def test_a_death_at_any_step_harms_nobody(
     waiter.do("handle = client.handle(promised)", promised=promised)
     waiter.begin("value = client.get(handle)")
     slot = victim.ask("slot")
-    victim.begin(VICTIM, seed=visit, promised=promised, patience_s=PATIENCE_S)
+    queue = Queue.create(client.segment, 64, QUEUE_READY, bytes(16), bytes(16))
+    victim.begin(
+        VICTIM_OF_TASKS if name.startswith(OF_TASKS) else VICTIM,
+        seed=visit,
+        promised=promised,
+        patience_s=PATIENCE_S,
+        queue=queue.loc,
+    )
     until_dead(victim, name)
     store.until_gone(slot)
+    end_tasks(client, queue)
     try:
         kept = client.put("made by another", promised)
     except ObjectAlreadyExistsError:
@@ -219,6 +267,48 @@ def test_a_block_is_not_used_again_before_its_release_is_over(store: Store) -> N
     assert block in taken
     for loc in taken | others:
         heap.release(loc)
+
+
+def test_a_deleter_that_dies_stepping_back_leaves_the_object_to_its_new_holder(
+    store: Store,
+) -> None:
+    """Both see each other, and one of them is gone.
+
+    1. The last holder drops the object; it stops after it has begun to delete.
+    2. Another takes hold: it waits for the deleter to decide.
+    3. The deleter goes on, sees the holder, and dies before it has stepped back.
+    4. The daemon steps back for it; the holder reads the object.
+    """
+    deleter = armed_peer(store, "delete.begun=stop,delete.disturbed=kill")
+    holder = store.peer()
+    deleter.do("kept = client.put(bytes(1000))")
+    id, slot = deleter.ask("kept.id"), deleter.ask("slot")
+    deleter.begin("del kept")
+    until(lambda: is_stopped(deleter), "stop in the deletion")
+    holder.begin("kept = client.handle(id)", id=id)
+    # One on the object, and one on the record that it had ready in case there was none.
+    until(lambda: store.audit()["holds"] == 2, "the new holder")
+    deleter.signal(signal.SIGCONT)
+    until_dead(deleter, "delete.disturbed")
+    store.until_gone(slot)
+    holder.end()
+    assert holder.ask("client.get(kept)") == bytes(1000)
+
+
+def test_who_sleeps_without_a_timeout_is_woken_though_the_sealer_died_before_it_woke_him(
+    store: Store,
+) -> None:
+    sealer, sleeper = armed_peer(store, "seal.closed=kill"), store.peer()
+    id = ObjectID(os.urandom(20))
+    sealer.do("writable = client.create(1000, id)", id=id)
+    sleeper.do("handle = client.handle(id)", id=id)
+    slot = sleeper.ask("slot")
+    sleeper.begin("tasks.next(0, -1, [handle])")
+    until(lambda: store.watcher.segment.slot_info(slot)["sleeping"], "sleep")
+    sealer.begin("writable.seal()")
+    until_dead(sealer, "seal.closed")
+    sleeper.end(5.0)
+    assert sleeper.ask("len(client.get(handle))") == 1000
 
 
 def is_stopped(peer: Peer) -> bool:

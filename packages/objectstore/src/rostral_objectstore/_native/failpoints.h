@@ -39,7 +39,64 @@
     STEP(RELEASE_STEP_MARKED_FREED, "release.marked_freed")                                    \
     STEP(RELEASE_STEP_DONE, "release.done")                                                    \
     STEP(COLLECT_STEP_TAKEN, "collect.taken")                                                  \
-    STEP(COLLECT_STEP_DONE, "collect.done")
+    STEP(COLLECT_STEP_DONE, "collect.done")                                                    \
+    /* objects.pyx: records and their ids */                                                   \
+    STEP(NEW_STEP_NAMED, "new.named")                                                          \
+    STEP(NEW_STEP_HELD, "new.held")                                                            \
+    STEP(NEW_STEP_STATED, "new.stated")                                                        \
+    STEP(INDEX_STEP_LOCKING, "index.locking")                                                  \
+    STEP(INDEX_STEP_LOCKED, "index.locked")                                                    \
+    STEP(INDEX_STEP_INSERTED, "index.inserted")                                                \
+    STEP(INDEX_STEP_UNLOCKED, "index.unlocked")                                                \
+    STEP(DISCARD_STEP_UNMARKED, "discard.unmarked")                                            \
+    STEP(DISCARD_STEP_FREE, "discard.free")                                                    \
+    /* objects.pyx and table.pyx: writing and sealing */                                       \
+    STEP(WRITE_STEP_BEGUN, "write.begun")                                                      \
+    STEP(PUT_STEP_NAMED, "put.named")                                                          \
+    STEP(PUT_STEP_LAID_OUT, "put.laid_out")                                                    \
+    STEP(PUT_STEP_COPIED, "put.copied")                                                        \
+    STEP(CREATE_STEP_NAMED, "create.named")                                                    \
+    STEP(ABORT_STEP_UNNAMED, "abort.unnamed")                                                  \
+    STEP(ABORT_STEP_EMPTIED, "abort.emptied")                                                  \
+    STEP(ABORT_STEP_PENDING, "abort.pending")                                                  \
+    STEP(COUNT_STEP_SAID, "count.said")                                                        \
+    STEP(COUNT_STEP_CHANGED, "count.changed")                                                  \
+    STEP(COUNT_STEP_WRITTEN, "count.written")                                                  \
+    STEP(COUNT_STEP_DONE, "count.done")                                                        \
+    STEP(SEAL_STEP_BEFORE_PUBLISH, "seal.before_publish")                                      \
+    STEP(SEAL_STEP_PUBLISHED, "seal.published")                                                \
+    STEP(SEAL_STEP_CLOSED, "seal.closed")                                                      \
+    STEP(SEAL_STEP_WOKEN, "seal.woken")                                                        \
+    /* objects.pyx: holding and pinning, deleting */                                           \
+    STEP(HOLD_STEP_MARKED, "hold.marked")                                                      \
+    STEP(HOLD_STEP_STRAY, "hold.stray")                                                        \
+    STEP(PIN_STEP_MARKED, "pin.marked")                                                        \
+    STEP(PIN_STEP_UNMARKED, "pin.unmarked")                                                    \
+    STEP(DROP_STEP_UNMARKED, "drop.unmarked")                                                  \
+    STEP(DELETE_STEP_BEGUN, "delete.begun")                                                    \
+    STEP(DELETE_STEP_DISTURBED, "delete.disturbed")                                            \
+    STEP(DELETE_STEP_SURE, "delete.sure")                                                      \
+    STEP(DELETE_STEP_UNINDEXED, "delete.unindexed")                                            \
+    STEP(DELETE_STEP_INNER, "delete.inner")                                                    \
+    STEP(DELETE_STEP_UNCOUNTED, "delete.uncounted")                                            \
+    STEP(DELETE_STEP_EMPTIED, "delete.emptied")                                                \
+    STEP(DELETE_STEP_FREE, "delete.free")                                                      \
+    /* task.pyx and queue.pyx */                                                               \
+    STEP(SUBMIT_STEP_RECORDED, "submit.recorded")                                              \
+    STEP(SUBMIT_STEP_PROMISED, "submit.promised")                                              \
+    STEP(SUBMIT_STEP_WRITTEN, "submit.written")                                                \
+    STEP(SUBMIT_STEP_READY, "submit.ready")                                                    \
+    STEP(SUBMIT_STEP_WAITING, "submit.waiting")                                                \
+    STEP(SUBMIT_STEP_STACKED, "submit.stacked")                                                \
+    STEP(QUEUE_STEP_FILLED, "queue.filled")                                                    \
+    STEP(CLAIM_STEP_SAID, "claim.said")                                                        \
+    STEP(CLAIM_STEP_CLAIMED, "claim.claimed")                                                  \
+    STEP(CLAIM_STEP_EMPTIED, "claim.emptied")                                                  \
+    STEP(FINISH_STEP_DONE, "finish.done")                                                      \
+    STEP(RESOLVE_STEP_MARKED, "resolve.marked")                                                \
+    STEP(RESOLVE_STEP_READY, "resolve.ready")                                                  \
+    STEP(TASK_STEP_DROPPED, "task.dropped")                                                    \
+    STEP(TASK_STEP_FREE, "task.free")
 
 enum failpoint {
 #define STEP(id, name) id,

@@ -10,6 +10,7 @@ name another object by the time it is looked at, so the caller takes hold and co
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.segment cimport at, attachment, slot_is_live
@@ -44,6 +45,7 @@ cdef index_group *lock_home(attachment *a, uint64_t h) noexcept nogil:
     cdef index_group *g = &a.index[home]
     cdef uint32_t spins = 0, owner
     release32(&a.me.locking, home + 1)
+    FAILPOINT(a.plan, INDEX_STEP_LOCKING)
     while not cas32(&g.lock, 0, a.my_slot + 1):
         relax(spins)
         spins += 1
@@ -52,11 +54,13 @@ cdef index_group *lock_home(attachment *a, uint64_t h) noexcept nogil:
             if owner != 0 and not slot_is_live(a, owner - 1):
                 if cas32(&g.lock, owner, a.my_slot + 1):
                     break
+    FAILPOINT(a.plan, INDEX_STEP_LOCKED)
     return g
 
 
 cdef void unlock_home(attachment *a, index_group *g) noexcept nogil:
     release32(&g.lock, 0)
+    FAILPOINT(a.plan, INDEX_STEP_UNLOCKED)
     release32(&a.me.locking, 0)
 
 

@@ -7,6 +7,7 @@ from rostral_objectstore._native.segment cimport attachment
 cdef uint32_t new_object(
     attachment *a, const uint8_t *id, uint64_t state, uint64_t flags, bint *existed) noexcept nogil
 cdef bint begin_write(attachment *a, uint32_t loc) noexcept nogil
+cdef bint created_by(attachment *a, object_record *o) noexcept nogil
 cdef void add_flag(object_record *o, uint64_t flag) noexcept nogil
 cdef bint undo_created(attachment *a, uint32_t loc, uint32_t owner) noexcept nogil
 cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil

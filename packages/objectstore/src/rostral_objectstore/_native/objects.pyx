@@ -25,6 +25,7 @@ Several tricky aspects:
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport (
     ARENA_OBJECTS, allocate_record, release_block, release_named)
 from rostral_objectstore._native.index cimport (
@@ -101,6 +102,7 @@ cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
         a.held[loc] += 1
         return True
     set_bit(a, o)
+    FAILPOINT(a.plan, HOLD_STEP_MARKED)
     while True:
         word = load64(&o.word)
         state = word & 0xff
@@ -119,6 +121,7 @@ cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
                     settle_deletion(a, loc, deleter)
             continue
         clear_bit(a, o)
+        FAILPOINT(a.plan, HOLD_STEP_STRAY)
         try_delete(a, loc)  # our stray bit may have kept another object's deleter away
         return False
 
@@ -136,6 +139,7 @@ cdef void drop(attachment *a, uint32_t loc) noexcept nogil:
         return
     o = <object_record *>at(a, loc)
     clear_bit(a, o)
+    FAILPOINT(a.plan, DROP_STEP_UNMARKED)
     try_delete(a, loc)
 
 
@@ -152,6 +156,7 @@ cdef bint pin(attachment *a, uint32_t loc) noexcept nogil:
         or64(&o.pins, <uint64_t>1 << a.my_slot)
     else:
         or64(&wide_of(a, o).pins[(a.my_slot >> 6) - 1], <uint64_t>1 << (a.my_slot & 63))
+    FAILPOINT(a.plan, PIN_STEP_MARKED)
     state = load64(&o.word) & 0xff
     if state == OBJECT_SEALED or state == OBJECT_CREATED:
         return True
@@ -168,6 +173,7 @@ cdef void unpin(attachment *a, uint32_t loc) noexcept nogil:
         and64(&o.pins, ~(<uint64_t>1 << a.my_slot))
     else:
         and64(&wide_of(a, o).pins[(a.my_slot >> 6) - 1], ~(<uint64_t>1 << (a.my_slot & 63)))
+    FAILPOINT(a.plan, PIN_STEP_UNMARKED)
 
 
 cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil:
@@ -208,8 +214,10 @@ cdef bint begin_delete(attachment *a, uint32_t loc) noexcept nogil:
         deleting = OBJECT_WORD(OBJECT_DELETING, flags, a.my_slot, word >> 32)
         if not cas64(&o.word, word, deleting):
             continue
+        FAILPOINT(a.plan, DELETE_STEP_BEGUN)
         if held_by_none(a, o):
             return True
+        FAILPOINT(a.plan, DELETE_STEP_DISTURBED)
         # The flag WIDE may have been added while we looked.
         while not cas64(&o.word, deleting, (deleting & ~<uint64_t>0xff) | state):
             deleting = load64(&o.word)
@@ -231,6 +239,7 @@ cdef void finish_delete(attachment *a, uint32_t loc) noexcept nogil:
     freed. Everything on the stack is DELETING by us, so the daemon finds each of them by itself.
     """
     release32(&(<object_record *>at(a, loc)).next, DELETE_LAST)
+    FAILPOINT(a.plan, DELETE_STEP_SURE)
     delete_following(a, loc)
 
 
@@ -243,18 +252,22 @@ cdef void delete_following(attachment *a, uint32_t loc) noexcept nogil:
         word = load64(&o.word)
         following = o.next
         index_remove(a, o, loc)
+        FAILPOINT(a.plan, DELETE_STEP_UNINDEXED)
         if o.data != 0:
             if (word >> 8) & OBJECT_FLAG_COMPOUND:
                 following = release_contained(a, o, following)
+                FAILPOINT(a.plan, DELETE_STEP_UNCOUNTED)
             release_named(a, &o.data)
         o.size = 0
         o.task = 0
         o.dependents = 0
         memset(o.id, 0, 20)
         o.next = 0
+        FAILPOINT(a.plan, DELETE_STEP_EMPTIED)
         if (word >> 8) & OBJECT_FLAG_ON_DISK:
             add32(&a.hdr.spilled_deleted, 1)
         release64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(word)))
+        FAILPOINT(a.plan, DELETE_STEP_FREE)
         release_block(a, loc)
         if following == DELETE_LAST:
             return
@@ -269,6 +282,7 @@ cdef uint32_t release_contained(
     for i in range(c.released_count, c.counted_count):
         inner = count_reference(a, o, i, False)
         if begin_delete(a, inner):
+            FAILPOINT(a.plan, DELETE_STEP_INNER)
             release32(&(<object_record *>at(a, inner)).next, following)
             following = inner
     return following
@@ -322,14 +336,18 @@ cdef uint32_t count_reference(
     me.count_index = index << 1 | up
     me.count_number = number
     release32(&me.count_object, locator(a, o))
+    FAILPOINT(a.plan, COUNT_STEP_SAID)
     while True:
         word = load64(&inner.containers)
         acknowledge(a, word)
         count = CONTAINERS_COUNT(word) + 1 if up else CONTAINERS_COUNT(word) - 1
         if cas64(&inner.containers, word, CONTAINERS_WORD(count, a.my_slot, number)):
             break
+    FAILPOINT(a.plan, COUNT_STEP_CHANGED)
     release32(&c.counted_count if up else &c.released_count, index + 1)
+    FAILPOINT(a.plan, COUNT_STEP_WRITTEN)
     release32(&me.count_object, 0)
+    FAILPOINT(a.plan, COUNT_STEP_DONE)
     return loc
 
 
@@ -399,8 +417,10 @@ cdef uint32_t new_object(
     o = <object_record *>at(a, loc)
     memcpy(o.id, id, 20)
     o.kind = 0
+    FAILPOINT(a.plan, NEW_STEP_NAMED)
     a.held[loc] = 1
     set_bit(a, o)
+    FAILPOINT(a.plan, NEW_STEP_HELD)
     # Nobody else writes a FREE record's word, but that a holder who read the id and the version of
     # this moment may add the flag WIDE, which must not be lost: its hold may turn out valid.
     while True:
@@ -409,6 +429,7 @@ cdef uint32_t new_object(
                 state, flags | ((word >> 8) & OBJECT_FLAG_WIDE),
                 a.my_slot, word >> 32)):
             break
+    FAILPOINT(a.plan, NEW_STEP_STATED)
     while True:
         g = lock_home(a, h)
         found = index_find(a, id, h)
@@ -416,6 +437,7 @@ cdef uint32_t new_object(
             if not index_insert(a, loc, h):
                 unlock_home(a, g)
                 break
+            FAILPOINT(a.plan, INDEX_STEP_INSERTED)
             unlock_home(a, g)
             existed[0] = False
             return loc
@@ -436,8 +458,10 @@ cdef void discard_new(attachment *a, uint32_t loc) noexcept nogil:
     cdef object_record *o = <object_record *>at(a, loc)
     a.held[loc] = 0
     clear_bit(a, o)
+    FAILPOINT(a.plan, DISCARD_STEP_UNMARKED)
     memset(o.id, 0, 20)
     store64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(load64(&o.word))))
+    FAILPOINT(a.plan, DISCARD_STEP_FREE)
     release_block(a, loc)
 
 
@@ -451,7 +475,13 @@ cdef bint begin_write(attachment *a, uint32_t loc) noexcept nogil:
             return False
         if cas64(&o.word, word, OBJECT_WORD(
                 OBJECT_CREATED, (word >> 8) & 0xff, a.my_slot, word >> 32)):
+            FAILPOINT(a.plan, WRITE_STEP_BEGUN)
             return True
+
+
+cdef bint created_by(attachment *a, object_record *o) noexcept nogil:
+    cdef uint64_t word = load64(&o.word)
+    return (word & 0xff) == OBJECT_CREATED and ((word >> 16) & 0xffff) == a.my_slot
 
 
 cdef void add_flag(object_record *o, uint64_t flag) noexcept nogil:
@@ -484,6 +514,7 @@ cdef bint undo_created(attachment *a, uint32_t loc, uint32_t owner) noexcept nog
             release_named(a, &o.data)
         else:
             store32(&o.data, 0)
+    FAILPOINT(a.plan, ABORT_STEP_EMPTIED)
     o.size = 0
     while True:
         word = load64(&o.word)
@@ -491,6 +522,7 @@ cdef bint undo_created(attachment *a, uint32_t loc, uint32_t owner) noexcept nog
                 OBJECT_PENDING, (word >> 8) & 0xff & ~<uint64_t>OBJECT_FLAG_COMPOUND,
                 (word >> 16) & 0xffff, word >> 32)):
             break
+    FAILPOINT(a.plan, ABORT_STEP_PENDING)
     if following != DELETE_LAST:
         delete_following(a, following)
     return True
@@ -527,12 +559,16 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
         sealed = OBJECT_WORD(
             OBJECT_SEALED, ((word >> 8) & 0xff & ~<uint64_t>OBJECT_FLAG_PRODUCER) | flags,
             a.my_slot, word >> 32)
+        FAILPOINT(a.plan, SEAL_STEP_BEFORE_PUBLISH)
         if cas64(&o.word, word, sealed):
             break
+    FAILPOINT(a.plan, SEAL_STEP_PUBLISHED)
     o.task = 0
     o.last_used = a.hdr.tick
     dependents = exchange64(&o.dependents, DEPENDENTS_CLOSED)
+    FAILPOINT(a.plan, SEAL_STEP_CLOSED)
     wake_holders(a, loc, (flags & OBJECT_FLAG_ERROR) != 0)
+    FAILPOINT(a.plan, SEAL_STEP_WOKEN)
     if dependents > DEPENDENTS_CLOSED:
         resolve_dependents(a, dependents)
     return True

@@ -11,6 +11,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport allocate_run, release_block
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
@@ -34,6 +35,7 @@ cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
         cell = load64(&c[tail & mask])
         if cell == lap << 32:
             if cas64(&c[tail & mask], cell, lap << 32 | task_loc):
+                FAILPOINT(a.plan, QUEUE_STEP_FILLED)
                 cas64(&q.tail, tail, tail + 1)
                 return True
         elif cell >> 32 == lap or cell == LAP(lap + 1, 1) << 32:
@@ -69,6 +71,7 @@ cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil:
             return 0
         t = <task *>at(a, loc)
         release32(&a.me.claiming, loc)
+        FAILPOINT(a.plan, CLAIM_STEP_SAID)
         word = load64(&t.word)
         # A claimer that died before it emptied the cell may have left a task here that was run
         # again, freed, and is another queue's by now.
@@ -79,7 +82,9 @@ cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil:
             continue
         mine = ours and (word & 0xff) == TASK_READY and cas64(
             &t.word, word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32))
+        FAILPOINT(a.plan, CLAIM_STEP_CLAIMED)
         if cas64(&c[head & mask], cell, LAP(lap + 1, 1) << 32):
+            FAILPOINT(a.plan, CLAIM_STEP_EMPTIED)
             cas64(&q.head, head, head + 1)
         if mine:
             empty[0] = False
@@ -138,6 +143,7 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
         q = <queue *>at(a, t.queue)
         head = d.next
         store32(&d.resolved, DEPENDENCY_RESOLVED)
+        FAILPOINT(a.plan, RESOLVE_STEP_MARKED)
         ready = True
         for i in range(count):
             if load32(&all_of_them[i].resolved) != DEPENDENCY_RESOLVED:
@@ -153,6 +159,7 @@ cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noe
     if not cas64(&t.word, word, TASK_WORD(
             TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32)):
         return False
+    FAILPOINT(a.plan, RESOLVE_STEP_READY)
     if push(a, q, task_loc):
         wake_worker(a, q)
         return True

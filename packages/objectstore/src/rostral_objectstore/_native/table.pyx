@@ -13,11 +13,12 @@ from rostral_objectstore._native.compound cimport (
 from rostral_objectstore._native.handle cimport Handle, new_handle
 from rostral_objectstore._native.heap cimport allocate, count_free_chunks
 from rostral_objectstore._native.index cimport hash_id, index_find
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
 from rostral_objectstore._native.objects cimport (
-    add_flag, begin_write, count_references, drop, hold, holder_bits, is_object, new_object, pin,
-    seal, set_bit, undo_created, unpin)
+    add_flag, begin_write, count_references, created_by, drop, hold, holder_bits, is_object,
+    new_object, pin, seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
@@ -211,9 +212,11 @@ cdef class ObjectTable:
                 sizes = [view.nbytes for view in views]
                 size = compound_size(size, sizes, contained)
                 store32(&o.data, self._allocate(size))
+                FAILPOINT(a.plan, PUT_STEP_NAMED)
                 o.size = size
                 lay_out(a, <compound *>at(a, o.data), inband, sizes, contained)
                 copy_buffers(a, <compound *>at(a, o.data), 0, views)
+                FAILPOINT(a.plan, PUT_STEP_LAID_OUT)
                 self._open()
                 count_references(a, o, len(contained))
                 flags |= OBJECT_FLAG_COMPOUND
@@ -221,6 +224,7 @@ cdef class ObjectTable:
                 store32(&o.data, self._allocate(size))
                 o.size = size
                 copy_in(a, <char *>at(a, o.data), PyBytes_AS_STRING(inband), size)
+                FAILPOINT(a.plan, PUT_STEP_COPIED)
         except BaseException:
             if not a.closed:
                 undo_created(a, handle.loc, a.my_slot)
@@ -250,6 +254,7 @@ cdef class ObjectTable:
         try:
             if inband is None:
                 store32(&o.data, self._allocate(size if size else 1))
+                FAILPOINT(a.plan, CREATE_STEP_NAMED)
                 o.size = size
                 start = <char *>at(a, o.data)
             else:
@@ -316,6 +321,7 @@ cdef class ObjectTable:
         if buffer is not None and o.data != 0 and created_by(a, o):
             buffer.block = o.data
             store32(&o.data, 0)
+            FAILPOINT(a.plan, ABORT_STEP_UNNAMED)
         if not undo_created(a, handle.loc, a.my_slot):
             raise self._not_ours(
                 handle, "aborted", "only its creator can abort an object, before it is sealed")
@@ -591,10 +597,4 @@ cdef class ObjectTable:
         return ObjectStoreFullError(
             f"no room in the store for {size} bytes in one piece: {used} of {capacity} bytes are "
             "in use",
-            hint="drop references to objects that are no longer needed, or start the store with "
-                 "more memory")
-
-
-cdef bint created_by(attachment *a, object_record *o) noexcept nogil:
-    cdef uint64_t word = load64(&o.word)
-    return (word & 0xff) == OBJECT_CREATED and ((word >> 16) & 0xffff) == a.my_slot
+            hint="drop references no longer needed, or start the store with more memory")

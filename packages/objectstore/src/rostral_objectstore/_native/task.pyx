@@ -17,6 +17,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from rostral_objectstore._native.handle cimport Handle, new_handle
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport (
     ARENA_TASKS, allocate_record, allocate_run, release_block, release_named, trim)
 from rostral_objectstore._native.layout cimport *
@@ -68,6 +69,7 @@ cdef void link(attachment *a, uint32_t loc, dependency *d) noexcept nogil:
     """
     cdef uint64_t element = <uint64_t>loc << 32 | <uint64_t>(<char *>d - <char *>at(a, loc))
     if stack(a, <object_record *>at(a, d.loc), d, element):
+        FAILPOINT(a.plan, SUBMIT_STEP_STACKED)
         cas32(&d.resolved, 0, DEPENDENCY_LINKED)
     else:
         store32(&d.resolved, DEPENDENCY_RESOLVED)
@@ -120,9 +122,11 @@ cdef void free_task(attachment *a, uint32_t loc) noexcept nogil:
     for i in range(t.dependency_count):
         if d[i].loc != 0:
             drop(a, d[i].loc)
+            FAILPOINT(a.plan, TASK_STEP_DROPPED)
     if t.payload != 0:
         release_named(a, &t.payload)
     store64(&t.word, TASK_WORD(TASK_FREE, 0, a.my_slot, NEXT_VERSION(load64(&t.word))))
+    FAILPOINT(a.plan, TASK_STEP_FREE)
     release_block(a, loc)
 
 
@@ -397,6 +401,7 @@ cdef class Tasks:
         if loc == 0:
             raise self.table._full(size)
         t = <task *>at(a, loc)
+        FAILPOINT(a.plan, SUBMIT_STEP_RECORDED)
         version = load64(&t.word) >> 32
         memcpy(t.id, id, 16)
         t.queue, t.submitter = queue_loc, a.my_slot
@@ -427,6 +432,7 @@ cdef class Tasks:
             elif make_producer(a, inner, loc):
                 anew = True
             results.append(new_handle(cls, self.segment, inner))
+            FAILPOINT(a.plan, SUBMIT_STEP_PROMISED)
         if not anew:
             # A parent that runs again: the child is done, or on its way under this very id.
             self._take_back(a, loc)
@@ -448,9 +454,11 @@ cdef class Tasks:
             a.held[handle.loc] += 1
             i += 1
         memcpy(payload_of(a, t), PyBytes_AS_STRING(payload), payload_size)
+        FAILPOINT(a.plan, SUBMIT_STEP_WRITTEN)
 
         if waited == 0:
             store64(&t.word, TASK_WORD(TASK_READY, flags, a.my_slot, version))
+            FAILPOINT(a.plan, SUBMIT_STEP_READY)
             if not push(a, q, loc):
                 self._take_back(a, loc)
                 raise QueueFullError(
@@ -461,6 +469,7 @@ cdef class Tasks:
 
         self._remember(loc)
         store64(&t.word, TASK_WORD(TASK_WAITING, flags, a.my_slot, version))
+        FAILPOINT(a.plan, SUBMIT_STEP_WAITING)
         for i in range(len(dependencies)):
             if d[i].resolved == 0:
                 link(a, loc, &d[i])
@@ -635,6 +644,7 @@ cdef class Tasks:
         cdef uint64_t word = load64(&t.word)
         if (word & 0xff) == TASK_CLAIMED and ((word >> 16) & 0xffff) == a.my_slot:
             store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
+        FAILPOINT(a.plan, FINISH_STEP_DONE)
         a.me.finished_count += 1
         store32(&a.me.running, 0)
 
