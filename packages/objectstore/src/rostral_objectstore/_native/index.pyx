@@ -69,6 +69,7 @@ cdef void unlock_dead(attachment *a, uint32_t dead) noexcept nogil:
     cdef uint32_t locking = load32(&a.slots[dead].locking)
     if locking != 0 and locking <= INDEX_FIRST_GROUPS:
         cas32(&a.index[locking - 1].lock, dead + 1, 0)
+    store32(&a.slots[dead].locking, 0)
 
 
 cdef struct probe:
