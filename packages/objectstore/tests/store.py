@@ -15,6 +15,7 @@ from typing import Any
 
 from rostral_objectstore import StoreClient
 from rostral_objectstore._native import repair
+from rostral_objectstore._native.check import check
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore.client import ClientKind
 from rostral_objectstore.layout import SLOTS_MAX, Audit, SlotState
@@ -188,6 +189,7 @@ class Store:
             # The daemon gives its own slabs back once a second.
             until(lambda: not any(_claimed(heap)), "no claimed chunks", 5.0)
         assert _claimed(heap) == [0, 0, 0, 0], heap.chunks_by_kind()
+        assert check(self.watcher.table) == []
         assert self.process.poll() is None
 
     def stop(self) -> None:

@@ -14,6 +14,7 @@ from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import StoreClient
 from rostral_objectstore._native import failpoints, repair
+from rostral_objectstore._native.check import check
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore.errors import ObjectAlreadyExistsError
@@ -213,6 +214,7 @@ def test_a_death_at_any_step_harms_nobody(
     with contextlib.suppress(AssertionError):
         until(lambda: store.audit() == nothing, "an empty segment", 5.0)
     assert store.audit() == nothing, repair.list_objects(client.table, 10)
+    assert check(client.table) == []
     client.close()
 
 

@@ -1,0 +1,3 @@
+from rostral_objectstore._native.table import ObjectTable
+
+def check(table: ObjectTable) -> list[str]: ...
