@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,24 @@ def test_bytes_that_are_no_value_are_not_sealed(pair: list[Node], flags: int) ->
     with Liar(answer) as liar, pytest.raises(ObjectFetchError, match="came whole, but is none"):
         here.fetcher().fetch(id, [liar.address])
     assert not here.client.contains(id)
+
+
+def test_the_last_holder_stalls_while_other_streams_have_nothing_to_do(pair: list[Node]) -> None:
+    """Of two streams one is done when the other stalls, and there is nobody else to ask."""
+    here, _ = pair
+    going_on = threading.Event()
+    data = DATA[: 3 * CHUNK_BYTES]
+
+    def answer(ticket: bytes) -> Any:
+        if struct.unpack("<4sI20sIQQ", ticket)[4] == 2 * CHUNK_BYTES:
+            going_on.wait(20)
+        return streamed(chunks_of(ticket, data))
+
+    with Liar(answer) as liar:
+        fetcher = here.fetcher(stall_timeout_s=0.5, timeout_s=15.0, call_timeout_s=5.0)
+        with pytest.raises(ObjectFetchError, match=r"sent no chunk for 0\.5 s"):
+            fetcher.fetch(new_id(), [liar.address])
+        going_on.set()
 
 
 def test_a_stopped_server_does_not_answer(pair: list[Node]) -> None:

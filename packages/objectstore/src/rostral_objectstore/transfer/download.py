@@ -111,10 +111,10 @@ class Download:
             self._config.streams_per_holder * self._roster.at_once,
             self._plan.chunk_count - 1,
         )
-        with self._changed:
-            for _ in range(self._stream_count):
-                self._start_stream()
         try:
+            with self._changed:
+                for _ in range(self._stream_count):
+                    self._start_stream()
             self._watch(deadline_s)
         finally:
             self._stop()
@@ -176,6 +176,8 @@ class Download:
         logger.warning("holder stalls, left holder=%s object=%s", holder, self._facts.id.hex())
         self._roster.drop(holder, str(error))
         self._give_up(stream)
+        # Those that wait for a stretch have one to take, or learn that nobody is left to ask.
+        self._changed.notify_all()
         if not self._roster.empty:
             self._start_stream()
 
