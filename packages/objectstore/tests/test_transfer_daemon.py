@@ -21,7 +21,6 @@ from rostral_objectstore.errors import (
     StoreUnavailableError,
 )
 from rostral_objectstore.link import wait_until_served
-from rostral_objectstore.transfer.copies import Copies
 
 from .nodes import new_id, noise
 from .store import COMMAND, DEADLINE_S, Store, until
@@ -107,19 +106,24 @@ def test_many_processes_of_a_node_share_one_transfer(pair: list[Daemon]) -> None
     assert fetcher["transfers"] == 1
 
 
-def test_a_fetched_object_stays_for_the_next_who_asks(pair: list[Daemon]) -> None:
+def test_a_fetched_object_stays_until_its_room_is_wanted(pair: list[Daemon]) -> None:
     here, there = pair
-    kept = there.client.put(noise(4 * MIB))
+    kept = there.client.put(noise(20 * MIB))
     handle = here.client.fetch(kept.id, [there.address])
     del handle
     assert here.client.contains(kept.id)
-    assert here.stats()["copies"] == 1
-    # It is of the cached ones: larger ones push it out.
-    other = there.client.put(noise(5 * MIB))
-    again = here.client.fetch(other.id, [there.address])
-    until(lambda: not here.client.contains(kept.id), "the first copy's end")
-    assert here.client.contains(other.id)
-    del again
+    large = here.client.put(noise(50 * MIB))
+    assert not here.client.contains(kept.id)
+    del large
+
+
+def test_what_is_cached_here_makes_room_for_what_comes(pair: list[Daemon]) -> None:
+    here, there = pair
+    for seed in range(4):
+        kept = there.client.put(noise(20 * MIB, seed))
+        handle = here.client.fetch(kept.id, [there.address])
+        assert here.client.get(handle, timeout_s=0) == noise(20 * MIB, seed)
+        del handle, kept
 
 
 def test_a_copy_can_be_fetched_from_in_turn(pair: list[Daemon], folder: Path) -> None:
@@ -224,23 +228,3 @@ def test_a_fetch_that_takes_too_long_says_so(folder: Path) -> None:
     finally:
         here.end()
         there.end()
-
-
-# ---- the copies that are kept
-
-
-def test_copies_are_dropped_the_longest_unused_first() -> None:
-    copies: Copies[str] = Copies(10)
-    copies.keep(b"a", "a", 4)
-    copies.keep(b"b", "b", 4)
-    copies.keep(b"a", "a", 4)
-    copies.keep(b"c", "c", 4)
-    assert copies.size_bytes == 8
-    copies.drop(b"b")  # it is gone already
-    assert copies.size_bytes == 8
-    assert copies.shrink(5) == 4
-    assert len(copies) == 1
-    copies.keep(b"d", "d", 11)
-    assert len(copies) == 1
-    copies.drop(b"c")
-    assert (len(copies), copies.size_bytes) == (0, 0)

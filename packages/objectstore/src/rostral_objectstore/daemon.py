@@ -113,7 +113,9 @@ class StoreDaemon:
         if self.config.transfer is not None:
             from rostral_objectstore.transfer import TransferService
 
-            self.transfer = TransferService(self.table, self.config.transfer)
+            self.transfer = TransferService(
+                self.segment, self.config.transfer, room=self.room, keep=self.cache
+            )
         await self._server.start()
         self._pages_ahead.start()
         self._spawn(self._upkeep())
@@ -164,7 +166,6 @@ class StoreDaemon:
                 return {}
             case "unpin":
                 return {"pinned": self._unpin(_object_id(body))}
-                return {"pinned": self._pinned.pop(_object_id(body), None) is not None}
             case "make_room":
                 size, waited_s = int(body["size"]), float(body["waited_s"])
                 return {"room": await self.room.make(size, waited_s=waited_s)}

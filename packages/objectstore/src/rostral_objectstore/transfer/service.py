@@ -1,26 +1,30 @@
 """A node's part in transfers, as its daemon runs it: gives objects away, and fetches for everybody.
 
-Owns the threads in which the daemon's clients wait, so that its event loop never does, and the
-copies that it keeps. The policies are the server's and the fetcher's.
+Owns the threads in which the daemon's clients wait, so that its event loop never does. What has
+come stays as a cached copy, which the daemon drops when room is wanted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
-from rostral_objectstore._native.table import ObjectTable
+from rostral_objectstore._native.segment import Segment
+from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore.control import Body
 from rostral_objectstore.errors import ProtocolError, QueueFullError
-from rostral_objectstore.handle import ObjectHandle
 from rostral_objectstore.transfer.config import FetchConfig, TransferServerConfig
-from rostral_objectstore.transfer.copies import Copies
 from rostral_objectstore.transfer.fetcher import Fetcher
 from rostral_objectstore.transfer.server import TransferServer
+
+if TYPE_CHECKING:
+    from rostral_objectstore.room import Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,35 +37,63 @@ class TransferConfig:
     askers_max: int = 128
     """Clients that wait for a fetch at the same time; each has a thread. More are refused."""
 
-    copies_share: float = 0.1
-    """Of the store's memory, for fetched objects that nobody uses at the moment: the next who asks
-    finds them. Small, for what it takes is not there for new objects."""
-
     def validate(self) -> None:
         """Raises ConfigError with what is wrong."""
         self.server.validate()
         self.fetch.validate()
         if self.askers_max < 1:
             raise ConfigError(f"askers_max is {self.askers_max}: at least 1")
-        if not 0 <= self.copies_share <= 1:
-            raise ConfigError(f"copies_share is {self.copies_share}: between 0 and 1")
+
+
+class _RoomFromThreads:
+    """The daemon's room, for threads that may wait for it as clients do."""
+
+    def __init__(self, room: Room) -> None:
+        self._room, self._loop = room, asyncio.get_running_loop()
+
+    def make_room(self, size_bytes: int) -> None:
+        """Returns when it is worth to try again. Raises ObjectStoreFullError, OutOfDiskError."""
+        began_s = time.monotonic()
+        while not self._wait(self._room.make(size_bytes, waited_s=time.monotonic() - began_s)):
+            pass
+
+    def restore(self, handle: Handle) -> None:
+        """Returns when the object's bytes are back in memory. Raises what Room.restore does."""
+        while not self._wait(self._room.restore(handle)):
+            pass
+
+    def _wait(self, answer: Coroutine[None, None, bool]) -> bool:
+        return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
 
 
 class TransferService:
     """Serves and fetches until `close`. Belongs to the event loop that makes it.
 
+    Args:
+        segment: the store's, with the daemon's slot.
+        room: makes room for what comes, and brings back what others ask for.
+        keep: called with what has come: the daemon's cache.
+
     Raises: ConfigError, TokenFileError, PortInUseError.
     """
 
-    def __init__(self, table: ObjectTable, config: TransferConfig) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        config: TransferConfig,
+        *,
+        room: Room,
+        keep: Callable[[Handle], None],
+    ) -> None:
         config.validate()
-        self._table, self._config = table, config
-        self._copies: Copies[ObjectHandle] = Copies(
-            int(table.segment.capacity * config.copies_share)
-        )
+        self._config, self._keep = config, keep
+        # Not the daemon's own table: this one may wait for the event loop.
+        self._table = ObjectTable(segment)
+        calls = _RoomFromThreads(room)
+        self._table.set_daemon(restore=calls.restore, make_room=calls.make_room)
         self._asking = 0
-        self._fetcher = Fetcher(table, config.fetch)
-        self._server = TransferServer(table, config.server)
+        self._fetcher = Fetcher(self._table, config.fetch)
+        self._server = TransferServer(self._table, config.server)
         self._threads = ThreadPoolExecutor(config.askers_max, thread_name_prefix="rostral-asker")
 
     @property
@@ -86,29 +118,15 @@ class TransferService:
             handle = await loop.run_in_executor(self._threads, lambda: self._fetcher.fetch(**ask))
         finally:
             self._asking -= 1
-        size_bytes = self._table.size(handle)
-        self._copies.keep(handle.binary(), handle, size_bytes)
-        return {"size_bytes": size_bytes}
-
-    def drop(self, id: bytes) -> None:
-        """Keeps no copy of the object any longer."""
-        self._copies.drop(id)
-
-    def drop_copies(self, size_bytes: int) -> int:
-        """Makes room: drops the longest unused copies until so many bytes are gone, or all are.
-
-        Returns the bytes dropped. What a client uses stays until that one lets go.
-        """
-        return self._copies.shrink(max(0, self._copies.size_bytes - size_bytes))
+        self._keep(handle)
+        return {"size_bytes": self._table.size(handle)}
 
     def stats(self) -> Body:
-        """Counts of both sides, and what the copies take."""
+        """Where it listens, and the counts of both sides."""
         return {
             "address": self.address,
             "server": dict(self._server.stats()),
             "fetcher": dict(self._fetcher.stats()),
-            "copies": len(self._copies),
-            "copies_bytes": self._copies.size_bytes,
         }
 
     async def close(self) -> None:
@@ -117,7 +135,6 @@ class TransferService:
         self._fetcher.close()
         await loop.run_in_executor(None, self._server.close)
         await loop.run_in_executor(None, self._threads.shutdown)
-        self._copies.shrink(0)
 
 
 def _checked(body: Body) -> dict[str, Any]:
