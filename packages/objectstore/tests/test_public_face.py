@@ -17,6 +17,7 @@ from rostral_objectstore import errors
 
 def test_the_public_names_are_these() -> None:
     assert sorted(rostral_objectstore.__all__) == [
+        "ObjectEvent",
         "ObjectHandle",
         "ObjectID",
         "ObjectInfo",
@@ -24,6 +25,7 @@ def test_the_public_names_are_these() -> None:
         "StoreConfig",
         "StoreDaemon",
         "StoreStats",
+        "Subscription",
         "WritableArray",
         "WritableObject",
     ]

@@ -21,6 +21,7 @@ from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.addresses import default_socket_path
 from rostral_objectstore.arrow_streams import ArrowData
 from rostral_objectstore.errors import ObjectNotFoundError, ObjectTimeoutError
+from rostral_objectstore.events import Subscription
 from rostral_objectstore.handle import (
     IdLike,
     ObjectHandle,
@@ -371,6 +372,18 @@ class StoreClient:
                 return "unknown here: nobody has begun to write it"
             case state:
                 return ObjectState(state).name.lower()
+
+    def subscribe(self, prefix: bytes = b"") -> Subscription:
+        """Tells of every object that is sealed or deleted from now on, in any process.
+
+        Iterate over it, or call its `get`, or iterate in asyncio; close it in the end. Writers do
+        not wait for who reads: one who falls more than 4096 events behind is told how many he
+        missed. A process that dies between a seal and telling of it leaves no event.
+
+        Args:
+            prefix: only objects whose id begins with these bytes.
+        """
+        return Subscription(self.segment, prefix)
 
     # ---- the daemon's help
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import takeover
-from rostral_objectstore._native import repair, residence, sweep
+from rostral_objectstore._native import events, repair, residence, sweep
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
@@ -267,6 +267,7 @@ class StoreDaemon:
         # What no scheduler took over is still to be run, and its inputs to be kept until then.
         repair.take_over(self._orphaned_tasks, slot)
         repair.reap(self.table, slot)
+        events.forget(self.segment, slot)
         self.segment.set_slot_state(slot, SlotState.FREE)
         logger.debug("buried slot=%s", slot)
 

@@ -43,6 +43,11 @@ static inline uint64_t and64(uint64_t *p, uint64_t v) {
 static inline uint32_t add32(uint32_t *p, uint32_t v) {
     return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
 }
+static inline uint64_t add64(uint64_t *p, uint64_t v) {
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+}
+/* What was read before stays before what is read after. */
+static inline void read_fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline uint32_t sub32(uint32_t *p, uint32_t v) {
     return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);
 }

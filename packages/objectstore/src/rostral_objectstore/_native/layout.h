@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 7u
+#define LAYOUT_VERSION 8u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -133,6 +133,29 @@ struct header {
     uint64_t page_bits_offset; /* one bit per chunk: its pages, and its record's, exist */
     /* hints: no free chunk lies above, most of the time; of slabs of data, and of records */
     uint64_t last_free_chunk[2];
+    uint64_t events_offset;
+    uint64_t event_tail;              /* the place of the next event */
+    uint64_t subscribers[SLOT_WORDS]; /* one bit per slot whose process reads the events */
+    uint32_t watched;                 /* 0: no bit is set in `subscribers`, and nobody writes */
+    uint32_t pad1;
+};
+
+/* ---- events: a ring that sealers and deleters write while somebody reads it ------------------ */
+
+#define EVENT_COUNT 4096u
+enum event_kind { EVENT_SEALED = 1, EVENT_DELETED = 2 };
+/* The word of an event that is complete: (place + 1) << 11. While it is written: the same, with
+ * the writer's slot << 1 and 1. A writer takes a cell whose last event is complete, and leaves out
+ * its own where a slow one, or a dead one until it is buried, is still at the cell. */
+#define EVENT_DONE(place) (((uint64_t)(place) + 1) << 11)
+#define EVENT_BUSY(place, slot) (EVENT_DONE(place) | (uint64_t)(slot) << 1 | 1)
+
+struct event {
+    uint64_t word;
+    uint64_t size; /* of the value, in bytes */
+    uint32_t kind;
+    uint8_t id[20];
+    uint64_t pad[3];
 };
 
 /* ---- chunks: 64 KiB each; a run of them is a large block, one of them a slab of equal blocks - */
@@ -391,6 +414,7 @@ _Static_assert(sizeof(struct object) == OBJECT_SIZE, "object");
 _Static_assert(sizeof(struct wide_record) == 224, "wide_record");
 _Static_assert(WIDE_CHUNK % 4096 == 0, "wide records of a chunk fill whole pages");
 _Static_assert(sizeof(struct compound) == 64, "compound");
+_Static_assert(sizeof(struct event) == 64, "event");
 _Static_assert(sizeof(struct contained) == 32, "contained");
 _Static_assert(sizeof(struct index_group) == 64, "index_group");
 _Static_assert(sizeof(struct task) == 64, "task");

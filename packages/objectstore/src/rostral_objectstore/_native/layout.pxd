@@ -58,6 +58,18 @@ cdef extern from "layout.h" nogil:
         uint32_t wide, tick, spilled_deleted, huge_pages
         uint64_t page_bits_offset
         uint64_t last_free_chunk[2]
+        uint64_t events_offset, event_tail
+        uint64_t subscribers[15]
+        uint32_t watched
+
+    enum: EVENT_COUNT, EVENT_SEALED, EVENT_DELETED
+    uint64_t EVENT_DONE(uint64_t place)
+    uint64_t EVENT_BUSY(uint64_t place, uint64_t slot)
+
+    struct event:
+        uint64_t word, size
+        uint32_t kind
+        uint8_t id[20]
 
     struct chunk_record:
         uint64_t used[16]
@@ -120,6 +132,8 @@ cdef extern from "atomics.h" nogil:
     uint64_t exchange64(uint64_t *p, uint64_t v)
     uint64_t or64(uint64_t *p, uint64_t v)
     uint64_t and64(uint64_t *p, uint64_t v)
+    uint64_t add64(uint64_t *p, uint64_t v)
+    void read_fence()
     uint32_t add32(uint32_t *p, uint32_t v)
     uint32_t sub32(uint32_t *p, uint32_t v)
     int lowest_bit(uint64_t v)

@@ -25,6 +25,7 @@ Several tricky aspects:
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from rostral_objectstore._native.events cimport publish
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport (
     ARENA_OBJECTS, allocate_record, release_block, release_named)
@@ -251,6 +252,8 @@ cdef void delete_following(attachment *a, uint32_t loc) noexcept nogil:
         o = <object_record *>at(a, loc)
         word = load64(&o.word)
         following = o.next
+        if load32(&a.hdr.watched) != 0 and load64(&o.dependents) == DEPENDENTS_CLOSED:
+            publish(a, EVENT_DELETED, o)
         index_remove(a, o, loc)
         FAILPOINT(a.plan, DELETE_STEP_UNINDEXED)
         if o.data != 0:
@@ -569,6 +572,8 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
     FAILPOINT(a.plan, SEAL_STEP_CLOSED)
     wake_holders(a, loc, (flags & OBJECT_FLAG_ERROR) != 0)
     FAILPOINT(a.plan, SEAL_STEP_WOKEN)
+    if load32(&a.hdr.watched) != 0:
+        publish(a, EVENT_SEALED, o)
     if dependents > DEPENDENTS_CLOSED:
         resolve_dependents(a, dependents)
     return True

@@ -31,6 +31,7 @@ cdef struct attachment:
     int fd
     bint machine_full  # the machine had no page left for the last claim of chunks
     uint32_t trim_seen # header's trim_wanted as this process has last obeyed it
+    uint32_t subscriptions # readers of events in this process
     bint counts_awake  # daemons do not: they never spin
     bint closed        # after close() or in a forked child: nothing may be changed any more
     # by locator of an object's record: how many of our handles and buffers hold it; by the next

@@ -103,7 +103,8 @@ cdef class Segment:
             levels += 1
             groups += level
         cdef uint64_t slots_offset = 4096
-        cdef uint64_t words_offset = slots_offset + MAX_SLOTS * sizeof(slot)
+        cdef uint64_t events_offset = slots_offset + MAX_SLOTS * sizeof(slot)
+        cdef uint64_t words_offset = events_offset + EVENT_COUNT * sizeof(event)
         cdef uint64_t bits_offset = words_offset + chunk_count * 8
         cdef uint64_t index_offset = round_up(bits_offset + (chunk_count + 63) // 64 * 8, 4096)
         cdef uint64_t records_offset = index_offset + groups * sizeof(index_group)
@@ -135,6 +136,7 @@ cdef class Segment:
         h.cpu_count = cpu_count
         h.segment_size = total
         h.slots_offset = slots_offset
+        h.events_offset = events_offset
         h.index_offset = index_offset
         h.index_group_count = groups
         h.chunk_words_offset = words_offset
@@ -262,6 +264,11 @@ cdef class Segment:
     def incarnation(self):
         """16 random bytes, which no other segment has."""
         return PyBytes_FromStringAndSize(<char *>self.a.hdr.incarnation, 16)
+
+    @property
+    def is_watched(self):
+        """Whether some process reads the events."""
+        return bool(load32(&self.a.hdr.watched))
 
     @property
     def capacity(self):
