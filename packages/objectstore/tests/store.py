@@ -70,6 +70,10 @@ class Peer:
         self._connection.send(("ask", expression, values))
         return self.end()
 
+    def has_answered(self) -> bool:
+        """Whether what was begun has ended, or the peer has."""
+        return self._connection.poll()
+
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal."""
         os.kill(self.pid, number)
