@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -354,16 +355,46 @@ def test_an_object_larger_than_the_store_is_refused(gives_all_back: None) -> Non
     assert rostral.get(rostral.put(1)) == 1
 
 
-def test_a_full_store_refuses_and_works_again_once_there_is_room(gives_all_back: None) -> None:
+def array_of(number: int) -> Any:
+    return np.random.default_rng(number).integers(0, 255, STORE_BYTES // 16, dtype=np.uint8)
+
+
+def test_three_times_the_memory_is_put_and_got_back(gives_all_back: None) -> None:
     del gives_all_back
-    part = np.zeros(STORE_BYTES // 8, dtype=np.uint8)
-    kept = []
-    with pytest.raises(ObjectStoreFullError, match="no room"):
-        for _ in range(9):
-            kept.append(rostral.put(part))
-    assert len(kept) >= 5
-    kept.clear()
-    rostral.put(part)
+    refs = [rostral.put(array_of(number)) for number in range(3 * 16)]
+    order = list(range(len(refs)))
+    random.Random(1).shuffle(order)
+    for number in order:
+        np.testing.assert_array_equal(rostral.get(refs[number]), array_of(number))
+
+
+def test_a_task_has_its_arguments_back_from_disk(gives_all_back: None) -> None:
+    del gives_all_back
+
+    @rostral.remote
+    def total(*values: Any) -> int:
+        return sum(int(value.sum()) for value in values)
+
+    refs = [rostral.put(array_of(number)) for number in range(3 * 16)]
+    totals = [total.remote(refs[number], refs[-number - 1]) for number in range(len(refs) // 2)]
+    expected = [
+        int(array_of(number).sum()) + int(array_of(len(refs) - number - 1).sum())
+        for number in range(len(refs) // 2)
+    ]
+    assert rostral.get(totals) == expected
+
+
+def test_results_that_do_not_fit_into_memory_are_all_there(gives_all_back: None) -> None:
+    del gives_all_back
+    size = STORE_BYTES // 16
+
+    @rostral.remote
+    def make(number: int) -> Any:
+        return np.random.default_rng(number).integers(0, 255, size, dtype=np.uint8)
+
+    refs = [make.remote(number) for number in range(3 * 16)]
+    for number, ref in enumerate(refs):
+        np.testing.assert_array_equal(rostral.get(ref), array_of(number))
 
 
 def test_a_result_larger_than_the_store_is_the_tasks_error(gives_all_back: None) -> None:

@@ -98,6 +98,7 @@ def init(
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     ignore_reinit_error: bool = False,
     namespace: str | None = None,
     log_to_driver: bool = True,
@@ -118,6 +119,8 @@ def init(
         resources: Further resources that it offers, by name.
         labels: Labels of the node.
         object_store_memory: Bytes for objects of a new cluster. Default: 0.3 of the machine's.
+        object_spilling_directory: Where its objects go when that memory is short; made if it is not
+            there. Default: in the session's directory, or on a disk if that lies in memory.
         ignore_reinit_error: Return the present context instead of raising when called again.
         namespace: Where names of actors live. Default: one of this job's own.
         log_to_driver: Print what workers print.
@@ -148,6 +151,8 @@ def init(
             raise UnsupportedOptionError("include_dashboard: this version has no dashboard")
         _check_namespace(namespace)
         shape = _check_shape(num_cpus, num_gpus, resources, labels, object_store_memory)
+        if object_spilling_directory is not None:
+            shape["spill_directory"] = _check_directory(object_spilling_directory)
         record = _find_node(address, shape)
         node = None
         if record is None:
@@ -208,6 +213,12 @@ def _check_shape(
             )
         shape["memory_bytes"] = object_store_memory
     return shape
+
+
+def _check_directory(path: object) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"object_spilling_directory must be a path, not {type(path).__name__}")
+    return os.path.abspath(os.fsdecode(path))
 
 
 def _find_node(address: object, shape: Mapping[str, object]) -> NodeRecord | None:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 
+from rostral import spilling
 from rostral.launcher import NodeSettings
 from rostral.session import NodeRecord, remove_record, remove_session_dir, write_record
 from rostral_gcs.auth import load_token, write_token
@@ -63,6 +64,7 @@ async def running_node(
         await client.connect()
         stack.push_async_callback(client.close)
 
+        spill_directories, spill_limit_bytes = spilling.choose(session, settings.spill_directory)
         store = StoreDaemon(
             StoreConfig(
                 socket_path=str(session / "store.sock"),
@@ -70,6 +72,8 @@ async def running_node(
                 memory_bytes=settings.memory_bytes
                 if settings.memory_bytes is not None
                 else default_memory_bytes(),
+                spill_directories=spill_directories,
+                spill_limit_bytes=spill_limit_bytes,
             )
         )
         await store.start()

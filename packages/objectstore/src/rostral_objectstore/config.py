@@ -21,6 +21,7 @@ MEMORY_SHARE = 0.3
 MEMORY_BYTES_MAX = 200 << 30
 MEMORY_BYTES_MIN = 16 << 20
 PAGES_AHEAD_BYTES = 256 << 20
+SPILL_FREE_SHARE_MIN = 0.05
 FULL_TIMEOUT_S_MAX = 86_400.0
 
 
@@ -74,7 +75,7 @@ class StoreConfig:
     spill_limit_bytes: int | None = None
     """How much all spill files together may take. None: what the disks have."""
 
-    spill_free_share_min: float = 0.05
+    spill_free_share_min: float = SPILL_FREE_SHARE_MIN
     """No disk is filled beyond this: the rest of the machine wants to live too."""
 
     spill_threshold: float = 0.8
