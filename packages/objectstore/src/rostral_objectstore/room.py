@@ -41,7 +41,7 @@ TICK_S = 0.1
 RECLAIM_TICKS = 10
 READERS = 4
 # Between two looks for room when the last one freed nothing: somebody may have let go.
-RETRY_S = (0.005, 0.01, 0.02, 0.05)
+RETRY_S = (0.001, 0.005, 0.01, 0.02, 0.05)
 HOLDERS_NAMED = 3
 
 _T = TypeVar("_T")
@@ -161,7 +161,8 @@ class Room:
                 progress = await self._in_worker(free)
                 served = self._answer(requests, progress=progress)
                 idle_rounds = 0 if served or progress else idle_rounds + 1
-                await asyncio.sleep(RETRY_S[min(idle_rounds, len(RETRY_S) - 1)])
+                if self._waiting and not served:
+                    await asyncio.sleep(RETRY_S[min(idle_rounds, len(RETRY_S) - 1)])
         finally:
             self._serving = None
 
