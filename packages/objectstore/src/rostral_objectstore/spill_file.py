@@ -30,6 +30,7 @@ FILE_MAGIC = b"RSTSPILL"
 ENTRY_HEADER = struct.Struct("<8s16sQ20sIIIIQ44xQ")
 ENTRY_MAGIC = b"RSTENTRY"
 ALIGNMENT = 64
+PAGE_BYTES = 4096
 # Large enough for a disk, small enough that the pages are on their way before the next is copied.
 STEP_BYTES = 8 << 20
 # The kernel takes no more than 1024 pieces in one call.
@@ -192,7 +193,11 @@ def _write_all(fd: int, pieces: Sequence[Any], at: int) -> None:
             if step_bytes >= STEP_BYTES:
                 break
         written = os.pwritev(fd, step, at)
-        os.posix_fadvise(fd, at, written, os.POSIX_FADV_DONTNEED)
+        # All but the last page: the next write goes on in it, and would wait for the disk, which
+        # takes four fifths of the speed (measured).
+        whole = (at + written) // PAGE_BYTES * PAGE_BYTES - at
+        if whole > 0:
+            os.posix_fadvise(fd, at, whole, os.POSIX_FADV_DONTNEED)
         at += written
         rest = _after(rest, written)
 
