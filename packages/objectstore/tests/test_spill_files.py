@@ -268,6 +268,55 @@ def test_the_limit_on_all_files_is_kept(directory: Path) -> None:
     spill.close()
 
 
+ON_A_SMALL_DISK = """
+import sys
+from rostral_objectstore.errors import OutOfDiskError
+from rostral_objectstore.spill import SpillStore
+from rostral_objectstore.spill_file import Item, stored_bytes
+
+def item(number):
+    return Item((number, 1), number.to_bytes(20, "big"), 1, 0, bytes([number]) * 300_000)
+
+def check(numbers):
+    for number in numbers:
+        target = bytearray(300_000)
+        spill.read((number, 1), target)
+        assert target == item(number).block
+
+# The check of what is free comes too early to help: others fill the disk as well.
+spill = SpillStore([sys.argv[1]], free_share_min=0.0, clock=lambda: now_s, file_bytes=1 << 20)
+now_s, number = 0.0, 0
+directory = spill._directories[0]
+directory.space = lambda: (1 << 40, 1 << 40)
+try:
+    while True:
+        spill.write([item(number)])
+        number += 1
+except OutOfDiskError as error:
+    assert error.path == directory.path and error.need_bytes == stored_bytes(300_000), error
+    assert "No space left" in str(error), error
+assert number > 10
+check(range(number))
+spill.forget([(n, 1) for n in range(number - 4)])
+spill.upkeep()
+now_s += 10
+spill.write([item(number)])
+check([*range(number - 4, number + 1)])
+spill.close()
+"""
+
+
+def test_a_disk_that_is_full_keeps_what_it_has_and_is_used_again_when_there_is_space(
+    directory: Path,
+) -> None:
+    script = f'mount -t tmpfs -o size=4m,mode=700 small "$1" && exec {sys.executable} -c "$2" "$1"'
+    unshare = ["unshare", "-m", "sh", "-c", script, "sh", str(directory), ON_A_SMALL_DISK]
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("a mount of one's own takes the right to mount")
+    ran = subprocess.run(unshare, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
 # ---- reclaiming
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from rostral_objectstore import ObjectHandle, StoreClient
 from rostral_objectstore._native.table import Handle, ObjectTable
+from rostral_objectstore.cli import SIZE
 from rostral_objectstore.errors import (
     ObjectCorruptError,
     ObjectLostError,
@@ -26,7 +28,7 @@ from rostral_objectstore.layout import ObjectState
 from rostral_objectstore.residents import Residents
 from rostral_objectstore.spill import SpillStore
 
-from .store import Nursery, PeerError, Store, running, until
+from .store import COMMAND, Nursery, PeerError, Store, running, until
 
 CAPACITY = 64 << 20
 MIB = 1 << 20
@@ -405,3 +407,38 @@ def test_scattered_room_is_joined(table: ObjectTable, residents: Residents) -> N
     for handle, digest in kept:
         assert residents.restore(handle)
         assert digest_of(table, handle) == digest
+
+
+# ---- the command line
+
+
+def serve(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "serve", "--socket", str(folder / "store"), *options]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+
+
+@pytest.mark.parametrize("size", ["10 apples", "-1", "1e9", "G", ""])
+def test_a_size_that_is_none_is_a_usage_error(folder: Path, size: str) -> None:
+    refused = serve(folder, "--memory", size)
+    assert refused.returncode == 2
+    assert "is no size" in refused.stderr or "No such option" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("65536", 65536), ("64K", 65536), ("4G", 4 << 30), ("1.5MiB", 3 << 19), ("2 tb", 2 << 40)],
+)
+def test_sizes_have_units(text: str, size_bytes: int) -> None:
+    assert SIZE.convert(text, None, None) == size_bytes
+
+
+def test_every_spill_directory_that_cannot_be_used_is_named_at_once(folder: Path) -> None:
+    (folder / "link").symlink_to(folder)
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    names = ("missing", "link", "open")
+    options = [part for name in names for part in ("--spill-dir", str(folder / name))]
+    refused = serve(folder, "--memory", "64M", *options)
+    assert refused.returncode == 78
+    assert all(str(folder / name) in refused.stderr for name in names)
+    assert not (folder / "store").exists()

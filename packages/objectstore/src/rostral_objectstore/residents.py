@@ -202,28 +202,36 @@ class Residents:
 
     def _write(self, batch: Sequence[Candidate], *, urgent: bool = False) -> list[Candidate]:
         """Writes the objects to disk; as many as it takes. Returns those that have a copy now."""
+        written: list[Candidate] = []
+        while batch:
+            written, self.disk_error = self._try_to_write(batch, urgent=urgent)
+            if self.disk_error is None:
+                break
+            batch = batch[: len(batch) // 2]
+        self.counts.spilled += len(written)
+        return written
+
+    def _try_to_write(
+        self, batch: Sequence[Candidate], *, urgent: bool
+    ) -> tuple[list[Candidate], OutOfDiskError | None]:
+        """All of them or none; those gone meanwhile, or inline, are left out.
+
+        The error has no traceback: that would hold the items, and they the objects in memory.
+        """
         assert self._spill is not None
         items, written = [], []
         for one in batch:
             handle = self._hold(one.key, one.id)
             found = None if handle is None else headroom.peek(self._table, handle)
             if found is not None:
-                kind, flags, block = found
-                items.append(Item(one.key, one.id, kind, flags, block))
+                items.append(Item(one.key, one.id, *found))
                 written.append(one)
         try:
             if items:
                 self._spill.write(items, urgent=urgent)
         except OutOfDiskError as error:
-            if len(items) > 1:
-                del items, found
-                return self._write(batch[: len(batch) // 2], urgent=urgent)
-            # Its traceback holds the items, and they keep the objects where they are.
-            self.disk_error = error.with_traceback(None)
-            return []
-        self.disk_error = None
-        self.counts.spilled += len(written)
-        return written
+            return [], error.with_traceback(None)
+        return written, None
 
     def _close_gaps(self, want_bytes: int, run_bytes: int) -> int:
         """Moves objects to lower places until the free room lies in one piece."""
