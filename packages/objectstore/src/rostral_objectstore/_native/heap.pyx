@@ -292,10 +292,10 @@ cdef void give_back_empty(attachment *a, arena *r, bint keep_current) noexcept n
             FAILPOINT(a.plan, CHUNK_STEP_GIVEN_BACK)
             r.count -= 1
             r.chunks[i] = r.chunks[r.count]
-            if r.current == r.count:
-                r.current = i
-            elif r.current == i:
+            if r.current == i:
                 r.current = r.word = 0
+            elif r.current == r.count:
+                r.current = i
         else:
             i += 1
 
