@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import takeover
-from rostral_objectstore._native import events, repair, residence, sweep
+from rostral_objectstore._native import events, headroom, repair, residence, sweep
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
@@ -308,10 +308,13 @@ class StoreDaemon:
         """Bytes and chunks by use, and how many processes are attached."""
         kinds = ("free", "claimed", "slabs", "objects", "tasks", "runs", "run_bodies", "queues")
         chunks = Heap(self.segment).chunks_by_kind()
+        free, longest = headroom.free_chunks(self.segment)
         return {
             "capacity_bytes": self.segment.capacity,
             "used_bytes": self.segment.capacity - chunks[0] * CHUNK_BYTES,
             "free_bytes": chunks[0] * CHUNK_BYTES,
+            "largest_free_bytes": longest * CHUNK_BYTES,
+            "fragmentation": 1 - longest / free if free else 0.0,
             "pinned_bytes": sum(self.table.size(handle) for handle in [*self._pinned.values()]),
             "pinned": len(self._pinned),
             "objects": repair.count_objects(self.table),

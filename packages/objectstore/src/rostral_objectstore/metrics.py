@@ -20,6 +20,8 @@ METRICS = {
     "capacity_bytes": ("capacity_bytes", "Room for objects, the store's bookkeeping included."),
     "used_bytes": ("used_bytes", "Bytes taken, counted in chunks of 64 KiB."),
     "free_bytes": ("free_bytes", "Bytes not taken."),
+    "largest_free_bytes": ("largest_free_bytes", "The most of them in one piece."),
+    "fragmentation": ("fragmentation_ratio", "The share of the free bytes outside of that piece."),
     "pinned_bytes": ("pinned_bytes", "Bytes of objects that the store itself keeps."),
     "spilled_bytes": ("spilled_bytes", "Bytes of objects that have a copy on disk."),
     "spill_file_bytes": ("spill_file_bytes", "Bytes that spill files take on disk."),
@@ -30,6 +32,7 @@ METRICS = {
     "spill_writes": ("spill_writes_total", "Objects written to disk."),
     "evicted": ("evictions_total", "Objects that left memory for the disk."),
     "restored": ("restores_total", "Objects that came back from disk."),
+    "moved_bytes": ("moved_bytes_total", "Bytes moved to bring free room together."),
     "lost": ("lost_objects_total", "Spilled objects that the disk lost."),
 }
 PREFIX = "rostral_objectstore_"

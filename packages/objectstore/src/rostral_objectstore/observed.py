@@ -22,6 +22,12 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     used_bytes: int
     """Taken, counted in chunks of 64 KiB."""
     free_bytes: int
+    largest_free_bytes: int = 0
+    """The most of them in one piece."""
+    fragmentation: float = 0.0
+    """The share of the free bytes outside of that piece: 0 when all lie together."""
+    moved_bytes: int = 0
+    """Moved since the start, to bring free bytes together."""
     pinned_bytes: int = 0
     """Values of the objects that `pin` keeps."""
     pinned: int = 0

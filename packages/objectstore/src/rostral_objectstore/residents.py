@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from rostral_objectstore._native import headroom, residence
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.table import Handle, ObjectTable
+from rostral_objectstore.compactor import Compactor
 from rostral_objectstore.core.eviction import Candidate, Key, choose, choose_copies
 from rostral_objectstore.errors import (
     ObjectCorruptError,
@@ -30,8 +31,6 @@ logger = logging.getLogger("rostral.objectstore.room")
 WALK_CHUNKS = 8
 # Written in one go: large enough for a disk, small enough that whoever waits soon sees the room.
 BATCH_BYTES = 16 << 20
-# Above this size an object has chunks of its own, and moving it can close a gap.
-SLAB_BLOCK_BYTES_MAX = 32768
 # While at it, so much more of the store than was asked for is freed if that costs no write.
 SLACK_SHARE = 1 / 32
 
@@ -84,6 +83,7 @@ class Residents:
     def __init__(self, table: ObjectTable, spill: SpillStore | None) -> None:
         self.cached = CachedCopies()
         self.counts = Counts()
+        self.compactor = Compactor(table)
         self.disk_error: OutOfDiskError | None = None
         self._table, self._spill = table, spill
 
@@ -117,7 +117,7 @@ class Residents:
         """
         segment = self._table.segment
         self._ask_for_slabs()
-        if self.fits(want_bytes, run_bytes):
+        if self.fits(want_bytes, run_bytes) or self._close_gaps(want_bytes, run_bytes):
             return True
         need_bytes = max(want_bytes - self.free_bytes(), run_bytes)
         slack_bytes = int(segment.capacity * SLACK_SHARE)
@@ -139,10 +139,9 @@ class Residents:
         if freed_bytes == 0:
             freed_bytes += self._evict_copied(need_bytes)
         self._ask_for_slabs()
-        if run_bytes > CHUNK_BYTES and not self.fits(want_bytes, run_bytes):
-            freed_bytes += self._close_gaps(want_bytes, run_bytes)
         logger.debug("freed bytes=%s wanted=%s", freed_bytes, want_bytes)
-        return freed_bytes > 0
+        fits = self.fits(want_bytes, run_bytes) or self._close_gaps(want_bytes, run_bytes)
+        return fits or freed_bytes > 0
 
     def copy_ahead(self, ready_bytes: int) -> bool:
         """Writes a batch of the oldest objects, which stay in memory. False: nothing to write.
@@ -233,16 +232,11 @@ class Residents:
             return [], error.with_traceback(None)
         return written, None
 
-    def _close_gaps(self, want_bytes: int, run_bytes: int) -> int:
-        """Moves objects to lower places until the free room lies in one piece."""
-        moved_bytes = 0
-        for one in self.candidates(SLAB_BLOCK_BYTES_MAX + 1):
-            if self.fits(want_bytes, run_bytes):
-                break
-            handle = None if one.pinned else self._hold(one.key, one.id)
-            if handle is not None and residence.move(self._table, handle):
-                moved_bytes += one.size_bytes
-        return moved_bytes
+    def _close_gaps(self, want_bytes: int, run_bytes: int) -> bool:
+        """Moves objects until `run_bytes` of what is free lie in one piece, if enough is free."""
+        if self.free_bytes() < max(want_bytes, run_bytes):
+            return False
+        return self.compactor.make_run(-(-run_bytes // CHUNK_BYTES))
 
     # ---- bringing back
 

@@ -319,6 +319,7 @@ class Room:
             "restored": counts.restored,
             "dropped_copies": counts.dropped,
             "lost": counts.lost,
+            "moved_bytes": self._residents.compactor.moved_bytes,
         }
 
 

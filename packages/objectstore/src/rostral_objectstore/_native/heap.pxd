@@ -10,6 +10,7 @@ cdef enum:
     ORPHAN_SLOT = 0xfffe
 
 cdef uint32_t allocate(attachment *a, uint64_t size) noexcept nogil
+cdef uint32_t allocate_at(attachment *a, uint64_t size, uint64_t first) noexcept nogil
 cdef uint32_t allocate_record(attachment *a, int arena_kind, uint32_t size) noexcept nogil
 cdef uint32_t allocate_run(
     attachment *a, uint64_t size, uint32_t kind, uint32_t class_) noexcept nogil

@@ -176,13 +176,35 @@ cdef void unclaim(attachment *a, uint64_t chunk) noexcept nogil:
 cdef uint32_t allocate_run(
         attachment *a, uint64_t size, uint32_t kind, uint32_t class_) noexcept nogil:
     """A block of whole chunks. Returns its locator, or 0 when there is no room."""
-    cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE, i
+    cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
     cdef int64_t first
     if size > a.hdr.chunk_count * CHUNK_SIZE:
         return 0
     first = claim_chunks(a, count)
-    if first < 0:
+    return make_run(a, first, count, kind, class_) if first >= 0 else 0
+
+
+cdef uint32_t allocate_at(attachment *a, uint64_t size, uint64_t first) noexcept nogil:
+    """A block for data of more than a slab's, at a given chunk; 0 when that room is taken."""
+    cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE, i = first
+    cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
+    if first >= a.hdr.chunk_count or count > a.hdr.chunk_count - first:
         return 0
+    while i < first + count and cas64(&a.chunk_words[i], 0, claimed):
+        i += 1
+    if i == first + count and reserve_chunks(a, first, count) == 0:
+        return make_run(a, first, count, CHUNK_RUN, 0)
+    while i > first:
+        i -= 1
+        unclaim(a, i)
+    return 0
+
+
+cdef uint32_t make_run(
+        attachment *a, uint64_t first, uint64_t count, uint32_t kind, uint32_t class_
+        ) noexcept nogil:
+    """Makes chunks that this process has claimed one block."""
+    cdef uint64_t i
     if kind == CHUNK_RUN and class_ == RUN_TASK:
         # Whoever walks over the records may look at it from here on: it names nothing yet.
         memset(a.chunks + first * CHUNK_SIZE, 0, sizeof(task))
