@@ -125,18 +125,6 @@ def test_slabs_that_their_owner_empties_go_back_by_themselves() -> None:
     assert heap.chunks_by_kind()[2] < 60
 
 
-def test_nothing_is_allocated_from_a_slab_that_was_given_back() -> None:
-    heap = new_heap()
-    locs = [heap.allocate(32_768) for _ in range(6)]
-    for loc in locs[4:]:
-        heap.release(loc)
-    # The third slab is the last one, and the one that is allocated from.
-    heap.trim()
-    assert heap.chunks_by_kind()[2] == 2
-    heap.allocate(32_768)
-    assert heap.chunks_by_kind()[2] == 3
-
-
 def test_a_freed_block_is_the_next_one_given_out() -> None:
     heap = new_heap()
     locs = [heap.allocate(100) for _ in range(10)]
@@ -148,7 +136,7 @@ def test_memory_is_taken_from_the_machine_as_it_is_used() -> None:
     segment = Segment.create(1 << 30, bytes(16), 1)
     segment.use_slot(segment.claim_slot(os.getpid(), 0, 6, bytes(16), bytes(16)))
     before = os.fstat(segment.fd).st_blocks * 512
-    assert before < 2 << 20
+    assert before < 2 << 20  # the tables, and the first level of the index
     assert Heap(segment).allocate(10 << 20)
     assert 10 << 20 <= os.fstat(segment.fd).st_blocks * 512 - before < 12 << 20
 

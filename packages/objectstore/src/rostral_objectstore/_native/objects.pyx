@@ -265,7 +265,7 @@ cdef void delete_following(attachment *a, uint32_t loc) noexcept nogil:
         o.task = 0
         o.dependents = 0
         memset(o.id, 0, 20)
-        o.next = 0
+        # `next` stays: until the word is FREE it says that nobody steps back any more.
         FAILPOINT(a.plan, DELETE_STEP_EMPTIED)
         if (word >> 8) & OBJECT_FLAG_ON_DISK:
             add32(&a.hdr.spilled_deleted, 1)
@@ -419,7 +419,7 @@ cdef uint32_t new_object(
         return 0
     o = <object_record *>at(a, loc)
     memcpy(o.id, id, 20)
-    o.kind = 0
+    o.kind = o.next = 0
     FAILPOINT(a.plan, NEW_STEP_NAMED)
     a.held[loc] = 1
     set_bit(a, o)
