@@ -215,6 +215,11 @@ cdef void find_high(
             return
 
 
+def first_free(Segment segment not None):
+    """Where the lowest free chunk is, about: it moves when somebody takes a large block."""
+    return load64(&segment.a.hdr.first_free_chunk)
+
+
 def reserved_bytes(Segment segment not None):
     """Bytes of the chunks whose pages exist."""
     cdef attachment *a = &segment.a
