@@ -2,7 +2,7 @@
 
 Run: ``python benchmarks/bench_pages.py [--mebibytes 256] [--rounds 5]``. Prints the machine and,
 for each way to bring bytes into a memfd, the median of the rounds in GB/s; then the store's own
-puts on fresh daemons. The figures in docs/design.md come from here.
+puts on fresh daemons.
 
 Fresh: pages that nobody ever used. Taken: pages that exist but are not cleared (fallocate).
 Present: cleared and written by another mapping. Mapped: used by this process before.
