@@ -95,6 +95,15 @@ def test_a_wrong_configuration_is_exit_status_78(folder: Path) -> None:
     assert run("serve", "--socket", str(folder / "socket"), "--memory", "0").returncode == 78
 
 
+def test_a_second_store_at_the_same_socket_says_so_in_one_line(folder: Path) -> None:
+    path = str(folder / "store")
+    with serving("--socket", path):
+        second = run("serve", "--socket", path, "--memory", "16M")
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert f"another daemon listens at {path}" in second.stderr
+
+
 def test_where_nothing_listens_is_exit_status_3(folder: Path) -> None:
     wrong = run("stats", "--socket", str(folder / "socket"))
     assert wrong.returncode == 3

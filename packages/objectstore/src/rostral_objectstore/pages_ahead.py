@@ -58,9 +58,10 @@ class PagesAhead:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when the thread has ended: within a step."""
+        """Returns when the thread has ended: within a step. Nothing to do before `start`."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -194,7 +194,7 @@ class Room:
         if size_bytes > capacity:
             return ObjectStoreFullError(
                 f"an object of {size_bytes} bytes cannot fit: the whole store has {capacity} bytes",
-                hint="start the store with more memory (object_store_memory)",
+                hint="start the store with more memory (--memory, object_store_memory)",
             )
         used = capacity - self._residents.free_bytes()
         pinned = sum(one.size_bytes for one in candidates if one.pinned)

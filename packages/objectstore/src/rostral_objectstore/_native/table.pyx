@@ -586,7 +586,7 @@ cdef class ObjectTable:
         if size > capacity:
             return ObjectStoreFullError(
                 f"an object of {size} bytes cannot fit: the whole store has {capacity} bytes",
-                hint="start the store with more memory (object_store_memory)")
+                hint="start the store with more memory (--memory, object_store_memory)")
         used = capacity - count_free_chunks(a) * CHUNK_SIZE
         if a.machine_full:
             a.machine_full = False
