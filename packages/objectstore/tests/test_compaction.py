@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rostral_objectstore.core import compaction
 from rostral_objectstore.core.compaction import (
     Extent,
     ExtentKind,
@@ -167,3 +168,27 @@ def extents_of(runs: dict[int, int], chunks: int) -> list[Extent]:
     if at < chunks:
         extents.append(Extent(at, chunks - at, FREE))
     return extents
+
+
+def test_a_plan_that_does_not_exist_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many runs, and gaps too small for any: trials would multiply with every level of depth."""
+    tried = 0
+    clear = compaction._Chunks.clear
+
+    def count(
+        chunks: compaction._Chunks, bounds: tuple[int, int], kept: list[tuple[int, int]], depth: int
+    ) -> bool:
+        nonlocal tried
+        tried += 1
+        return clear(chunks, bounds, kept, depth)
+
+    monkeypatch.setattr(compaction._Chunks, "clear", count)
+    lengths = random.Random(0)
+    pieces = [
+        piece
+        for _ in range(50)
+        for piece in ((MOVABLE, lengths.randint(8, 60)), (FREE, lengths.randint(1, 6)))
+    ]
+    assert plan_moves(map_of(pieces), 40, moved_max=10**6) is None
+    windows = compaction.WINDOWS_TRIED_IN_STEPS
+    assert tried <= windows * compaction.TRIES_MAX * 8

@@ -24,6 +24,9 @@ WINDOWS_TRIED = 64
 WINDOWS_TRIED_IN_STEPS = 8
 """How many of them it then clears with gaps made for what does not fit."""
 
+# Bounds cleared on trial for one window: each costs a look at all extents, and they multiply with
+# every level of depth.
+TRIES_MAX = 32
 DEPTH_MAX = 4
 """Gaps made for a run that is moved to make a gap for a run ...: a bound to the time."""
 
@@ -147,12 +150,16 @@ class _Chunks:
     def __init__(self, extents: Sequence[Extent]) -> None:
         self.extents = list(extents)
         self.moves: list[Move] = []
+        self._tries_left = TRIES_MAX
 
     def clear(self, bounds: tuple[int, int], kept_clear: list[tuple[int, int]], depth: int) -> bool:
         """Moves the runs of the bounds away, making gaps for them outside where there is none.
 
         Nothing comes to lie in `kept_clear`: what others up the stack are clearing.
         """
+        self._tries_left -= 1
+        if self._tries_left < 0:
+            return False
         taboo = [*kept_clear, bounds]
         runs = [
             e
