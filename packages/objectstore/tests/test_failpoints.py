@@ -34,7 +34,7 @@ CASES = [
     (name, visit)
     for name in failpoints.NAMES
     for visit in (1, 4)
-    if name not in MET_BY_TWO and (visit == 1 or name not in RARE)
+    if name not in (*MET_BY_TWO, *failpoints.DAEMON_NAMES) and (visit == 1 or name not in RARE)
 ]
 
 ARM = "import churn; os.environ['ROSTRAL_FAILPOINTS'] = armed"

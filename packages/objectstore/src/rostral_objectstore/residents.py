@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rostral_objectstore._native import headroom, residence
+from rostral_objectstore._native import failpoints, headroom, residence
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore.compactor import Compactor
@@ -254,6 +254,7 @@ class Residents:
         buffer = residence.begin_restore(self._table, handle)
         if buffer is None:
             return False
+        failpoints.hit("restore.room")
         try:
             if self._spill is None or self._spill.size_bytes(key) != size_bytes:
                 raise ObjectCorruptError(f"object {handle.hex()} has no copy on disk")
@@ -262,6 +263,7 @@ class Residents:
             residence.lose(self._table, handle)
             self.counts.lost += 1
             raise
+        failpoints.hit("restore.read")
         if residence.finish_restore(self._table, handle, buffer):
             self.counts.restored += 1
         return True

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rostral_objectstore._native import failpoints
 from rostral_objectstore.core.eviction import Key
 from rostral_objectstore.core.spill_plan import (
     DirectoryView,
@@ -228,7 +229,9 @@ class SpillStore:
                 self._failed(self._directories[index], failure)
                 continue
             self._directories[index].failures_in_a_row = 0
+            failpoints.hit("spill.written")
             self._record(entries)
+            failpoints.hit("spill.recorded")
             return
         raise self._out_of_disk(need_bytes, tried, failure)
 
@@ -269,6 +272,7 @@ class SpillStore:
     def _write_to(self, index: int, items: Sequence[Item], need_bytes: int) -> list[Entry]:
         file, fd = self._file_for(index, need_bytes)
         begin = file.size_bytes
+        failpoints.hit("spill.begun")
         try:
             entries = write_items(fd, self._identity(file.number), items, begin)
         except OSError:
@@ -474,6 +478,7 @@ class SpillStore:
             self._write([item for item in items if item.key in self._entries], urgent=True)
         except OutOfDiskError:
             return lost
+        failpoints.hit("reclaim.rewritten")
         self._delete(number)
         return lost
 
@@ -484,6 +489,7 @@ class SpillStore:
                 return
             file = self._files.pop(number)
         self._directories[file.directory].remove(number)
+        failpoints.hit("reclaim.deleted")
 
     def _identity(self, number: int) -> FileIdentity:
         return FileIdentity(self._incarnation, number)

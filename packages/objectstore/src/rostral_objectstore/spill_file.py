@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rostral_objectstore._native import failpoints
 from rostral_objectstore.checksum import checksum
 from rostral_objectstore.core.eviction import Key
 
@@ -200,6 +201,7 @@ def _write_all(fd: int, pieces: Sequence[Any], at: int) -> None:
             os.posix_fadvise(fd, at, whole, os.POSIX_FADV_DONTNEED)
         at += written
         rest = _after(rest, written)
+        failpoints.hit("spill.partly")
 
 
 def _after(pieces: list[memoryview], count: int) -> list[memoryview]:

@@ -4,8 +4,8 @@
  * process attaches (failpoints.pyx reads it); a test then kills or stops the process exactly there.
  * When nothing is armed, a step costs one compare of a field that is in the cache anyway.
  *
- * A new step is one line here, one in failpoints.pxd and one where it is; tests/test_failpoints.py
- * fails for a name that no workload reaches.
+ * A new step is one line here, one in failpoints.pxd and one where it is; tests/test_failpoints.py,
+ * or tests/test_daemon_failpoints.py for the daemon's, fails for a name that no workload reaches.
  */
 #ifndef ROSTRAL_FAILPOINTS_H
 #define ROSTRAL_FAILPOINTS_H
@@ -14,7 +14,8 @@
 #include <stdint.h>
 #include <unistd.h>
 
-#define FAILPOINTS(STEP)                                                                       \
+/* Steps of any process that works with objects and tasks. */
+#define CLIENT_FAILPOINTS(STEP)                                                                \
     /* heap.pyx: chunks, runs of them, and slabs */                                            \
     STEP(CHUNK_STEP_CLAIMED, "chunk.claimed")                                                  \
     STEP(CHUNK_STEP_FORMATTED, "chunk.formatted")                                              \
@@ -98,11 +99,41 @@
     STEP(TASK_STEP_DROPPED, "task.dropped")                                                    \
     STEP(TASK_STEP_FREE, "task.free")
 
+/* Steps of the store daemon alone, with objects that go to disk, come back and move. */
+#define DAEMON_FAILPOINTS(STEP)                                                                \
+    /* spill.py and spill_file.py: writing */                                                  \
+    STEP(SPILL_STEP_BEGUN, "spill.begun")                                                      \
+    STEP(SPILL_STEP_PARTLY, "spill.partly")                                                    \
+    STEP(SPILL_STEP_WRITTEN, "spill.written")                                                  \
+    STEP(SPILL_STEP_RECORDED, "spill.recorded")                                                \
+    /* residence.pyx: taking out, renaming, bringing back, moving */                           \
+    STEP(EVICT_STEP_LEFT, "evict.left")                                                        \
+    STEP(EVICT_STEP_STUB, "evict.stub")                                                        \
+    STEP(EVICT_STEP_FLAGGED, "evict.flagged")                                                  \
+    STEP(EVICT_STEP_FREED, "evict.freed")                                                      \
+    STEP(RENAME_STEP_SAID, "rename.said")                                                      \
+    STEP(RENAME_STEP_NAMED, "rename.named")                                                    \
+    STEP(RENAME_STEP_FREED, "rename.freed")                                                    \
+    STEP(RESTORE_STEP_ROOM, "restore.room")                                                    \
+    STEP(RESTORE_STEP_READ, "restore.read")                                                    \
+    STEP(RESTORE_STEP_RENAMED, "restore.renamed")                                              \
+    STEP(RESTORE_STEP_BACK, "restore.back")                                                    \
+    STEP(LOSE_STEP_MARKED, "lose.marked")                                                      \
+    STEP(MOVE_STEP_COPIED, "move.copied")                                                      \
+    STEP(MOVE_STEP_LEFT, "move.left")                                                          \
+    STEP(MOVE_STEP_RENAMED, "move.renamed")                                                    \
+    /* spill.py: files that are not needed any more */                                         \
+    STEP(RECLAIM_STEP_REWRITTEN, "reclaim.rewritten")                                          \
+    STEP(RECLAIM_STEP_DELETED, "reclaim.deleted")
+
+#define FAILPOINTS(STEP) CLIENT_FAILPOINTS(STEP) DAEMON_FAILPOINTS(STEP)
+
 enum failpoint {
 #define STEP(id, name) id,
     FAILPOINTS(STEP)
 #undef STEP
-        FAILPOINT_COUNT
+        FAILPOINT_COUNT,
+    FAILPOINT_FIRST_OF_DAEMON = SPILL_STEP_BEGUN
 };
 
 static const char *const FAILPOINT_NAMES[] __attribute__((unused)) = {

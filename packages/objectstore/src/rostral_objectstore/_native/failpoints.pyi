@@ -1,5 +1,6 @@
 VARIABLE: str
 NAMES: tuple[str, ...]
+DAEMON_NAMES: tuple[str, ...]
 ACTIONS: tuple[str, ...]
 
 def arm_from_environment() -> int: ...

@@ -14,6 +14,8 @@ from rostral_gcs.errors import ConfigError
 
 VARIABLE = "ROSTRAL_FAILPOINTS"
 NAMES = tuple([FAILPOINT_NAMES[i].decode() for i in range(FAILPOINT_COUNT)])
+# Those of the store daemon alone.
+DAEMON_NAMES = NAMES[FAILPOINT_FIRST_OF_DAEMON:]
 ACTIONS = ("count", "kill", "stop")
 
 cdef failpoint_plan plan

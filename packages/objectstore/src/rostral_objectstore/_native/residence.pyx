@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rostral_objectstore._native.buffer cimport ObjectBuffer, room_buffer
+from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.handle cimport Handle
 from rostral_objectstore._native.heap cimport allocate, allocate_at, release_block, release_named
 from rostral_objectstore._native.layout cimport *
@@ -104,9 +105,12 @@ cdef void rename(attachment *a, object_record *o, uint32_t loc) noexcept nogil:
     """Frees the object's block; `loc`, which has no name yet, takes its place. 0: nothing does."""
     cdef uint32_t old = o.data
     release32(&a.me.releasing, old)
+    FAILPOINT(a.plan, RENAME_STEP_SAID)
     store32(&o.data, loc)
+    FAILPOINT(a.plan, RENAME_STEP_NAMED)
     if old != 0:
         release_block(a, old)
+        FAILPOINT(a.plan, RENAME_STEP_FREED)
     release32(&a.me.releasing, 0)
 
 
@@ -123,6 +127,7 @@ def evict(ObjectTable table not None, Handle handle not None):
     cdef compound *c
     if not leave(a, o):
         return False
+    FAILPOINT(a.plan, EVICT_STEP_LEFT)
     c = <compound *>at(a, o.data)
     if (load64(&o.word) >> 8) & OBJECT_FLAG_COMPOUND and c.contained_count != 0:
         size = sizeof(compound) + c.contained_count * sizeof(contained_ref)
@@ -131,8 +136,11 @@ def evict(ObjectTable table not None, Handle handle not None):
             come_back(o)
             return False
         memcpy(at(a, stub), c, size)
+        FAILPOINT(a.plan, EVICT_STEP_STUB)
     set_flags(o, OBJECT_FLAG_SPILLED | OBJECT_FLAG_ON_DISK)
+    FAILPOINT(a.plan, EVICT_STEP_FLAGGED)
     rename(a, o, stub)
+    FAILPOINT(a.plan, EVICT_STEP_FREED)
     return True
 
 
@@ -170,8 +178,10 @@ def finish_restore(
         return False
     buffer.block = 0
     rename(a, o, block)
+    FAILPOINT(a.plan, RESTORE_STEP_RENAMED)
     o.last_used = a.hdr.tick
     come_back(o)
+    FAILPOINT(a.plan, RESTORE_STEP_BACK)
     return True
 
 
@@ -237,6 +247,7 @@ def lose(ObjectTable table not None, Handle handle not None):
     while (word & 0xff) == OBJECT_SPILLED:
         lost = (word & ~(<uint64_t>0xff | <uint64_t>OBJECT_FLAG_ON_DISK << 8)) | OBJECT_LOST
         if cas64(&o.word, word, lost):
+            FAILPOINT(a.plan, LOSE_STEP_MARKED)
             wake_holders(a, handle.loc, True)
             return True
         word = load64(&o.word)
@@ -259,10 +270,13 @@ def move(ObjectTable table not None, Handle handle not None, int64_t target=-1):
         return False
     with nogil:
         copy_into(a, <char *>at(a, new), <char *>at(a, old), o.size)
+    FAILPOINT(a.plan, MOVE_STEP_COPIED)
     if (target < 0 and new > old) or not leave(a, o):
         release_named(a, &new)
         return False
+    FAILPOINT(a.plan, MOVE_STEP_LEFT)
     rename(a, o, new)
+    FAILPOINT(a.plan, MOVE_STEP_RENAMED)
     come_back(o)
     return True
 
