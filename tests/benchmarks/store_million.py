@@ -19,6 +19,8 @@ from store_targets import OBJECT_COUNT
 # The rate is that of a block of puts; first and last are medians of a few blocks.
 BLOCK = 10_000
 BLOCKS_COMPARED = 10
+# The daemon looks for pages to take more often than this.
+SETTLED_S = 1.5
 
 
 class Memory(NamedTuple):
@@ -36,6 +38,13 @@ def memory_of(client: Any) -> Memory:
         pages=os.fstat(client.segment.fd).st_blocks * 512,
         client=private_bytes(),
     )
+
+
+def settle(client: Any) -> None:
+    """Waits until the daemon has taken its pages ahead: so many, whatever the objects' number."""
+    pages = -1
+    while pages != (pages := os.fstat(client.segment.fd).st_blocks):
+        time.sleep(SETTLED_S)
 
 
 def private_bytes() -> int:
@@ -57,6 +66,7 @@ def measure(client: Any, size: int) -> Iterator[tuple[str, float]]:
     """Puts the objects, keeps them, and gives the rows' names and values."""
     value = b"v" * size
     handles: list[Any] = [None] * OBJECT_COUNT
+    settle(client)
     before = memory_of(client)
     block_s = []
     put = client.put

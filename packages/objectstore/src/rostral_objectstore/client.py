@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from rostral_gcs.ids import ObjectID
 from rostral_objectstore import array_form, arrow_streams
 from rostral_objectstore._native.buffer import ObjectBuffer
 from rostral_objectstore._native.segment import Segment
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 
 # A longer wait, infinity included, is one without a timeout.
 TIMEOUT_S_MAX = 1e9
+
+# What stands for one object, and not for many.
+_ONE = (ObjectHandle, ObjectID, str)
 # How many of the missing objects a timeout's message names; `missing` has all.
 TOLD_MAX = 3
 
@@ -247,6 +251,11 @@ class StoreClient:
         Raises: ObjectTimeoutError after `timeout_s` seconds (None: never); ValueError for more than
             10,000 objects in one call.
         """
+        if timeout_s is None and isinstance(what, _ONE):
+            # The most usual call by far, and what is there needs neither a list nor a wait.
+            read = self.table.read(self.handle(what))
+            if read is not None:
+                return deserialize(read[0], read[2], read[3])
         handles = self._handles(what)
         if self.wait(handles, timeout_s=timeout_s) < len(handles):
             raise self._late(handles, timeout_s)
