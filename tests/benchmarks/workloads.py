@@ -393,21 +393,37 @@ def async_actors(bench: Bench) -> None:
 
 def placement_groups(bench: Bench) -> None:
     """Groups of one small bundle, made, waited for and removed."""
-    bench.start()
+    api = bench.start()
     with bench.reported("placement group create/removal"):
         try:
-            module = importlib.import_module(f"{bench.engine}.util.placement_group")
-        except ModuleNotFoundError as error:
-            raise NotAvailableError("no placement groups yet") from error
+            util = importlib.import_module(f"{bench.engine}.util")
+            make, remove = util.placement_group, util.remove_placement_group
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise NotAvailableError(f"no placement groups yet: {error}") from error
 
         def create_and_remove() -> None:
-            groups = [module.placement_group([{"CPU": 0.001}]) for _ in range(100)]
+            groups = [make([{"CPU": 0.001}]) for _ in range(100)]
+            api.get([group.ready() for group in groups])
             for group in groups:
-                group.wait(30)
-            for group in groups:
-                module.remove_placement_group(group)
+                remove(group)
 
         bench.rate("placement group create/removal", create_and_remove, units_per_call=100)
+
+
+def wheels(bench: Bench) -> None:
+    """What a worker node has to fetch: our own wheels, as `tox` has built them."""
+    with bench.reported("wheels of a worker node"):
+        folder = os.environ.get("ROSTRAL_WHEELS")
+        if folder is None:
+            raise NotAvailableError("ROSTRAL_WHEELS names no folder of wheels; tox sets it")
+        sizes = [
+            path.stat().st_size
+            for name in ("rostral_gcs", "rostral_objectstore", "rostral_scheduler", "rostral")
+            for path in Path(folder).glob(f"{name}-*.whl")
+        ]
+        if not sizes:
+            raise NotAvailableError(f"there is no wheel in {folder}")
+        bench.row("wheels of a worker node", sum(sizes) / 1e6)
 
 
 def recovery(bench: Bench) -> None:
@@ -487,6 +503,7 @@ GROUPS: dict[str, Callable[[Bench], None]] = {
     "async_actors": async_actors,
     "placement_groups": placement_groups,
     "recovery": recovery,
+    "wheels": wheels,
 }
 
 
