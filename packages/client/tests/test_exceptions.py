@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import urllib.error
 from email.message import Message
@@ -18,6 +19,7 @@ from rostral.exceptions import (
     TaskError,
     UnsupportedOptionError,
 )
+from rostral.execution import should_retry
 from rostral.failure import dump_task_error, load_error, task_error
 from rostral_objectstore.serialization import KIND_PICKLE
 
@@ -90,10 +92,51 @@ def test_errors_are_the_builtin_that_fits(error: str, builtin: type[Exception]) 
     assert issubclass(getattr(exceptions, error), builtin)
 
 
-def test_names_of_ray_are_the_same_classes() -> None:
-    assert exceptions.RayTaskError is TaskError
-    assert exceptions.RayActorError is exceptions.ActorError
-    assert exceptions.RayError is RostralError
+# Ray's name, ours, and what Ray's users may catch it as.
+NAMES_OF_RAY = {
+    "RayError": ("RostralError", []),
+    "RayTaskError": ("TaskError", []),
+    "UnserializableException": ("UnserializableError", []),
+    "UserCodeException": ("UserCodeError", []),
+    "LocalRayletDiedError": ("ClusterUnavailableError", []),
+    "RayActorError": ("ActorError", []),
+    "ActorDiedError": ("ActorDiedError", ["RayActorError"]),
+    "ActorUnavailableError": ("ActorUnavailableError", ["RayActorError"]),
+    "ActorUnschedulableError": ("UnschedulableError", []),
+    "TaskUnschedulableError": ("UnschedulableError", []),
+    "ActorHandleNotFoundError": ("ActorNotFoundError", []),
+    "PlasmaObjectNotAvailable": ("ObjectNotFoundError", []),
+    "ObjectFetchTimedOutError": ("ObjectFetchTimeoutError", []),
+    "ObjectFreedError": ("ObjectFreedError", ["ObjectLostError"]),
+    "OwnerDiedError": ("ObjectLostError", []),
+    "ObjectReconstructionFailedError": ("ObjectLostError", []),
+    "ReferenceCountingAssertionError": ("ObjectLostError", []),
+    "RaySystemError": ("WorkerStartError", []),
+    "AuthenticationError": ("UnauthenticatedError", []),
+    "RpcError": ("GcsError", []),
+    "OufOfBandObjectRefSerializationException": ("OutOfBandReferenceError", []),
+}
+
+
+@pytest.mark.parametrize("name", NAMES_OF_RAY)
+def test_a_name_of_ray_is_a_class_of_ours(name: str) -> None:
+    ours, bases = NAMES_OF_RAY[name]
+    assert getattr(exceptions, name) is getattr(exceptions, ours)
+    for base in bases:
+        assert issubclass(getattr(exceptions, name), getattr(exceptions, base))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_every_error_survives_pickling(error: type[RostralError]) -> None:
+    made = (
+        TaskError("work", "Traceback", KeyError(1), 5)
+        if error is TaskError
+        else error("what happened", hint="what to do")
+    )
+    again = pickle.loads(pickle.dumps(made))
+    assert isinstance(again, error)
+    assert str(again) == str(made)
+    assert again.hint == made.hint
 
 
 def test_a_tasks_error_is_also_of_the_users_type() -> None:
@@ -137,8 +180,74 @@ def test_an_exception_group_keeps_its_members() -> None:
 def test_what_cannot_be_pickled_leaves_its_text(error: Exception) -> None:
     got = raised(error)
     assert type(got) is TaskError
-    assert got.cause is None
+    assert type(got.cause) is RostralError
+    assert f"{type(error).__name__}: odd" in str(got.cause)
     assert f"{type(error).__name__}: odd" in str(got)
+
+
+class FinalError(Exception):
+    """Cannot be subclassed."""
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("this class is final")
+
+
+def test_an_error_that_cannot_be_subclassed_is_the_cause_alone() -> None:
+    got = raised(FinalError("x"))
+    assert type(got) is TaskError
+    assert isinstance(got.cause, FinalError)
+
+
+class ShyError(Exception):
+    """Pickles well, and is rebuilt in the process that made it alone."""
+
+    is_home = True
+
+    def __reduce__(self) -> Any:
+        return _rebuilt_at_home, (os.getpid(),)
+
+
+def _rebuilt_at_home(home: int) -> ShyError:
+    if not ShyError.is_home:
+        raise RuntimeError(f"made in {home}")
+    return ShyError()
+
+
+def test_what_cannot_be_rebuilt_by_its_reader_keeps_its_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        raise ShyError
+    except ShyError as caught:
+        stored = dump_task_error(task_error("work", caught))
+    monkeypatch.setattr(ShyError, "is_home", False)
+    got = load_error((KIND_PICKLE, True, stored.inband, ()))
+    assert type(got) is exceptions.UnserializableError
+    assert "made in" in str(got)
+    assert "raise ShyError" in str(got)
+
+
+def test_a_lost_object_is_named() -> None:
+    error = pickle.loads(pickle.dumps(exceptions.ObjectLostError("lost", object_ref_hex="ab")))
+    assert (error.object_ref_hex, error.owner_address, error.call_site) == ("ab", "", "")
+
+
+def test_a_tasks_error_says_where_it_was_raised() -> None:
+    error = raised(KeyError("zork"))
+    assert isinstance(error, TaskError)
+    assert error.traceback_str == error.remote_traceback
+    assert (error.pid, error.ip) == (os.getpid(), "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("raised_from", "expected"), [(KeyError(), True), (ValueError(), False), (None, False)]
+)
+def test_a_librarys_error_is_retried_as_its_cause_is(
+    raised_from: Exception | None, expected: bool
+) -> None:
+    error = exceptions.UserCodeError("the user's function failed")
+    error.__cause__ = raised_from
+    assert should_retry(error, (KeyError,)) is expected
 
 
 def test_an_inputs_error_is_not_wrapped_again() -> None:
@@ -171,7 +280,7 @@ def test_an_error_that_was_cut_short_says_so() -> None:
 def test_an_error_that_cannot_be_rebuilt_here_is_still_an_error() -> None:
     missing = b"cno_such_module\nThing\n."
     error = load_error((KIND_PICKLE, True, missing, ()))
-    assert isinstance(error, RostralError)
+    assert isinstance(error, exceptions.UnserializableError)
     assert "no_such_module" in str(error)
 
 

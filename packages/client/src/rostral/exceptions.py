@@ -2,15 +2,21 @@
 
 RostralError
 ├── TaskError                     a remote function raised; is also an instance of what it raised
+├── UnserializableError           what a task raised cannot be rebuilt here; has its trace
+├── UserCodeError                 for libraries: wraps a user's error, retried as its cause is
 ├── GetTimeoutError (TimeoutError)
 ├── WorkerCrashedError            the process that ran the task died, retries spent
+├── NodeDiedError                 the node that had it is gone
 ├── ActorError
 │   ├── ActorDiedError            for good: killed, crashed, or its constructor raised
 │   └── ActorUnavailableError     restarting
 ├── ActorAlreadyExistsError, ActorNotFoundError (ValueError)
 ├── UnschedulableError            no node can ever give what was asked for
 ├── ObjectStoreFullError          no room in the store
+│   └── OutOfDiskError            nor on the disk that it spills to
 ├── ObjectLostError               all copies are gone
+│   └── ObjectFreedError          given up by hand, with `free`
+├── OutOfBandReferenceError       a reference was pickled by hand, where that is not allowed
 ├── NotConnectedError (RuntimeError)           used before init or after shutdown
 ├── AlreadyInitializedError (RuntimeError)     init was called twice
 ├── ClusterUnavailableError (ConnectionError)   nothing answers at the address
@@ -18,8 +24,10 @@ RostralError
 └── UnsupportedOptionError (ValueError)
     └── UnknownArgumentError (TypeError, RuntimeError)   of init
 
-Names that Ray's users know are aliases at the foot. Errors of the layers below are theirs and only
-listed here.
+Names that Ray's users know are aliases at the foot; where Ray tells causes apart that are one here,
+two names are one class. Errors of the layers below are theirs and only listed here. What cannot
+happen here has no name: other languages (CrossLanguageError), compiled graphs and their channels,
+and Ray Direct Transport.
 """
 
 from __future__ import annotations
@@ -31,12 +39,14 @@ from collections.abc import Hashable, Iterator, Sequence
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Self, cast
 
-from rostral_gcs.errors import RostralError
+from rostral_gcs.errors import GcsError, RostralError, UnauthenticatedError
 from rostral_objectstore.errors import (
+    ObjectFetchTimeoutError,
     ObjectLostError,
     ObjectNotFoundError,
     ObjectStoreError,
     ObjectStoreFullError,
+    OutOfDiskError,
     StoreUnavailableError,
 )
 from rostral_scheduler.errors import (
@@ -45,8 +55,10 @@ from rostral_scheduler.errors import (
     ActorError,
     ActorNotFoundError,
     ActorUnavailableError,
+    NodeDiedError,
     UnschedulableError,
     WorkerCrashedError,
+    WorkerStartError,
 )
 
 
@@ -104,25 +116,39 @@ class TaskError(RostralError):
     TaskError` and `except ValueError` catch a remote ValueError.
 
     Attributes:
-        cause: the original exception, or None when it could not be pickled.
+        cause: the original exception; a RostralError that says what it was when it could not be
+            pickled.
         function_name: what raised.
-        remote_traceback: the traceback as the remote process saw it.
+        remote_traceback: the traceback as the remote process saw it; also `traceback_str`.
         pid: the remote process.
+        ip: the address of its node.
     """
 
     cause: BaseException | None
     function_name: str
     remote_traceback: str
     pid: int
+    ip: str
 
     def __init__(
-        self, function_name: str, remote_traceback: str, cause: BaseException | None, pid: int
+        self,
+        function_name: str,
+        remote_traceback: str,
+        cause: BaseException | None,
+        pid: int,
+        ip: str = "127.0.0.1",
     ) -> None:
         super().__init__(f"{function_name}() raised in process {pid}:\n{remote_traceback.rstrip()}")
         self.function_name = function_name
         self.remote_traceback = remote_traceback
         self.cause = cause
         self.pid = pid
+        self.ip = ip
+
+    @property
+    def traceback_str(self) -> str:
+        """`remote_traceback`, under the name that Ray's users know."""
+        return self.remote_traceback
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_task_error, (
@@ -130,6 +156,7 @@ class TaskError(RostralError):
             self.remote_traceback,
             self.cause,
             self.pid,
+            self.ip,
         )
 
     def __str__(self) -> str:
@@ -139,7 +166,7 @@ class TaskError(RostralError):
     def as_instance_of_cause(self) -> TaskError:
         """The same error, also an instance of the cause's class where Python allows one."""
         cause = self.cause
-        if cause is None:
+        if cause is None or type(cause) is RostralError:
             return self
         # mypy takes the class of an exception for unhashable, like its instances.
         dual = _dual_class(cast(Hashable, type(cause)))
@@ -171,9 +198,10 @@ def _attributes(error: BaseException) -> Iterator[str]:
 
 
 def _rebuild_task_error(
-    name: str, remote_traceback: str, cause: BaseException | None, pid: int
+    name: str, remote_traceback: str, cause: BaseException | None, pid: int, ip: str
 ) -> TaskError:
-    return TaskError(name, remote_traceback, cause, pid)
+    # Of the cause's class again: an error that a task passed on by hand is caught like the first.
+    return TaskError(name, remote_traceback, cause, pid, ip).as_instance_of_cause()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -190,11 +218,48 @@ def _dual_class(cause: Hashable) -> type[TaskError] | None:
         return None  # two built-in layouts that cannot be combined
 
 
+class UnserializableError(RostralError):
+    """What a task raised, or a part of it, cannot be rebuilt in this process.
+
+    Its text has the traceback as the remote process saw it.
+    """
+
+
+class UserCodeError(RostralError):
+    """For libraries that run a user's code inside a task of theirs, and tell what it raised.
+
+    Raise it `from` the user's error: `retry_exceptions` goes by that one.
+    """
+
+
+class ObjectFreedError(ObjectLostError):
+    """The object was given up by hand, with `free`."""
+
+
+class OutOfBandReferenceError(RostralError):
+    """A reference was pickled by hand or by a closure, which the environment does not allow."""
+
+
 # Names that programs written against Ray's core use.
 ActorHandleNotFoundError = ActorNotFoundError
-RayError = RostralError
-RayTaskError = TaskError
+ActorUnschedulableError = UnschedulableError
+AuthenticationError = UnauthenticatedError
+LocalRayletDiedError = ClusterUnavailableError
+ObjectFetchTimedOutError = ObjectFetchTimeoutError
+ObjectReconstructionFailedError = ObjectLostError
+OufOfBandObjectRefSerializationException = OutOfBandReferenceError  # misspelt there
+OutOfBandObjectRefSerializationException = OutOfBandReferenceError
+OwnerDiedError = ObjectLostError
+PlasmaObjectNotAvailable = ObjectNotFoundError
 RayActorError = ActorError
+RayError = RostralError
+RaySystemError = WorkerStartError
+RayTaskError = TaskError
+ReferenceCountingAssertionError = ObjectLostError
+RpcError = GcsError
+TaskUnschedulableError = UnschedulableError
+UnserializableException = UnserializableError
+UserCodeException = UserCodeError
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -203,23 +268,48 @@ __all__ = [
     "ActorHandleNotFoundError",
     "ActorNotFoundError",
     "ActorUnavailableError",
+    "ActorUnschedulableError",
     "AlreadyInitializedError",
+    "AuthenticationError",
     "ClusterUnavailableError",
+    "GcsError",
     "GetTimeoutError",
+    "LocalRayletDiedError",
+    "NodeDiedError",
     "NotConnectedError",
     "NotPicklableError",
+    "ObjectFetchTimedOutError",
+    "ObjectFetchTimeoutError",
+    "ObjectFreedError",
     "ObjectLostError",
     "ObjectNotFoundError",
+    "ObjectReconstructionFailedError",
     "ObjectStoreError",
     "ObjectStoreFullError",
+    "OufOfBandObjectRefSerializationException",
+    "OutOfBandObjectRefSerializationException",
+    "OutOfBandReferenceError",
+    "OutOfDiskError",
+    "OwnerDiedError",
+    "PlasmaObjectNotAvailable",
     "RayActorError",
     "RayError",
+    "RaySystemError",
     "RayTaskError",
+    "ReferenceCountingAssertionError",
     "RostralError",
+    "RpcError",
     "StoreUnavailableError",
     "TaskError",
+    "TaskUnschedulableError",
+    "UnauthenticatedError",
     "UnknownArgumentError",
     "UnschedulableError",
+    "UnserializableError",
+    "UnserializableException",
     "UnsupportedOptionError",
+    "UserCodeError",
+    "UserCodeException",
     "WorkerCrashedError",
+    "WorkerStartError",
 ]

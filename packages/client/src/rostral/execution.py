@@ -12,7 +12,7 @@ from typing import Any
 
 from rostral._context import task_scope
 from rostral.arguments import decode, value_count
-from rostral.exceptions import ObjectLostError, RostralError, TaskError
+from rostral.exceptions import ObjectLostError, RostralError, TaskError, UserCodeError
 from rostral.failure import dump_task_error, pass_on, seal_error, task_error
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
@@ -37,9 +37,12 @@ def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any],
     table = runtime.table
     values = []
     for loc in task.dependencies[: value_count(task.payload)]:
-        read = table.read(table.adopt_held(ObjectRef, loc))
+        ref: ObjectRef[Any] = table.adopt_held(ObjectRef, loc)
+        read = table.read(ref)
         if read is None:
-            raise ObjectLostError("an input of the task is not in the store any more")
+            raise ObjectLostError(
+                "an input of the task is not in the store any more", object_ref_hex=ref.hex()
+            )
         kind, is_error, inband, buffers = read
         if is_error:
             raise FailedInputError(bytes(inband))
@@ -86,6 +89,8 @@ def should_retry(error: BaseException, retried: RetriedErrors) -> bool:
     """Whether the user asked for another try after this error."""
     if isinstance(error, FailedInputError):
         return False
+    if isinstance(error, UserCodeError) and error.__cause__ is not None:
+        error = error.__cause__
     if not isinstance(retried, bool):
         return isinstance(error, retried)
     is_users = not isinstance(error, RostralError) or isinstance(error, TaskError)

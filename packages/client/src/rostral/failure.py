@@ -18,6 +18,7 @@ from rostral.exceptions import (
     ObjectStoreFullError,
     RostralError,
     TaskError,
+    UnserializableError,
 )
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral.serialization import dumps
@@ -36,6 +37,32 @@ class StoredError(NamedTuple):
     refs: list[ObjectRef[Any]]
 
 
+class StoredTaskError(NamedTuple):
+    """A task's error as it is stored: what must be had in any process, and beside it the cause.
+
+    Attributes:
+        cause: pickled by itself, since its class may not be had where it is read.
+    """
+
+    function_name: str
+    remote_traceback: str
+    cause: bytes
+    pid: int
+    ip: str
+
+    def load(self) -> BaseException:
+        """The error as the user sees it."""
+        try:
+            cause = pickle.loads(self.cause)
+        except Exception as failure:  # whatever a user's exception class does when it is rebuilt
+            return UnserializableError(
+                f"{self.function_name}() raised in process {self.pid} what cannot be rebuilt here "
+                f"({failure!r}):\n{self.remote_traceback.rstrip()}"
+            )
+        error = TaskError(self.function_name, self.remote_traceback, cause, self.pid, self.ip)
+        return error.as_instance_of_cause()
+
+
 def task_error(function_name: str, error: BaseException) -> TaskError:
     """The error of a task that raised. An input's TaskError is passed on, not wrapped again."""
     lines = traceback.format_exception(type(error), error, _user_frames(error.__traceback__))
@@ -52,26 +79,33 @@ def _user_frames(frames: TracebackType | None) -> TracebackType | None:
 
 
 def dump_task_error(error: TaskError) -> StoredError:
-    """The error as it is stored; without its cause if that cannot be pickled and rebuilt."""
+    """The error as it is stored; if its cause cannot be pickled and rebuilt, with words for it."""
     try:
         with CollectedRefs() as refs:
             # cloudpickle where needed: an exception class of the driver's script is sent by value,
             # and found again there as the very class that an `except` names.
-            inband = dumps(error)
-        pickle.loads(inband)
-    except Exception:  # whatever a user's __reduce__ or constructor does
-        bare = TaskError(error.function_name, error.remote_traceback, None, error.pid)
-        return StoredError(pickle.dumps(bare, protocol=5), [])
-    return StoredError(inband, refs)
+            cause = dumps(error.cause)
+        pickle.loads(cause)
+    except Exception as failure:  # whatever a user's __reduce__ or constructor does
+        described = traceback.format_exception_only(error.cause)[-1].strip()
+        said = RostralError(f"{described} (it cannot be pickled and rebuilt: {failure!r})")
+        cause, refs = pickle.dumps(said), []
+    stored = StoredTaskError(
+        error.function_name, error.remote_traceback, cause, error.pid, error.ip
+    )
+    return StoredError(pickle.dumps(stored, protocol=5), refs)
 
 
 def pass_on(inband: bytes) -> StoredError:
     """The error of an input, as the error of the task that needed it."""
+    stored = pickle.loads(inband)
     try:
+        # Only to find the references in it: what is passed on are the same bytes.
         with CollectedRefs() as refs:
-            return StoredError(dumps(pickle.loads(inband)), refs)
+            dumps(pickle.loads(stored.cause) if isinstance(stored, StoredTaskError) else stored)
     except Exception:  # its class cannot be had here; whoever gets it may be luckier
         return StoredError(inband, [])
+    return StoredError(inband, refs)
 
 
 def seal_error(table: ObjectTable, locators: Sequence[int], error: StoredError) -> None:
@@ -92,9 +126,11 @@ def load_error(read: tuple[int, bool, Any, Sequence[Any]]) -> BaseException:
     try:
         error = deserialize(kind, inband, buffers)
     except Exception as failure:  # whatever a user's exception class does when it is rebuilt
-        return RostralError(f"a task failed, and its error cannot be rebuilt here: {failure!r}")
-    if isinstance(error, TaskError):
-        return error.as_instance_of_cause()
+        return UnserializableError(
+            f"a task failed, and its error cannot be rebuilt here: {failure!r}"
+        )
+    if isinstance(error, StoredTaskError):
+        return error.load()
     if isinstance(error, BaseException):
         return error
     return ObjectStoreFullError(

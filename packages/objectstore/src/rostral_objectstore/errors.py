@@ -115,7 +115,21 @@ class ObjectNotFoundError(ObjectStoreError, LookupError):
 
 
 class ObjectLostError(ObjectStoreError):
-    """The object was sealed, but its bytes are nowhere any more."""
+    """The object was sealed, but its bytes are nowhere any more.
+
+    Attributes:
+        object_ref_hex: the object's id in hexadecimal; empty when not known.
+        owner_address, call_site: empty here, where an object needs no owner and remembers no line
+            of code; for programs that print them.
+    """
+
+    object_ref_hex: str
+    owner_address: str = ""
+    call_site: str = ""
+
+    def __init__(self, message: str, *, hint: str | None = None, object_ref_hex: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.object_ref_hex = object_ref_hex
 
 
 class ObjectCorruptError(ObjectLostError):

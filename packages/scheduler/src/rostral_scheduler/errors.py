@@ -133,10 +133,12 @@ class ActorError(SchedulerError):
     Attributes:
         actor_id: The actor's id, 16 bytes; empty when not known.
         actor_init_failed: Whether it died in its constructor.
+        preempted: Whether its machine was taken away; never so far.
     """
 
     actor_id: bytes
     actor_init_failed: bool
+    preempted: bool = False
 
     def __init__(
         self,

@@ -418,7 +418,7 @@ cdef class ObjectTable:
             if (word & 0xff) == OBJECT_LOST:
                 raise ObjectLostError(
                     f"object {handle.hex()} was spilled, and the disk has lost it",
-                    hint="the store's log says what was wrong with the file")
+                    hint="the store's log says what is wrong", object_ref_hex=handle.hex())
             o.last_used = a.hdr.tick
             if (word >> 8) & OBJECT_FLAG_INLINE:
                 return word
