@@ -31,6 +31,7 @@ PUBLIC = [
     "put",
     "remote",
     "shutdown",
+    "util",
     "wait",
 ]
 

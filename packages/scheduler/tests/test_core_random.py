@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rostral_scheduler.core.actions import Action, Grant, KillWorker, StartWorker, Withdraw
+from rostral_scheduler.core.bundles import member_shape
 from rostral_scheduler.core.events import (
     ActorWanted,
     Event,
+    GroupRemoved,
+    GroupWanted,
     JobEnded,
     Observed,
     QueueClosed,
@@ -26,7 +29,7 @@ from rostral_scheduler.core.resources import ResourceSet
 
 JOBS = [bytes([n]) * 16 for n in range(2)]
 SHAPES = [ResourceSet.of({"CPU": cpus}) for cpus in (0, 0.5, 1, 3)]
-STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1000)), min_size=1, max_size=150)
+STEPS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 1000)), min_size=1, max_size=150)
 
 
 @dataclass
@@ -51,6 +54,7 @@ class World:
     job_of: dict[int, bytes] = field(default_factory=dict)
     processes: dict[int, Process] = field(default_factory=dict)
     served: dict[int, bytes] = field(default_factory=dict)
+    groups: list[tuple[bytes, int]] = field(default_factory=list)
 
     def tell(self, event: Event) -> None:
         self.obey(self.policy.handle(event))
@@ -69,6 +73,25 @@ class World:
                     self.processes[number].granted = 0
                 case KillWorker(worker=number):
                     assert number in self.processes
+
+    def want_group(self, choice: int) -> None:
+        """A group of one or two bundles, and a queue of tasks that run in it."""
+        number = len(self.job_of)
+        group_id, queue = number.to_bytes(16, "big"), 1000 + number
+        job_id = self.job_of[queue] = JOBS[choice % len(JOBS)]
+        bundles = (SHAPES[1], SHAPES[2])[: 1 + choice % 2]
+        self.tell(GroupWanted(group_id=group_id, job_id=job_id, bundles=bundles))
+        shape = member_shape(SHAPES[1], group_id, 0 if choice % 3 else None)
+        self.tell(QueueOpened(queue=queue, job_id=job_id, shape=shape))
+        self.queues[queue] = 0
+        self.groups.append((group_id, queue))
+
+    def remove_group(self, group: tuple[bytes, int]) -> None:
+        """Its queue is closed first, as the shell does."""
+        group_id, queue = group
+        self.queues.pop(queue, None)
+        self.tell(QueueClosed(queue=queue))
+        self.tell(GroupRemoved(group_id=group_id))
 
     def look(self, *, tick: bool) -> None:
         self.now_s += 0.1
@@ -140,6 +163,10 @@ def step(world: World, kind: int, choice: int) -> None:
             held=ResourceSet(),
         )
         world.tell(actor)
+    elif kind == 10:
+        world.want_group(choice)
+    elif kind == 11 and world.groups:
+        world.remove_group(world.groups.pop(choice % len(world.groups)))
     world.look(tick=kind == 9)
 
 
@@ -172,5 +199,9 @@ def test_invariants_hold_and_all_work_gets_done(
                 world.end(number)
             else:
                 world.progress(number)
+        # What a group has set aside comes back only with its removal.
+        for group in [g for g in world.groups if not world.queues.get(g[1])]:
+            world.groups.remove(group)
+            world.remove_group(group)
         world.look(tick=turn % 2 == 0)
     assert not any(world.queues.values()), world.policy.workers

@@ -1,6 +1,6 @@
 """Rostral: tasks, actors and futures across processes and machines, at shared-memory speed."""
 
-from rostral import exceptions
+from rostral import exceptions, util
 from rostral.actor import ActorClass, ActorHandle, get_actor, method
 from rostral.api import (
     available_resources,
@@ -38,5 +38,6 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "util",
     "wait",
 ]

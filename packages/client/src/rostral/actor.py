@@ -20,6 +20,7 @@ from rostral.exceptions import (
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
 from rostral.runtime import Runtime
+from rostral.scheduling_strategies import Placement
 from rostral.serialization import dumps
 from rostral.signature import Signature
 from rostral_objectstore.errors import QueueClosedError
@@ -147,7 +148,10 @@ class ActorClass:
             self._export(current)
         options = self._options
         actor_id = current.scope().context.next_child_id()
-        creation = self._describe(current, actor_id, args, kwargs)
+        placement = options.placement
+        if placement is None and current.captures and options.scheduling_strategy is None:
+            placement = current.captured_placement()
+        creation = self._describe(current, actor_id, placement, args, kwargs)
         answer = current.ask(
             "create_actor",
             {
@@ -158,6 +162,7 @@ class ActorClass:
                 "class_name": self._name,
                 "resources": options.demand,
                 "placement_resources": options.demand or {"CPU": 1.0},
+                "bundle": None if placement is None else placement.request(),
                 "max_restarts": options.max_restarts,
                 "max_task_retries": options.max_task_retries,
                 "detached": options.lifetime == "detached",
@@ -173,7 +178,12 @@ class ActorClass:
         return ActorHandle(actor_id, int(answer["mailbox"]), creation, self._meta)
 
     def _describe(
-        self, current: Runtime, actor_id: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        current: Runtime,
+        actor_id: bytes,
+        placement: Placement | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> ObjectRef[Any]:
         """Stores what the actor's process builds it from, now and at each restart."""
         arguments = encode(args, kwargs, current.put)
@@ -183,7 +193,7 @@ class ActorClass:
                     current.functions.key(self._code),
                     arguments.payload,
                     arguments.dependencies,
-                    {"max_concurrency": self._options.max_concurrency},
+                    {"max_concurrency": self._options.max_concurrency, "placement": placement},
                 )
             )
         keep = [self._code, *arguments.dependencies, *arguments.nested]

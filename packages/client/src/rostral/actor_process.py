@@ -25,6 +25,7 @@ from rostral.execution import execute, fetch_arguments, store_error, store_resul
 from rostral.failure import StoredError, seal_error, task_error
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
+from rostral.scheduling_strategies import Placement
 from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.task import ClaimedTask
 
@@ -97,6 +98,7 @@ class ActorProcess:
         self.class_name = "actor"
         self.instance: Any = None
         self._creation = assignment["creation"]
+        self._placement: Placement | None = None
         self._exit: SystemExit | None = None
 
     def build(self) -> None:
@@ -107,6 +109,9 @@ class ActorProcess:
             ObjectRef, at["loc"], at["version"], at["id"]
         )
         code_key, payload, inputs, self.settings = runtime.get([creation], None)[0]
+        self._placement = self.settings["placement"]
+        if self._placement is not None and self._placement.captures:
+            runtime.captures = True
         self.class_name, cls = runtime.functions.load(code_key)
         token = task_scope.set(self.scope(self.actor_id))
         try:
@@ -124,7 +129,7 @@ class ActorProcess:
 
     def scope(self, task_id: bytes) -> TaskScope:
         """The scope of one call."""
-        return TaskScope(task_id, self.class_name, self.actor_id)
+        return TaskScope(task_id, self.class_name, self.actor_id, self._placement)
 
     def method_name(self, task: ClaimedTask) -> str:
         """Class and method, for errors."""

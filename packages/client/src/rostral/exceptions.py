@@ -9,8 +9,11 @@ RostralError
 ├── NodeDiedError                 the node that had it is gone
 ├── ActorError
 │   ├── ActorDiedError            for good: killed, crashed, or its constructor raised
+│   │   └── ActorPlacementGroupRemovedError
 │   └── ActorUnavailableError     restarting
 ├── ActorAlreadyExistsError, ActorNotFoundError (ValueError)
+├── TaskPlacementGroupRemovedError  the group that the task was to run in is gone
+├── PlacementGroupNotFoundError (ValueError)
 ├── UnschedulableError            no node can ever give what was asked for
 ├── ObjectStoreFullError          no room in the store
 │   └── OutOfDiskError            nor on the disk that it spills to
@@ -54,8 +57,11 @@ from rostral_scheduler.errors import (
     ActorDiedError,
     ActorError,
     ActorNotFoundError,
+    ActorPlacementGroupRemovedError,
     ActorUnavailableError,
     NodeDiedError,
+    PlacementGroupNotFoundError,
+    TaskPlacementGroupRemovedError,
     UnschedulableError,
     WorkerCrashedError,
     WorkerStartError,
@@ -242,6 +248,7 @@ class OutOfBandReferenceError(RostralError):
 
 # Names that programs written against Ray's core use.
 ActorHandleNotFoundError = ActorNotFoundError
+ActorPlacementGroupRemoved = ActorPlacementGroupRemovedError
 ActorUnschedulableError = UnschedulableError
 AuthenticationError = UnauthenticatedError
 LocalRayletDiedError = ClusterUnavailableError
@@ -257,6 +264,7 @@ RaySystemError = WorkerStartError
 RayTaskError = TaskError
 ReferenceCountingAssertionError = ObjectLostError
 RpcError = GcsError
+TaskPlacementGroupRemoved = TaskPlacementGroupRemovedError
 TaskUnschedulableError = UnschedulableError
 UnserializableException = UnserializableError
 UserCodeException = UserCodeError
@@ -267,6 +275,8 @@ __all__ = [
     "ActorError",
     "ActorHandleNotFoundError",
     "ActorNotFoundError",
+    "ActorPlacementGroupRemoved",
+    "ActorPlacementGroupRemovedError",
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "AlreadyInitializedError",
@@ -291,6 +301,7 @@ __all__ = [
     "OutOfBandReferenceError",
     "OutOfDiskError",
     "OwnerDiedError",
+    "PlacementGroupNotFoundError",
     "PlasmaObjectNotAvailable",
     "RayActorError",
     "RayError",
@@ -301,6 +312,8 @@ __all__ = [
     "RpcError",
     "StoreUnavailableError",
     "TaskError",
+    "TaskPlacementGroupRemoved",
+    "TaskPlacementGroupRemovedError",
     "TaskUnschedulableError",
     "UnauthenticatedError",
     "UnknownArgumentError",

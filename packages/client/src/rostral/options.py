@@ -8,6 +8,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, TypeVar
 
 from rostral.exceptions import UnsupportedOptionError
+from rostral.scheduling_strategies import (
+    Placement,
+    SchedulingStrategy,
+    check_strategy,
+    placement_of,
+)
 from rostral_objectstore.layout import RETRY_FOREVER
 
 RETURNS_MAX = 3000
@@ -25,6 +31,7 @@ class TaskKeywords(TypedDict, total=False):
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
     name: str
+    scheduling_strategy: SchedulingStrategy
 
 
 class ActorKeywords(TypedDict, total=False):
@@ -42,6 +49,7 @@ class ActorKeywords(TypedDict, total=False):
     max_task_retries: int
     max_pending_calls: int
     max_concurrency: int
+    scheduling_strategy: SchedulingStrategy
 
 
 class RemoteKeywords(ActorKeywords, total=False):
@@ -137,9 +145,11 @@ class TaskOptions:
     max_retries: int = 3
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     name: str | None = None
+    scheduling_strategy: SchedulingStrategy = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 1.0)
+        check_strategy(self.scheduling_strategy)
         _count("num_returns", self.num_returns, 0, RETURNS_MAX)
         _count("max_retries", self.max_retries, -1)
         _text("name", self.name)
@@ -153,6 +163,11 @@ class TaskOptions:
     def demand(self) -> dict[str, float]:
         """What a run needs: one CPU unless said otherwise."""
         return resources_of(self.as_dict(), 1.0)
+
+    @property
+    def placement(self) -> Placement | None:
+        """The placement group that it runs in, if one was named."""
+        return placement_of(self.scheduling_strategy)
 
     @property
     def retries(self) -> int:
@@ -176,9 +191,11 @@ class ActorOptions:
     max_task_retries: int = 0
     max_pending_calls: int = -1
     max_concurrency: int | None = None
+    scheduling_strategy: SchedulingStrategy = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 0.0)
+        check_strategy(self.scheduling_strategy)
         _text("name", self.name)
         _text("namespace", self.namespace)
         _count("max_restarts", self.max_restarts, -1)
@@ -209,6 +226,11 @@ class ActorOptions:
     def demand(self) -> dict[str, float]:
         """What the actor holds for its life: nothing unless said."""
         return resources_of(self.as_dict(), 0.0)
+
+    @property
+    def placement(self) -> Placement | None:
+        """The placement group that it is part of, if one was named."""
+        return placement_of(self.scheduling_strategy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

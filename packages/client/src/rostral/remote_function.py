@@ -100,6 +100,10 @@ class RemoteFunction(Generic[P, R]):
             current = runtime()
             if self._session != current.session:
                 self._export(current)
+            if current.captures and self._options.scheduling_strategy is None:
+                captured = current.captured_placement()
+                if captured is not None:
+                    return self.options(scheduling_strategy=captured).remote(*args, **kwargs)
             refs = current.submit(
                 self._queue,
                 self._key,
@@ -124,12 +128,13 @@ class RemoteFunction(Generic[P, R]):
 
     def _export(self, current: Runtime) -> None:
         options = self._options
-        self._queue = current.queue_for(options.demand)
-        code = (current.session, self._name, options.retry_exceptions)
+        placement = options.placement
+        self._queue = current.queue_for(options.demand, placement)
+        code = (current.session, self._name, options.retry_exceptions, placement)
         if code not in self._exports:
             if len(self._exports) >= EXPORTS_MAX:
                 self._exports.clear()
-            meta = {"retry_exceptions": options.retry_exceptions}
+            meta = {"retry_exceptions": options.retry_exceptions, "placement": placement}
             exported = current.functions.export(self._name, (self._function, meta))
             self._exports[code] = exported
         self._code = self._exports[code]

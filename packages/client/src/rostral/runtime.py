@@ -25,6 +25,7 @@ from rostral.failure import load_error
 from rostral.functions import FunctionTable
 from rostral.futures import FutureWaiter
 from rostral.object_ref import ObjectRef
+from rostral.scheduling_strategies import Placement
 from rostral.serialization import pack
 from rostral_objectstore._native.task import TaskContext
 from rostral_objectstore.client import StoreClient
@@ -52,10 +53,17 @@ Read = tuple[int, bool, Any, Sequence[Any]]
 class TaskScope:
     """What is running in this thread: names the children of a task."""
 
-    __slots__ = ("actor_id", "context", "name", "task_id")
+    __slots__ = ("actor_id", "context", "name", "placement", "task_id")
 
-    def __init__(self, task_id: bytes, name: str, actor_id: bytes | None = None) -> None:
+    def __init__(
+        self,
+        task_id: bytes,
+        name: str,
+        actor_id: bytes | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         self.task_id = task_id
+        self.placement = placement
         self.name = name
         self.actor_id = actor_id
         self.context = TaskContext(task_id)
@@ -94,7 +102,9 @@ class Runtime:
         self.node_id = node_id
         self.root = root
         self.session = next(_sessions)
-        self._queues: dict[tuple[tuple[str, float], ...], int] = {}
+        self._queues: dict[tuple[Placement | None, tuple[tuple[str, float], ...]], int] = {}
+        # Whether any scope of this process has children in its own placement group.
+        self.captures = False
         self._kept: list[ObjectRef[Any]] = []
         self._waiter: FutureWaiter | None = None
         self._on_close: list[Callable[[], None]] = []
@@ -201,17 +211,32 @@ class Runtime:
 
     # ---- tasks
 
-    def queue_for(self, demand: dict[str, float]) -> int:
-        """The ready queue of a shape of resources.
+    def queue_for(self, demand: dict[str, float], placement: Placement | None = None) -> int:
+        """The ready queue of a shape of resources, in a placement group or outside of any.
 
-        Raises UnschedulableError when no node can ever meet it.
+        Raises UnschedulableError when no node can ever meet it, TaskPlacementGroupRemovedError.
         """
-        key = tuple(sorted(demand.items()))
+        key = (placement, tuple(sorted(demand.items())))
         queue = self._queues.get(key)
         if queue is None:
-            answer = self.scheduler.call("get_queue", {"job_id": self.job_id, "resources": demand})
-            queue = self._queues[key] = int(answer["queue"])
+            body: dict[str, Any] = {"job_id": self.job_id, "resources": demand}
+            if placement is not None:
+                body["bundle"] = placement.request()
+            queue = self._queues[key] = int(self.scheduler.call("get_queue", body)["queue"])
         return queue
+
+    def captured_placement(self) -> Placement | None:
+        """The placement group that what the running task makes belongs to, if it does."""
+        placement = self.scope().placement
+        return placement if placement is not None and placement.captures else None
+
+    def forget_group(self, group_id: bytes) -> None:
+        """The placement group is removed: asks about it again the next time."""
+        self._queues = {
+            key: queue
+            for key, queue in self._queues.items()
+            if key[0] is None or key[0].group_id != group_id
+        }
 
     def submit(
         self,

@@ -121,6 +121,8 @@ def run_task(runtime: Runtime, task: ClaimedTask) -> None:
         store_error(runtime, task, "unpickling of a remote function", error)
         runtime.tasks.finish(task)
         return
-    scope = TaskScope(task.id, name)
+    scope = TaskScope(task.id, name, None, meta["placement"])
+    if scope.placement is not None and scope.placement.captures:
+        runtime.captures = True
     retried = meta.get("retry_exceptions", False)
     execute(runtime, task, name, function, scope, retried=retried)

@@ -64,6 +64,9 @@ class LocalSchedulerConfig:
         mailbox_capacity_max: Calls queued at once for one actor; a power of two.
         jobs_max: Drivers at once.
         actors_max: Actors, and dead ones that somebody still refers to.
+        placement_groups_max: Placement groups at once.
+        group_queue_capacity: Tasks queued at once for one shape in a placement group; a power of
+            two. Smaller than other queues, since a program may use up many groups.
         log_line_size_max: Longer lines are split, bytes.
         log_file_size_max: A worker's log file is begun anew after this, bytes; one old one is
             kept.
@@ -104,6 +107,8 @@ class LocalSchedulerConfig:
     mailbox_capacity_max: int = 1 << 16
     jobs_max: int = 256
     actors_max: int = 10_000
+    placement_groups_max: int = 10_000
+    group_queue_capacity: int = 1 << 12
     log_line_size_max: int = 64 * 1024
     log_file_size_max: int = 64 * 1024 * 1024
     log_lines_kept_max: int = 200
@@ -149,7 +154,7 @@ class LocalSchedulerConfig:
             problems.append(error.message)
         for name in {CPU, GPU, "memory"} & set(self.resources):
             problems.append(f"resources has {name}; allowed: names of your own, it has a field")
-        for name in ("ready_queue_capacity", "mailbox_capacity_max"):
+        for name in ("ready_queue_capacity", "group_queue_capacity", "mailbox_capacity_max"):
             capacity = getattr(self, name)
             if capacity > 0 and capacity & (capacity - 1):
                 problems.append(f"{name} is {capacity}; allowed: a power of two")

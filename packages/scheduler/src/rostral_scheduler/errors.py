@@ -7,14 +7,17 @@ RostralError (rostral_gcs)
     │   ├── ActorAlreadyExistsError (ValueError)  the name is taken
     │   ├── ActorNotFoundError (ValueError)       no living actor has the name or id
     │   ├── JobNotFoundError (LookupError)        the job is unknown, or has ended
+    │   ├── PlacementGroupNotFoundError (ValueError)  no placement group has the name or id
     │   └── RequestError (ValueError)             a request that makes no sense to this scheduler
     ├── environment: whoever runs the cluster must act, or the caller can wait
     │   ├── LimitReachedError                     a bound of the configuration
     │   ├── WorkerStartError                      worker processes cannot be started
     │   └── NodeDiedError                         the node is gone
     ├── WorkerCrashedError                        the process that ran the task died
+    ├── TaskPlacementGroupRemovedError            the group that the task was to run in is gone
     └── ActorError                                what a caller sees of an actor that cannot answer
         ├── ActorDiedError                        it will not come back
+        │   └── ActorPlacementGroupRemovedError   its placement group was removed
         └── ActorUnavailableError                 it may come back: the call was lost in its restart
 
 This module imports nothing slow: every worker process reads it.
@@ -31,12 +34,15 @@ __all__ = [
     "ActorDiedError",
     "ActorError",
     "ActorNotFoundError",
+    "ActorPlacementGroupRemovedError",
     "ActorUnavailableError",
     "JobNotFoundError",
     "LimitReachedError",
     "NodeDiedError",
+    "PlacementGroupNotFoundError",
     "RequestError",
     "SchedulerError",
+    "TaskPlacementGroupRemovedError",
     "UnschedulableError",
     "WorkerCrashedError",
     "WorkerStartError",
@@ -85,6 +91,10 @@ class JobNotFoundError(SchedulerError, LookupError):
     """The job is unknown to this node, or has ended."""
 
 
+class PlacementGroupNotFoundError(SchedulerError, ValueError):
+    """No placement group has the name or id."""
+
+
 class RequestError(SchedulerError, ValueError):
     """The request makes no sense to this scheduler: unknown method, wrong caller, wrong body."""
 
@@ -127,6 +137,10 @@ class WorkerCrashedError(SchedulerError):
         self.task_id, self.pid, self.exit_status = task_id, pid, exit_status
 
 
+class TaskPlacementGroupRemovedError(SchedulerError):
+    """The placement group in which the task was to run has been removed."""
+
+
 class ActorError(SchedulerError):
     """An actor cannot answer.
 
@@ -154,6 +168,10 @@ class ActorError(SchedulerError):
 
 class ActorDiedError(ActorError):
     """The actor is dead and will not come back."""
+
+
+class ActorPlacementGroupRemovedError(ActorDiedError):
+    """The actor ended with the placement group that it was part of."""
 
 
 class ActorUnavailableError(ActorError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 __all__ = [
     "Action",
     "Grant",
+    "GroupPlaced",
     "KillWorker",
     "SetStarved",
     "SetWanted",
@@ -50,6 +51,13 @@ class KillWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupPlaced:
+    """The placement group has all its bundles."""
+
+    group_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SetWanted:
     """Whether a push that finds nobody asleep at the queue shall wake the scheduler."""
 
@@ -71,4 +79,6 @@ class WakeQueue:
     queue: int
 
 
-Action = Grant | Withdraw | StartWorker | KillWorker | SetWanted | SetStarved | WakeQueue
+Action = (
+    Grant | Withdraw | StartWorker | KillWorker | GroupPlaced | SetWanted | SetStarved | WakeQueue
+)

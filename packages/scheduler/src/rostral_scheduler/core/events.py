@@ -14,6 +14,8 @@ __all__ = [
     "ActorGone",
     "ActorWanted",
     "Event",
+    "GroupRemoved",
+    "GroupWanted",
     "JobEnded",
     "Observed",
     "QueueClosed",
@@ -79,6 +81,22 @@ class ActorGone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupWanted:
+    """A placement group waits for its bundles: all of them at once, or none."""
+
+    group_id: bytes
+    job_id: bytes
+    bundles: tuple[ResourceSet, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRemoved:
+    """The placement group gives its bundles back; its members end with it."""
+
+    group_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEnded:
     """The job's driver is gone: so must be its workers."""
 
@@ -133,6 +151,8 @@ Event = (
     | WorkerGone
     | ActorWanted
     | ActorGone
+    | GroupWanted
+    | GroupRemoved
     | JobEnded
     | Observed
 )

@@ -15,6 +15,9 @@ The rules, in the order in which an observation applies them:
    for it, after a quantum also from workers at work: they finish their task first.
 5. What is taken beyond the node's CPUs (rule 1) is withdrawn likewise.
 6. Idle processes beyond the node's CPUs end after a while; some are kept ready for the next job.
+
+A placement group is a demand like an actor: its bundles are set aside together when they fit
+(``bundles.py``), and who asks for a part of one is served by the same rules.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ from dataclasses import dataclass
 
 from rostral_scheduler.core import actions as act
 from rostral_scheduler.core import events as ev
-from rostral_scheduler.core.records import PendingActor, Queue, Worker, WorkerStage
+from rostral_scheduler.core.bundles import Reservations, is_member, sum_of
+from rostral_scheduler.core.records import (
+    PendingActor,
+    PendingGroup,
+    Queue,
+    Worker,
+    WorkerStage,
+)
 from rostral_scheduler.core.resources import CPU, NOTHING, UNITS, NodeResources, ResourceSet
 
 __all__ = ["LocalPolicy", "PolicyLimits"]
@@ -45,7 +55,7 @@ class PolicyLimits:
 
 @dataclass(slots=True)
 class _Demand:
-    """Tasks of one queue, or one actor, that need one more process."""
+    """Tasks of one queue, or one actor, that need one more process; or a placement group."""
 
     job_id: bytes
     shape: ResourceSet
@@ -54,6 +64,7 @@ class _Demand:
     since: int
     queue: Queue | None = None
     actor: PendingActor | None = None
+    group: PendingGroup | None = None
     lacks_process: bool = False
     """Its resources are free, but no worker is, and no more may be started now."""
 
@@ -67,6 +78,8 @@ class LocalPolicy:
         self.queues: dict[int, Queue] = {}
         self.workers: dict[int, Worker] = {}
         self.pending: dict[bytes, PendingActor] = {}
+        self.reservations = Reservations(self.resources)
+        self.pending_groups: dict[bytes, PendingGroup] = {}
         self._next_worker = 1
         self._starved = False
         self._now_s = 0.0
@@ -93,9 +106,18 @@ class LocalPolicy:
                 )
             case ev.ActorGone():
                 self.pending.pop(event.actor_id, None)
+            case ev.GroupWanted():
+                return self._handle_group_wanted(event)
+            case ev.GroupRemoved():
+                return self._handle_group_removed(event)
             case ev.JobEnded():
                 return self._handle_job_ended(event)
         return []
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits for resources, as far as the last observation showed."""
+        return self._starved or bool(self.pending_groups) or bool(self.pending)
 
     # ---- single events
 
@@ -125,6 +147,28 @@ class LocalPolicy:
         if worker.queue in self.queues:
             return [act.WakeQueue(worker.queue)]
         return []
+
+    def _handle_group_wanted(self, event: ev.GroupWanted) -> list[act.Action]:
+        # One that fits has no need to wait for a look, unless others wait for the same.
+        if not self._starved and self.reservations.reserve(event.group_id, event.bundles):
+            return [act.GroupPlaced(event.group_id)]
+        group = PendingGroup(event.group_id, event.job_id, event.bundles)
+        self.pending_groups[event.group_id] = group
+        return []
+
+    def _handle_group_removed(self, event: ev.GroupRemoved) -> list[act.Action]:
+        self.pending_groups.pop(event.group_id, None)
+        for actor in list(self.pending.values()):
+            if is_member(actor.placement, event.group_id):
+                del self.pending[actor.actor_id]
+        orders: list[act.Action] = [
+            self._kill(worker)
+            for worker in self.workers.values()
+            if is_member(worker.allocation.resources, event.group_id)
+            and worker.stage is not WorkerStage.KILLED
+        ]
+        self.reservations.end(event.group_id)
+        return orders
 
     def _handle_job_ended(self, event: ev.JobEnded) -> list[act.Action]:
         for actor in [a for a in self.pending.values() if a.job_id == event.job_id]:
@@ -207,6 +251,11 @@ class LocalPolicy:
                 actor.since = self._observations
             shape = actor.placement.maximum(actor.held)
             demands.append(_Demand(actor.job_id, shape, 1, 0, actor.since, actor=actor))
+        for group in self.pending_groups.values():
+            if group.since is None:
+                group.since = self._observations
+            shape = sum_of(group.bundles)
+            demands.append(_Demand(group.job_id, shape, 1, 0, group.since, group=group))
         demands.sort(key=lambda demand: (demand.served_by, demand.since))
         return demands
 
@@ -230,8 +279,10 @@ class LocalPolicy:
         free = [w for w in self.workers.values() if w.stage is WorkerStage.FREE]
         starting = self._count(lambda w: w.stage is WorkerStage.STARTING and not w.actor_id)
         for demand in demands:
-            while demand.count > 0 and self._fits(demand.shape, reserved):
-                if demand.actor is not None:
+            while demand.count > 0 and self._fits(demand, reserved):
+                if demand.group is not None:
+                    self._place_group(demand.group, orders)
+                elif demand.actor is not None:
                     if not self._start_actor(demand.actor, demand.shape, orders):
                         break
                 elif (worker := _choose_free(free, demand.job_id)) is not None:
@@ -246,18 +297,25 @@ class LocalPolicy:
                     break
                 demand.count -= 1
             if demand.count > 0:
-                demand.lacks_process = self._fits(demand.shape, reserved)
+                demand.lacks_process = self._fits(demand, reserved)
                 unserved.append(demand)
                 if demand.served_by == 0:
                     _reserve(reserved, demand.shape)
         return unserved
 
-    def _fits(self, shape: ResourceSet, reserved: dict[str, int]) -> bool:
+    def _fits(self, demand: _Demand, reserved: dict[str, int]) -> bool:
         available = self.resources.available
-        for name, units in shape:
+        for name, units in demand.shape:
             if available.get(name, 0) - reserved.get(name, 0) < units:
                 return False
-        return self.resources.fits(shape)
+        if demand.group is not None:
+            return self.reservations.fits(demand.group.bundles)
+        return self.resources.fits(demand.shape)
+
+    def _place_group(self, group: PendingGroup, orders: list[act.Action]) -> None:
+        self.reservations.reserve(group.group_id, group.bundles)
+        del self.pending_groups[group.group_id]
+        orders.append(act.GroupPlaced(group.group_id))
 
     def _grant(self, worker: Worker, demand: _Demand, orders: list[act.Action]) -> None:
         assert demand.queue is not None
@@ -465,6 +523,7 @@ class LocalPolicy:
             self.resources.reclaim_cpu(worker.allocation)
         self.resources.release(worker.allocation)
         worker.allocation, worker.lent = NOTHING, False
+        self.reservations.settle()
 
     def _count(self, condition: Callable[[Worker], bool]) -> int:
         return sum(1 for worker in self.workers.values() if condition(worker))
@@ -479,13 +538,16 @@ class LocalPolicy:
         for worker in self.workers.values():
             if worker.idle and worker.queue and not worker.lent:
                 _add(available, worker.allocation.resources)
-        return {name: max(units, 0) / UNITS for name, units in available.items()}
+        return {name: max(available[name], 0) / UNITS for name, _ in self.resources.total}
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the ledger and the records do not agree."""
         self.resources.check_invariants()
         taken: dict[str, int] = {}
         lent = 0
+        for reservation in self.reservations.by_group.values():
+            for allocation in reservation.taken:
+                _add(taken, allocation.resources)
         for worker in self.workers.values():
             _add(taken, worker.allocation.resources)
             lent += worker.allocation.resources.get(CPU) if worker.lent else 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rostral_scheduler.core.resources import NOTHING, Allocation, ResourceSet
 
-__all__ = ["PendingActor", "Queue", "Worker", "WorkerStage"]
+__all__ = ["PendingActor", "PendingGroup", "Queue", "Worker", "WorkerStage"]
 
 
 # STARTING ──> FREE ──> GRANTED ──> WITHDRAWING ──> FREE       (workers)
@@ -81,5 +81,16 @@ class PendingActor:
     job_id: bytes
     placement: ResourceSet
     held: ResourceSet
+    since: int | None = None
+    """The observation since which it waits."""
+
+
+@dataclass(slots=True)
+class PendingGroup:
+    """A placement group that waits for resources."""
+
+    group_id: bytes
+    job_id: bytes
+    bundles: tuple[ResourceSet, ...]
     since: int | None = None
     """The observation since which it waits."""

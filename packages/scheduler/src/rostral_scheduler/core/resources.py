@@ -13,13 +13,25 @@ from dataclasses import dataclass
 
 from rostral_scheduler.errors import RequestError, UnschedulableError
 
-__all__ = ["UNITS", "Allocation", "NodeResources", "ResourceSet"]
+__all__ = ["BUNDLE", "GROUP_MARK", "UNITS", "Allocation", "NodeResources", "ResourceSet", "is_cpu"]
 
 UNITS = 10_000
 """Parts of one: the smallest amount is 0.0001."""
 
 CPU = "CPU"
 GPU = "GPU"
+BUNDLE = "bundle"
+GROUP_MARK = "@"
+"""Between a resource and the placement group that it is set aside for; no user's name has it."""
+
+
+def _is_kind(name: str, kind: str) -> bool:
+    return name == kind or name.startswith(kind + GROUP_MARK)
+
+
+def is_cpu(name: str) -> bool:
+    """Whether the resource is CPU, a placement group's included."""
+    return _is_kind(name, CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +49,15 @@ class ResourceSet:
 
         Raises:
             RequestError: An amount is negative, not finite, finer than 0.0001, or more than one
-                GPU but not whole.
+                GPU but not whole; a name has the mark of placement groups.
         """
         items = []
         for name, amount in sorted(amounts.items()):
+            if GROUP_MARK in name:
+                raise RequestError(
+                    f"resource {name!r} has {GROUP_MARK!r} in its name",
+                    hint="that sign is kept for what placement groups set aside",
+                )
             if not math.isfinite(amount) or amount < 0:
                 raise RequestError(
                     f"resource {name!r} is {amount!r}", hint="an amount is a number, 0 or more"
@@ -104,7 +121,7 @@ NOTHING = Allocation(ResourceSet())
 
 
 class NodeResources:
-    """The ledger of one node.
+    """The ledger of one node: its own resources, and pools that placement groups have set aside.
 
     Invariant: 0 <= free units of each GPU <= UNITS; their sum is what is available of GPU.
     Invariant: available <= total. Only CPU may be below 0: a worker that wakes up takes its CPU
@@ -114,12 +131,16 @@ class NodeResources:
     def __init__(self, total: ResourceSet) -> None:
         self.total = total
         self.available: dict[str, int] = dict(total)
-        self.gpu_free = [UNITS] * (total.get(GPU) // UNITS)
+        self._pools: dict[str, int] = {}
+        # Of each resource that consists of GPUs: free units by GPU index.
+        self._gpus: dict[str, dict[int, int]] = {
+            GPU: dict.fromkeys(range(total.get(GPU) // UNITS), UNITS)
+        }
 
     def check_feasible(self, shape: ResourceSet) -> None:
         """Raises UnschedulableError when the node can never have the shape, however idle it is."""
         for name, units in shape:
-            total = self.total.get(name)
+            total = self._capacity(name)
             if units > total:
                 has = ", ".join(f"{n}={v:g}" for n, v in self.total.as_floats().items()) or "none"
                 raise UnschedulableError(
@@ -136,54 +157,83 @@ class NodeResources:
         for name, units in shape:
             if self.available.get(name, 0) < units:
                 return False
-        return self._choose_gpus(shape.get(GPU)) is not None
+        return self._choose_gpus(shape) is not None
 
     def acquire(self, shape: ResourceSet) -> Allocation:
         """Takes the shape, which must fit but for CPU."""
-        gpus = self._choose_gpus(shape.get(GPU))
+        gpus = self._choose_gpus(shape)
         if gpus is None:
             raise AssertionError(f"no GPU is free for {shape}")
-        for index, units in gpus:
-            self.gpu_free[index] -= units
         for name, units in shape:
             self.available[name] = self.available.get(name, 0) - units
+            if _is_kind(name, GPU):
+                for index, part in gpus:
+                    self._gpus[name][index] -= part
         return Allocation(shape, gpus)
 
     def release(self, allocation: Allocation) -> None:
         """Gives everything back."""
-        for index, units in allocation.gpus:
-            self.gpu_free[index] += units
         for name, units in allocation.resources:
             self.available[name] += units
+            if _is_kind(name, GPU):
+                for index, part in allocation.gpus:
+                    self._gpus[name][index] += part
 
     def lend_cpu(self, allocation: Allocation) -> None:
         """Gives the CPU back while the holder waits; all else it keeps."""
-        if units := allocation.resources.get(CPU):
-            self.available[CPU] += units
+        for name, units in allocation.resources:
+            if is_cpu(name):
+                self.available[name] += units
 
     def reclaim_cpu(self, allocation: Allocation) -> None:
         """Takes the CPU again: below 0 if it must be."""
-        if units := allocation.resources.get(CPU):
-            self.available[CPU] -= units
+        for name, units in allocation.resources:
+            if is_cpu(name):
+                self.available[name] -= units
+
+    def add_pool(self, name: str, units: int, gpus: Mapping[int, int]) -> None:
+        """Offers what was set aside under a name of its own; `gpus` has the units of each."""
+        self._pools[name] = self.available[name] = units
+        if _is_kind(name, GPU):
+            self._gpus[name] = dict(gpus)
+
+    def remove_pool(self, name: str) -> None:
+        """Undoes ``add_pool``; all of it must be free."""
+        assert self.is_free(name), name
+        del self._pools[name], self.available[name]
+        self._gpus.pop(name, None)
+
+    def is_free(self, name: str) -> bool:
+        """Whether nobody has anything of the resource."""
+        return self.available.get(name, 0) == self._capacity(name)
 
     def check_invariants(self) -> None:
         """Raises AssertionError when an invariant of the class does not hold."""
         for name, units in self.available.items():
-            assert units <= self.total.get(name), (name, units)
-            assert units >= 0 or name == CPU, (name, units)
-        assert all(0 <= free <= UNITS for free in self.gpu_free), self.gpu_free
-        assert sum(self.gpu_free) == self.available.get(GPU, 0), self.gpu_free
+            assert units <= self._capacity(name), (name, units)
+            assert units >= 0 or is_cpu(name), (name, units)
+        for name, free in self._gpus.items():
+            assert all(0 <= units <= UNITS for units in free.values()), free
+            assert sum(free.values()) == self.available.get(name, 0), (name, free)
 
-    def _choose_gpus(self, units: int) -> tuple[tuple[int, int], ...] | None:
-        if units == 0:
+    def _capacity(self, name: str) -> int:
+        return self._pools.get(name) or self.total.get(name)
+
+    def _choose_gpus(self, shape: ResourceSet) -> tuple[tuple[int, int], ...] | None:
+        """GPUs that are free in every resource of the shape that consists of them."""
+        wanted = [(name, units) for name, units in shape if _is_kind(name, GPU)]
+        if not wanted:
             return ()
+        units = wanted[0][1]
+        pools = [self._gpus.get(name, {}) for name, _ in wanted]
+        free = {i: min(pool.get(i, 0) for pool in pools) for i in pools[0]}
         if units <= UNITS:
             # The fullest one that has room, so that whole GPUs stay whole.
-            fitting = [i for i, free in enumerate(self.gpu_free) if free >= units]
+            fitting = [i for i, part in free.items() if part >= units]
             if not fitting:
                 return None
-            return ((min(fitting, key=lambda i: self.gpu_free[i]), units),)
-        whole = [i for i, free in enumerate(self.gpu_free) if free == UNITS]
+            return ((min(fitting, key=lambda i: free[i]), units),)
+        whole = [i for i, part in free.items() if part == UNITS]
         if len(whole) < units // UNITS:
             return None
         return tuple((i, UNITS) for i in whole[: units // UNITS])

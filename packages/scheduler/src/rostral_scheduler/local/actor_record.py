@@ -73,6 +73,8 @@ class ActorRecord:
     creation_hold: Hold | None
     meta: bytes
     mailbox: int
+    group_id: bytes | None = None
+    """The placement group that it is part of."""
     stage: ActorStage = ActorStage.PENDING
     worker_id: bytes | None = None
     restarts: int = 0

@@ -18,6 +18,7 @@ from rostral_scheduler.core.resources import NodeResources, ResourceSet
 from rostral_scheduler.errors import (
     ActorAlreadyExistsError,
     ActorNotFoundError,
+    ActorPlacementGroupRemovedError,
     LimitReachedError,
     RequestError,
 )
@@ -36,8 +37,11 @@ RESTART_PAUSE_S_MAX = 5.0
 OUT_OF_SCOPE = "nobody refers to it any more"
 KILLED = "it was killed by kill()"
 EXITED = "it ended itself"
+GROUP_REMOVED = "its placement group was removed"
 JOB_ENDED = "the job that made it has ended"
 KILLED_TO_RESTART = "it was killed by kill(no_restart=False)"
+
+DemandInGroup = Callable[[Body, ResourceSet], ResourceSet]
 
 
 class Actors:
@@ -79,8 +83,10 @@ class Actors:
 
     # ---- making and finding
 
-    def create(self, job: Job, body: Body) -> ActorRecord:
+    def create(self, job: Job, body: Body, in_group: DemandInGroup) -> ActorRecord:
         """Takes an actor on; ``place`` must follow. Returns before any process of it runs.
+
+        `in_group` says what a member of a placement group asks the ledger for.
 
         Raises:
             ActorAlreadyExistsError: A living actor has the name.
@@ -93,7 +99,12 @@ class Actors:
         namespace = str(body["namespace"])
         placement = ResourceSet.of(body["placement_resources"])
         held = ResourceSet.of(body["resources"])
-        self._check_new(actor_id, name, namespace, placement.maximum(held))
+        bundle = body.get("bundle")
+        self._check_new(actor_id, name, namespace)
+        if bundle is None:
+            self._resources.check_feasible(placement.maximum(held))
+        else:
+            placement, held = in_group(bundle, placement), in_group(bundle, held)
         creation = body["creation"]
         hold = self._memory.hold(creation["loc"], creation["version"], creation["id"])
         mailbox = self._memory.make_queue(
@@ -113,15 +124,14 @@ class Actors:
             creation_hold=hold,
             meta=bytes(body["meta"]),
             mailbox=mailbox,
+            group_id=None if bundle is None else bytes(bundle["group_id"]),
         )
         self.by_id[actor_id] = actor
         if name is not None:
             self._by_name[namespace, name] = actor
         return actor
 
-    def _check_new(
-        self, actor_id: bytes, name: str | None, namespace: str, shape: ResourceSet
-    ) -> None:
+    def _check_new(self, actor_id: bytes, name: str | None, namespace: str) -> None:
         if len(actor_id) != 16 or actor_id in self.by_id:
             raise RequestError(f"{actor_id.hex()!r} is not a new actor id")
         if name is not None and (holder := self._by_name.get((namespace, name))) is not None:
@@ -129,7 +139,6 @@ class Actors:
                 f"the name {name!r} in namespace {namespace!r} belongs to {holder.title}",
                 hint="choose another name, or get that actor by its name",
             )
-        self._resources.check_feasible(shape)
         if len(self.by_id) >= self._config.actors_max:
             raise LimitReachedError(
                 f"the node has {len(self.by_id)} actors, as many as it may (actors_max)",
@@ -266,11 +275,22 @@ class Actors:
             if actor.job_id == job_id:
                 self._stop(actor, JOB_ENDED, at_once=True)
 
-    def _stop(self, actor: ActorRecord, reason: str, *, at_once: bool) -> None:
+    def end_group(self, group_id: bytes) -> None:
+        """The actors of a placement group end with it."""
+        for actor in list(self.by_id.values()):
+            if actor.group_id == group_id and actor.stage is not ActorStage.DEAD:
+                error = ActorPlacementGroupRemovedError(
+                    f"{actor.title} died: {GROUP_REMOVED}", actor_id=actor.actor_id
+                )
+                self._stop(actor, GROUP_REMOVED, at_once=True, error=pickled(error))
+
+    def _stop(
+        self, actor: ActorRecord, reason: str, *, at_once: bool, error: bytes | None = None
+    ) -> None:
         if actor.stage is ActorStage.DEAD:
             return
         worker = self._process_of(actor)
-        self._end(actor, reason, None)
+        self._end(actor, reason, error)
         if worker is not None:
             if at_once:
                 self._pool.kill(worker, reason)

@@ -32,6 +32,7 @@ from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.logs import StreamName
 from rostral_scheduler.local.node_memory import ControlServer, NodeMemory
+from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.repair import TaskRepair
 from rostral_scheduler.local.requests import Requests
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
@@ -131,6 +132,15 @@ class LocalScheduler:
             changed=self._actor_changed,
             forgotten=self._actor_forgotten,
         )
+        self.groups = PlacementGroups(
+            config,
+            memory,
+            self.policy.resources,
+            self.repair,
+            tell=self._tell_of_group,
+            end_members=self.actors.end_group,
+            retire_queues=lambda queues: self.jobs.retire(queues),
+        )
         self.jobs = Jobs(
             config,
             memory,
@@ -138,6 +148,7 @@ class LocalScheduler:
             tell=self.tell,
             has_processes=self._job_has_processes,
             ended=self._job_ended,
+            queue_freed=self.groups.queue_freed,
         )
         self.deaths = Deaths(
             memory,
@@ -201,6 +212,7 @@ class LocalScheduler:
                 self.pool.kill_late_starters(time.monotonic())
                 self.deaths.look()
                 self.actors.tick()
+                self.groups.tick()
                 self.jobs.finish_ended()
                 self.repair.tick()
                 self._observe(tick=True)
@@ -248,6 +260,12 @@ class LocalScheduler:
         self._carry_out(self.policy.handle(event))
         self.look_soon()
 
+    def _tell_of_group(self, event: Event) -> None:
+        """Like ``tell``. A look that nobody waits for would take longer than the rest."""
+        self._carry_out(self.policy.handle(event))
+        if self.policy.has_waiting:
+            self.look_soon()
+
     def _carry_out(self, orders: list[act.Action]) -> None:
         for order in orders:
             match order:
@@ -255,6 +273,8 @@ class LocalScheduler:
                     self._start_worker(order)
                 case act.Grant() | act.Withdraw() | act.KillWorker():
                     self._order_worker(order)
+                case act.GroupPlaced():
+                    self.groups.placed(order.group_id)
                 case act.SetWanted():
                     self.memory.set_wanted(order.queue, wanted=order.wanted)
                 case act.SetStarved():
@@ -306,6 +326,7 @@ class LocalScheduler:
     def end_job(self, job: Job) -> None:
         """The job's driver is gone, or done."""
         self.actors.end_job(job.job_id)
+        self.groups.end_job(job.job_id)
         self.jobs.end(job)
         self.jobs.finish_ended()
         self.look_soon()

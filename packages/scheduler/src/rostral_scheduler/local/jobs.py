@@ -22,6 +22,9 @@ __all__ = ["Job", "Jobs"]
 
 logger = logging.getLogger("rostral.scheduler.jobs")
 
+RETIRED_QUEUES_MAX = 4096
+"""32 KB each."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -39,6 +42,8 @@ class Job:
     driver_slot: int | None = None
     driver_generation: int = 0
     queues: dict[bytes, int] = field(default_factory=dict)
+    retired_queues: list[int] = field(default_factory=list)
+    """Of removed placement groups: not served any more, but a submitter may still know them."""
     ending: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when all its processes but the driver are gone."""
@@ -54,6 +59,7 @@ class Jobs:
         tell: Gives an event to the policy and carries out what it orders.
         has_processes: Whether any worker of the job is left.
         ended: Called with a job when nothing is left of it.
+        queue_freed: Called with a queue before it is freed.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Jobs:
         tell: Callable[[Event], None],
         has_processes: Callable[[bytes], bool],
         ended: Callable[[Job], None],
+        queue_freed: Callable[[int], None],
     ) -> None:
         self._config = config
         self._memory = memory
@@ -72,6 +79,7 @@ class Jobs:
         self._tell = tell
         self._has_processes = has_processes
         self._ended = ended
+        self._queue_freed = queue_freed
         self.by_id: dict[bytes, Job] = {}
         self._job_of_queue: dict[int, bytes] = {}
 
@@ -142,8 +150,10 @@ class Jobs:
             )
         return job
 
-    def queue_for(self, job_id: bytes, resources: dict[str, float]) -> int:
+    def queue_for(self, job_id: bytes, shape: ResourceSet, *, in_group: bool = False) -> int:
         """The job's ready queue for tasks that need these resources; made at first use.
+
+        A shape of a placement group's is known to be feasible.
 
         Raises:
             JobNotFoundError: The job is not running.
@@ -152,22 +162,38 @@ class Jobs:
             ObjectStoreFullError: No memory for a queue.
         """
         job = self.get(job_id)
-        shape = ResourceSet.of(resources)
         key = shape.key()
         if key in job.queues:
             return job.queues[key]
-        self._resources.check_feasible(shape)
+        if not in_group:
+            self._resources.check_feasible(shape)
+        if len(job.retired_queues) >= RETIRED_QUEUES_MAX:
+            raise LimitReachedError(
+                f"job {job_id.hex()} has removed placement groups with tasks in "
+                f"{RETIRED_QUEUES_MAX} queues, as many as it may",
+                hint="use placement groups again instead of making new ones",
+            )
         if len(job.queues) >= self._config.queues_per_job_max:
             raise LimitReachedError(
                 f"job {job_id.hex()} uses {len(job.queues)} combinations of resources, as many as "
                 "it may (queues_per_job_max)",
                 hint="round the amounts that tasks ask for",
             )
-        queue = self._memory.make_queue(QUEUE_READY, job_id, key, self._config.ready_queue_capacity)
+        config = self._config
+        capacity = config.group_queue_capacity if in_group else config.ready_queue_capacity
+        queue = self._memory.make_queue(QUEUE_READY, job_id, key, capacity)
         job.queues[key] = queue
         self._job_of_queue[queue] = job_id
         self._tell(QueueOpened(queue=queue, job_id=job_id, shape=shape))
         return queue
+
+    def retire(self, queues: list[int]) -> None:
+        """Has these served no more; they stay as they are until their job's end."""
+        for queue in queues:
+            job = self.by_id[self._job_of_queue[queue]]
+            job.queues = {key: other for key, other in job.queues.items() if other != queue}
+            job.retired_queues.append(queue)
+            self._tell(QueueClosed(queue=queue))
 
     def job_of_queue(self, queue: int) -> bytes:
         """Whose ready queue it is."""
@@ -184,7 +210,7 @@ class Jobs:
             for other in self.by_id.values():
                 if other.session is job.session:
                     other.session = None  # Detached actors write to the log files alone now.
-        for queue in job.queues.values():
+        for queue in (*job.queues.values(), *job.retired_queues):
             self._memory.close_queue(queue)
             self._tell(QueueClosed(queue=queue))
         self._tell(JobEnded(job_id=job.job_id))
@@ -198,7 +224,8 @@ class Jobs:
             if self._driver_is_attached(job):
                 continue
             dropped = self._memory.end_tasks(job.job_id)
-            for queue in job.queues.values():
+            for queue in (*job.queues.values(), *job.retired_queues):
+                self._queue_freed(queue)
                 self._memory.free_queue(queue)
                 del self._job_of_queue[queue]
             del self.by_id[job.job_id]

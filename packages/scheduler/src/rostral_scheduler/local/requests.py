@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
+from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.errors import RequestError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
+from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Scheduler(Protocol):
     pool: WorkerPool
     jobs: Jobs
     actors: Actors
+    groups: PlacementGroups
     gcs: GcsLink | None
     stopping: asyncio.Event
 
@@ -61,6 +64,7 @@ class Requests:
         self._scheduler = scheduler
         self._jobs = scheduler.jobs
         self._actors = scheduler.actors
+        self._groups = scheduler.groups
         self._pool = scheduler.pool
         self._methods: Final[dict[str, Method]] = {
             "register_driver": self._register_driver,
@@ -79,6 +83,10 @@ class Requests:
             "list_actors": self._list_actors,
             "kill_actor": self._kill_actor,
             "exit_actor": self._exit_actor,
+            "create_group": self._create_group,
+            "remove_group": self._remove_group,
+            "get_group": self._get_group,
+            "list_groups": self._list_groups,
             "export_function": self._export_function,
             "nodes": self._nodes,
             "cluster_resources": self._cluster_resources,
@@ -139,7 +147,14 @@ class Requests:
         }
 
     async def _get_queue(self, _: Session, body: Body) -> Body:
-        return {"queue": self._jobs.queue_for(body["job_id"], body["resources"])}
+        shape = ResourceSet.of(body["resources"])
+        bundle = body.get("bundle")
+        if bundle is None:
+            return {"queue": self._jobs.queue_for(body["job_id"], shape)}
+        shape = self._groups.demand_in(bundle, shape)
+        queue = self._jobs.queue_for(body["job_id"], shape, in_group=True)
+        self._groups.joined(bytes(bundle["group_id"]), queue)
+        return {"queue": queue}
 
     # ---- workers
 
@@ -196,7 +211,7 @@ class Requests:
         if body["detached"]:
             job = made_job = self._jobs.add_detached(body["actor_id"], job)
         try:
-            actor = self._actors.create(job, body)
+            actor = self._actors.create(job, body, self._groups.demand_in)
         except BaseException:
             if made_job is not None:
                 self._jobs.end(made_job)
@@ -273,6 +288,26 @@ class Requests:
     async def _exit_actor(self, session: Session, body: Body) -> Body:
         self._actors.exit(body["actor_id"], self._worker_of(session))
         return {}
+
+    # ---- placement groups
+
+    async def _create_group(self, _: Session, body: Body) -> Body:
+        self._jobs.get(body["job_id"])
+        group = self._groups.create(body)
+        return {"state": group.stage.value}
+
+    async def _remove_group(self, _: Session, body: Body) -> Body:
+        self._groups.remove(body["group_id"])
+        return {}
+
+    async def _get_group(self, _: Session, body: Body) -> Body:
+        name = body.get("name")
+        group = self._groups.get(body["group_id"]) if name is None else self._groups.find(name)
+        return group.describe(self._scheduler.memory.node_id)
+
+    async def _list_groups(self, _: Session, __: Body) -> Body:
+        node_id = self._scheduler.memory.node_id
+        return {"groups": [group.describe(node_id) for group in self._groups.by_id.values()]}
 
     async def _export_function(self, _: Session, body: Body) -> Body:
         if self._scheduler.gcs is not None:
