@@ -33,7 +33,8 @@ class Heard:
     def worker_exited(self, pid: int, status: int) -> None:
         self.exits[pid] = os.waitstatus_to_exitcode(status)
 
-    def zygote_lost(self) -> None:
+    def zygote_lost(self, zygote: ZygoteProcess) -> None:
+        del zygote
         self.lost = True
 
 

@@ -50,6 +50,17 @@ class LocalSchedulerConfig:
             of them slower.
         start_timeout_s: How long the zygote's imports and a worker's registration may take.
         idle_worker_timeout_s: After this, idle workers beyond one for each CPU end.
+        venv_dir: Where virtual environments are kept, for all nodes that name it; None: in the
+            session's directory, for this node alone.
+        environments_max: Runtime environments that running jobs may use at once.
+        idle_environment_timeout_s: After this, workers of a runtime environment end that have
+            nothing to do, and after as long again its own zygote, which takes some 20 MB.
+        environment_failure_kept_s: How long after a failure the next try to make a runtime
+            environment is allowed; what asks for it meanwhile fails likewise, and fast.
+        packages_kept_max: Unpacked packages that are kept though nobody uses them.
+        packages_size_max: Bytes that they may take.
+        venvs_kept_max: Virtual environments that are kept though nobody uses them.
+        venvs_size_max: Bytes that they may take; one with a deep-learning library takes 5 GB.
         grant_quantum_s: How long a busy worker keeps its queue while another has nobody: long
             against a grant (well under a millisecond), short against a person's patience.
         tick_interval_s: Between two looks at everything, needed or not. What it finds is rare:
@@ -97,6 +108,14 @@ class LocalSchedulerConfig:
     starts_in_flight_max: int = 16
     start_timeout_s: float = 30.0
     idle_worker_timeout_s: float = 30.0
+    venv_dir: Path | None = None
+    environments_max: int = 256
+    idle_environment_timeout_s: float = 60.0
+    environment_failure_kept_s: float = 10.0
+    packages_kept_max: int = 64
+    packages_size_max: int = 10 << 30
+    venvs_kept_max: int = 32
+    venvs_size_max: int = 20 << 30
     grant_quantum_s: float = 0.05
     tick_interval_s: float = 0.1
     poke_interval_s: float = 0.001

@@ -12,6 +12,7 @@ RostralError (rostral_gcs)
     ├── environment: whoever runs the cluster must act, or the caller can wait
     │   ├── LimitReachedError                     a bound of the configuration
     │   ├── WorkerStartError                      worker processes cannot be started
+    │   ├── RuntimeEnvSetupError                  an environment of workers cannot be made
     │   └── NodeDiedError                         the node is gone
     ├── WorkerCrashedError                        the process that ran the task died
     ├── TaskPlacementGroupRemovedError            the group that the task was to run in is gone
@@ -41,6 +42,7 @@ __all__ = [
     "NodeDiedError",
     "PlacementGroupNotFoundError",
     "RequestError",
+    "RuntimeEnvSetupError",
     "SchedulerError",
     "TaskPlacementGroupRemovedError",
     "UnschedulableError",
@@ -105,6 +107,15 @@ class LimitReachedError(SchedulerError):
 
 class WorkerStartError(SchedulerError):
     """Worker processes cannot be started; the message has what they said."""
+
+
+class RuntimeEnvSetupError(SchedulerError):
+    """The runtime environment of a task or actor cannot be made; the message has what was said."""
+
+    @property
+    def error_message(self) -> str:
+        """The text without the hint, as Ray names it."""
+        return self.message
 
 
 class NodeDiedError(SchedulerError):

@@ -25,6 +25,9 @@ class WorkerStart:
         session_dir: Where the node's logs lie.
         kind: ``worker`` runs tasks of the queue granted to it; ``actor`` serves one mailbox.
         actor_id: The actor that it becomes, 16 bytes; None for a worker.
+        environment: Its runtime environment, encoded; empty: none.
+        python_path: Goes at the head of its import path.
+        working_dir: Its directory; empty: its job's.
     """
 
     worker_id: bytes
@@ -34,3 +37,6 @@ class WorkerStart:
     session_dir: str
     kind: WorkerKind
     actor_id: bytes | None
+    environment: str = ""
+    python_path: tuple[str, ...] = ()
+    working_dir: str = ""

@@ -41,6 +41,7 @@ class StartWorker:
 
     worker: int
     actor_id: bytes | None = None
+    environment: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

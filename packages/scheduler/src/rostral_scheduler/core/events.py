@@ -13,6 +13,7 @@ from rostral_scheduler.core.resources import ResourceSet
 __all__ = [
     "ActorGone",
     "ActorWanted",
+    "EnvironmentChanged",
     "Event",
     "GroupRemoved",
     "GroupWanted",
@@ -34,6 +35,7 @@ class QueueOpened:
     queue: int
     job_id: bytes
     shape: ResourceSet
+    environment: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,15 @@ class ActorWanted:
     job_id: bytes
     placement: ResourceSet
     held: ResourceSet
+    environment: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentChanged:
+    """Workers of the environment can be started from now on, or cannot any more."""
+
+    environment: bytes
+    ready: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +164,7 @@ Event = (
     | ActorGone
     | GroupWanted
     | GroupRemoved
+    | EnvironmentChanged
     | JobEnded
     | Observed
 )

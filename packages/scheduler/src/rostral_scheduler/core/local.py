@@ -15,6 +15,8 @@ The rules, in the order in which an observation applies them:
    for it, after a quantum also from workers at work: they finish their task first.
 5. What is taken beyond the node's CPUs (rule 1) is withdrawn likewise.
 6. Idle processes beyond the node's CPUs end after a while; some are kept ready for the next job.
+7. A process belongs to one environment for its life. A demand for one that is not ready waits, and
+   keeps nobody from anything.
 
 A placement group is a demand like an actor: its bundles are set aside together when they fit
 (``bundles.py``), and who asks for a part of one is served by the same rules.
@@ -22,6 +24,7 @@ A placement group is a demand like an actor: its bundles are set aside together 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -49,6 +52,7 @@ class PolicyLimits:
     prestart_count: int
     idle_worker_timeout_s: float
     grant_quantum_s: float
+    idle_environment_timeout_s: float = 60.0
     start_backoff_s: float = 0.1
     start_backoff_s_max: float = 5.0
 
@@ -62,6 +66,7 @@ class _Demand:
     count: int
     served_by: int
     since: int
+    environment: bytes = b""
     queue: Queue | None = None
     actor: PendingActor | None = None
     group: PendingGroup | None = None
@@ -80,6 +85,7 @@ class LocalPolicy:
         self.pending: dict[bytes, PendingActor] = {}
         self.reservations = Reservations(self.resources)
         self.pending_groups: dict[bytes, PendingGroup] = {}
+        self.environments_ready: set[bytes] = {b""}
         self._next_worker = 1
         self._starved = False
         self._now_s = 0.0
@@ -93,7 +99,9 @@ class LocalPolicy:
             case ev.Observed():
                 return self._handle_observed(event)
             case ev.QueueOpened():
-                self.queues[event.queue] = Queue(event.queue, event.job_id, event.shape)
+                self.queues[event.queue] = Queue(
+                    event.queue, event.job_id, event.shape, event.environment
+                )
             case ev.QueueClosed():
                 self.queues.pop(event.queue, None)
             case ev.WorkerReady():
@@ -102,8 +110,11 @@ class LocalPolicy:
                 return self._handle_worker_gone(event)
             case ev.ActorWanted():
                 self.pending[event.actor_id] = PendingActor(
-                    event.actor_id, event.job_id, event.placement, event.held
+                    event.actor_id, event.job_id, event.placement, event.held, event.environment
                 )
+            case ev.EnvironmentChanged(environment=environment, ready=ready):
+                change = self.environments_ready.add if ready else self.environments_ready.discard
+                change(environment)
             case ev.ActorGone():
                 self.pending.pop(event.actor_id, None)
             case ev.GroupWanted():
@@ -242,15 +253,24 @@ class LocalPolicy:
             elif queue.alone_since is None:
                 queue.alone_since = self._observations
             count = queue.length - soon.get(queue.loc, 0)
-            if count <= 0:
+            if count <= 0 or queue.environment not in self.environments_ready:
                 continue
             since = self._observations if queue.alone_since is None else queue.alone_since
-            demands.append(_Demand(queue.job_id, queue.shape, count, served_by, since, queue=queue))
+            demands.append(
+                _Demand(
+                    *(queue.job_id, queue.shape, count, served_by, since, queue.environment),
+                    queue=queue,
+                )
+            )
         for actor in self.pending.values():
+            if actor.environment not in self.environments_ready:
+                continue
             if actor.since is None:
                 actor.since = self._observations
             shape = actor.placement.maximum(actor.held)
-            demands.append(_Demand(actor.job_id, shape, 1, 0, actor.since, actor=actor))
+            demands.append(
+                _Demand(actor.job_id, shape, 1, 0, actor.since, actor.environment, actor=actor)
+            )
         for group in self.pending_groups.values():
             if group.since is None:
                 group.since = self._observations
@@ -277,7 +297,11 @@ class LocalPolicy:
         unserved = []
         reserved: dict[str, int] = {}
         free = [w for w in self.workers.values() if w.stage is WorkerStage.FREE]
-        starting = self._count(lambda w: w.stage is WorkerStage.STARTING and not w.actor_id)
+        starting = Counter(
+            worker.environment
+            for worker in self.workers.values()
+            if worker.stage is WorkerStage.STARTING and not worker.actor_id
+        )
         for demand in demands:
             while demand.count > 0 and self._fits(demand, reserved):
                 if demand.group is not None:
@@ -285,13 +309,13 @@ class LocalPolicy:
                 elif demand.actor is not None:
                     if not self._start_actor(demand.actor, demand.shape, orders):
                         break
-                elif (worker := _choose_free(free, demand.job_id)) is not None:
+                elif (worker := _choose_free(free, demand)) is not None:
                     free.remove(worker)
                     self._grant(worker, demand, orders)
-                elif starting > 0:
-                    starting -= 1
+                elif starting[demand.environment] > 0:
+                    starting[demand.environment] -= 1
                     _reserve(reserved, demand.shape)
-                elif self._start_worker(orders):
+                elif self._start_worker(orders, demand.environment):
                     _reserve(reserved, demand.shape)
                 else:
                     break
@@ -331,17 +355,18 @@ class LocalPolicy:
     ) -> bool:
         if not self._may_start(orders):
             return False
-        worker = self._new_worker()
+        worker = self._new_worker(actor.environment)
         worker.actor_id, worker.job_id, worker.held = actor.actor_id, actor.job_id, actor.held
         worker.allocation = self.resources.acquire(shape)
         del self.pending[actor.actor_id]
-        orders.append(act.StartWorker(worker.number, actor.actor_id))
+        orders.append(act.StartWorker(worker.number, actor.actor_id, actor.environment))
         return True
 
-    def _start_worker(self, orders: list[act.Action]) -> bool:
+    def _start_worker(self, orders: list[act.Action], environment: bytes = b"") -> bool:
         if not self._may_start(orders):
             return False
-        orders.append(act.StartWorker(self._new_worker().number))
+        number = self._new_worker(environment).number
+        orders.append(act.StartWorker(number, None, environment))
         return True
 
     def _may_start(self, orders: list[act.Action]) -> bool:
@@ -359,8 +384,8 @@ class LocalPolicy:
                 break
         return False
 
-    def _new_worker(self) -> Worker:
-        worker = Worker(self._next_worker)
+    def _new_worker(self, environment: bytes) -> Worker:
+        worker = Worker(self._next_worker, environment=environment)
         self._next_worker += 1
         self.workers[worker.number] = worker
         return worker
@@ -489,10 +514,13 @@ class LocalPolicy:
         surplus = len([w for w in tasks if w.stage is not WorkerStage.KILLED]) - keep
         tasks.sort(key=lambda w: w.idle_since_s if w.idle_since_s is not None else self._now_s)
         for worker in tasks:
-            if surplus <= 0 or worker.idle_since_s is None:
+            if worker.idle_since_s is None:
                 return
-            if self._now_s - worker.idle_since_s < self.limits.idle_worker_timeout_s:
-                return
+            limits, idle_s = self.limits, self._now_s - worker.idle_since_s
+            # One of an environment keeps that environment on disk, and maybe a zygote, in use.
+            unused = worker.environment and idle_s >= limits.idle_environment_timeout_s
+            if not unused and (surplus <= 0 or idle_s < limits.idle_worker_timeout_s):
+                continue
             if worker.stage is WorkerStage.FREE:
                 orders.append(self._kill(worker))
                 surplus -= 1
@@ -527,6 +555,12 @@ class LocalPolicy:
 
     def _count(self, condition: Callable[[Worker], bool]) -> int:
         return sum(1 for worker in self.workers.values() if condition(worker))
+
+    def environments_wanted(self) -> set[bytes]:
+        """Environments for which tasks or actors wait that no worker can be started for."""
+        queued = {queue.environment for queue in self.queues.values() if queue.length}
+        placed = {actor.environment for actor in self.pending.values()}
+        return (queued | placed) - self.environments_ready
 
     def available_floats(self) -> dict[str, float]:
         """What a new demand would find free, as people write it.
@@ -563,14 +597,12 @@ class LocalPolicy:
         assert len(self.workers) <= self.limits.workers_max
 
 
-def _choose_free(free: list[Worker], job_id: bytes) -> Worker | None:
+def _choose_free(free: list[Worker], demand: _Demand) -> Worker | None:
     """One that has served the job, else one that has served nobody: jobs share no process."""
-    for worker in free:
-        if worker.job_id == job_id:
-            return worker
-    for worker in free:
-        if worker.job_id is None:
-            return worker
+    for job_id in (demand.job_id, None):
+        for worker in free:
+            if worker.job_id == job_id and worker.environment == demand.environment:
+                return worker
     return None
 
 

@@ -39,6 +39,8 @@ class Worker:
     stage: WorkerStage = WorkerStage.STARTING
     job_id: bytes | None = None
     actor_id: bytes | None = None
+    environment: bytes = b""
+    """What it was started with and keeps for its life; empty: nothing but what all have."""
     held: ResourceSet = field(default_factory=ResourceSet)
     """Of an actor: what it keeps once it has started."""
     allocation: Allocation = NOTHING
@@ -65,6 +67,7 @@ class Queue:
     loc: int
     job_id: bytes
     shape: ResourceSet
+    environment: bytes = b""
     length: int = 0
     alone_since: int | None = None
     """Since which observation it has tasks and nobody at all works on them."""
@@ -81,6 +84,7 @@ class PendingActor:
     job_id: bytes
     placement: ResourceSet
     held: ResourceSet
+    environment: bytes = b""
     since: int | None = None
     """The observation since which it waits."""
 

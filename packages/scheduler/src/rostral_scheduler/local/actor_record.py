@@ -75,6 +75,7 @@ class ActorRecord:
     mailbox: int
     group_id: bytes | None = None
     """The placement group that it is part of."""
+    environment: bytes = b""
     stage: ActorStage = ActorStage.PENDING
     worker_id: bytes | None = None
     restarts: int = 0

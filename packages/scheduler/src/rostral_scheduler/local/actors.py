@@ -125,6 +125,7 @@ class Actors:
             meta=bytes(body["meta"]),
             mailbox=mailbox,
             group_id=None if bundle is None else bytes(bundle["group_id"]),
+            environment=body.get("environment", b""),
         )
         self.by_id[actor_id] = actor
         if name is not None:
@@ -161,6 +162,7 @@ class Actors:
                 job_id=actor.job_id,
                 placement=actor.placement,
                 held=actor.held,
+                environment=actor.environment,
             )
         )
 
@@ -208,6 +210,12 @@ class Actors:
         if actor.stage is ActorStage.STARTING:
             self._end(actor, "its constructor failed", error)
             self._pool.retire(worker, "the actor's constructor failed")
+
+    def environment_failed(self, actor_id: bytes, error: Exception) -> None:
+        """Nothing can ever run it: what its process would need cannot be made."""
+        actor = self.by_id.get(actor_id)
+        if actor is not None and actor.stage in (ActorStage.PENDING, ActorStage.RESTARTING):
+            self._end(actor, "its runtime environment cannot be made", pickled(error))
 
     def _of_worker(self, actor_id: bytes, worker: WorkerProcess) -> ActorRecord:
         actor = self.get(actor_id)

@@ -31,7 +31,7 @@ from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.logs import StreamName
-from rostral_scheduler.local.node_memory import ControlServer, NodeMemory
+from rostral_scheduler.local.node_memory import ControlServer, NodeMemory, pickled
 from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.repair import TaskRepair
 from rostral_scheduler.local.requests import Requests
@@ -77,6 +77,7 @@ class LocalScheduler:
                 prestart_count=config.ready_workers,
                 idle_worker_timeout_s=config.idle_worker_timeout_s,
                 grant_quantum_s=config.grant_quantum_s,
+                idle_environment_timeout_s=config.idle_environment_timeout_s,
             ),
         )
         self._given_gcs = gcs
@@ -120,7 +121,11 @@ class LocalScheduler:
         config, memory = self.config, self.memory
         self.repair = TaskRepair(memory)
         self.pool = WorkerPool(
-            config, memory.node_id, exited=self._worker_exited, shown=self._show_lines
+            config,
+            memory.node_id,
+            exited=self._worker_exited,
+            tell=self.tell,
+            shown=self._show_lines,
         )
         self.actors = Actors(
             config,
@@ -201,6 +206,7 @@ class LocalScheduler:
             if self.deaths.look():
                 self.jobs.finish_ended()
             self._observe(tick=False)
+            self._see_to_environments()
         except Exception:
             # A defect in one look must not end the node: the next tick looks again.
             logger.exception("a look at the node failed")
@@ -216,6 +222,8 @@ class LocalScheduler:
                 self.jobs.finish_ended()
                 self.repair.tick()
                 self._observe(tick=True)
+                self._see_to_environments()
+                self._rest_environments()
             except Exception:
                 logger.exception("a tick failed")
 
@@ -232,6 +240,26 @@ class LocalScheduler:
                 return
             tick = False
         self.look_soon()
+
+    def _see_to_environments(self) -> None:
+        """Has environments made that are wanted, and fails what wants one that cannot be made."""
+        wanted = self.policy.environments_wanted()
+        if not wanted:
+            return
+        environments = self.pool.environments
+        environments.look(wanted)
+        for queue in list(self.policy.queues.values()):
+            if queue.length and (error := environments.error_of(queue.environment)) is not None:
+                self.repair.fail(self.memory.drain_queue(queue.loc), pickled(error))
+        for actor in list(self.policy.pending.values()):
+            if (error := environments.error_of(actor.environment)) is not None:
+                self.actors.environment_failed(actor.actor_id, error)
+
+    def _rest_environments(self) -> None:
+        used = {worker.environment for worker in self.pool.by_number.values()}
+        named = {queue.environment for queue in self.policy.queues.values()}
+        named |= {actor.environment for actor in self.actors.by_id.values()}
+        self.pool.environments.tick(used | self.policy.environments_wanted(), named)
 
     def _observation(self, *, tick: bool) -> Observed:
         queues = tuple(
@@ -286,7 +314,7 @@ class LocalScheduler:
         job_id = None
         if order.actor_id is not None:
             job_id = self.actors.by_id[order.actor_id].job_id
-        self.pool.start_worker(order.worker, order.actor_id, job_id)
+        self.pool.start_worker(order.worker, order.actor_id, job_id, order.environment)
         if order.actor_id is not None:
             self.actors.started(order.actor_id, self.pool.by_number[order.worker])
 

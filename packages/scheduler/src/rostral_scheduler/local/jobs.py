@@ -8,6 +8,7 @@ freed. A detached actor is a job of its own, so that nothing of it ends with who
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -150,8 +151,15 @@ class Jobs:
             )
         return job
 
-    def queue_for(self, job_id: bytes, shape: ResourceSet, *, in_group: bool = False) -> int:
-        """The job's ready queue for tasks that need these resources; made at first use.
+    def queue_for(
+        self,
+        job_id: bytes,
+        shape: ResourceSet,
+        *,
+        in_group: bool = False,
+        environment: bytes = b"",
+    ) -> int:
+        """The job's ready queue for tasks with these needs; made at first use.
 
         A shape of a placement group's is known to be feasible.
 
@@ -162,7 +170,7 @@ class Jobs:
             ObjectStoreFullError: No memory for a queue.
         """
         job = self.get(job_id)
-        key = shape.key()
+        key = hashlib.blake2b(shape.key() + environment, digest_size=16).digest()
         if key in job.queues:
             return job.queues[key]
         if not in_group:
@@ -184,7 +192,9 @@ class Jobs:
         queue = self._memory.make_queue(QUEUE_READY, job_id, key, capacity)
         job.queues[key] = queue
         self._job_of_queue[queue] = job_id
-        self._tell(QueueOpened(queue=queue, job_id=job_id, shape=shape))
+        self._tell(
+            QueueOpened(queue=queue, job_id=job_id, shape=shape, environment=environment)
+        )
         return queue
 
     def retire(self, queues: list[int]) -> None:

@@ -15,7 +15,7 @@ from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
 from rostral_scheduler.core.resources import ResourceSet
-from rostral_scheduler.errors import RequestError
+from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.jobs import Job, Jobs
@@ -75,6 +75,9 @@ class Requests:
             "worker_resources": self._worker_resources,
             "job_info": self._job_info,
             "get_queue": self._get_queue,
+            "package_dir": self._package_dir,
+            "prepare_environment": self._prepare_environment,
+            "environment_failed": self._environment_failed,
             "create_actor": self._create_actor,
             "actor_ready": self._actor_ready,
             "actor_failed": self._actor_failed,
@@ -147,14 +150,32 @@ class Requests:
         }
 
     async def _get_queue(self, _: Session, body: Body) -> Body:
+        environment = self._pool.environments.intern(body.get("environment", ""))
         shape = ResourceSet.of(body["resources"])
         bundle = body.get("bundle")
         if bundle is None:
-            return {"queue": self._jobs.queue_for(body["job_id"], shape)}
+            queue = self._jobs.queue_for(body["job_id"], shape, environment=environment)
+            return {"queue": queue}
         shape = self._groups.demand_in(bundle, shape)
-        queue = self._jobs.queue_for(body["job_id"], shape, in_group=True)
+        queue = self._jobs.queue_for(
+            body["job_id"], shape, in_group=True, environment=environment
+        )
         self._groups.joined(bytes(bundle["group_id"]), queue)
         return {"queue": queue}
+
+    async def _package_dir(self, _: Session, __: Body) -> Body:
+        """Where a process of this user puts the packages of environments, by name."""
+        return {"path": str(self._pool.environments.files)}
+
+    async def _prepare_environment(self, _: Session, body: Body) -> Body:
+        environments = self._pool.environments
+        environments.prepare(environments.intern(body["environment"]))
+        return {}
+
+    async def _environment_failed(self, session: Session, body: Body) -> Body:
+        environment = self._worker_of(session).environment
+        self._pool.environments.worker_failed(environment, RuntimeEnvSetupError(body["message"]))
+        return {}
 
     # ---- workers
 
@@ -207,6 +228,7 @@ class Requests:
 
     async def _create_actor(self, _: Session, body: Body) -> Body:
         job = self._jobs.get(body["job_id"])
+        body["environment"] = self._pool.environments.intern(body.get("environment", ""))
         made_job = None
         if body["detached"]:
             job = made_job = self._jobs.add_detached(body["actor_id"], job)
@@ -401,6 +423,7 @@ class Requests:
         return {
             "node_id": memory.node_id,
             "zygote_pid": self._pool.zygote_pid,
+            "environments": self._pool.environments.describe(),
             "resources": policy.resources.total.as_floats(),
             "available": policy.available_floats(),
             "workers": workers,

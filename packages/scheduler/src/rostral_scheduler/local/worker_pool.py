@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.events import Event
+from rostral_scheduler.environment import NO_ENVIRONMENT
 from rostral_scheduler.errors import RequestError, WorkerStartError
+from rostral_scheduler.local.environments import Environments, WorkerPlace
 from rostral_scheduler.local.logs import LogLimits, StreamName, WorkerOutput, make_pipe
 from rostral_scheduler.local.node_memory import Session
 from rostral_scheduler.local.zygote_process import ZygoteProcess
@@ -65,6 +68,8 @@ class WorkerProcess:
     slot: int | None = None
     session: Session | None = None
     name: str = ""
+    environment: bytes = NO_ENVIRONMENT
+    zygote: ZygoteProcess | None = None
     status: int | None = None
     kill_reason: str = ""
     dead_since_s: float | None = None
@@ -103,6 +108,7 @@ class WorkerPool:
         config: Of the scheduler.
         node_id: 16 bytes.
         exited: Called when a worker's process is dead; its ``status`` is set.
+        tell: Gives an event about environments to the policy.
         shown: Called with (worker, stream, lines); False keeps them for later.
     """
 
@@ -112,6 +118,7 @@ class WorkerPool:
         node_id: bytes,
         *,
         exited: Callable[[WorkerProcess], None],
+        tell: Callable[[Event], None],
         shown: Callable[[WorkerProcess, StreamName, Sequence[str]], bool],
     ) -> None:
         self._config = config
@@ -119,6 +126,7 @@ class WorkerPool:
         self._exited = exited
         self._shown = shown
         self._zygote: ZygoteProcess | None = None
+        self.environments = Environments(config, listener=self, tell=tell)
         self._restarting: asyncio.Task[None] | None = None
         self.by_number: dict[int, WorkerProcess] = {}
         self.by_id: dict[bytes, WorkerProcess] = {}
@@ -155,23 +163,26 @@ class WorkerPool:
         if self._zygote is not None:
             await self._zygote.stop()
             self._zygote = None
+        await self.environments.stop()
         for worker in list(self.by_number.values()):
             self.remove(worker)
 
-    def zygote_lost(self) -> None:
-        """ZygoteListener: every worker died with it. Another one is started."""
-        logger.warning("the zygote died; starting another")
-        lost, self._zygote = self._zygote, None
+    def zygote_lost(self, zygote: ZygoteProcess) -> None:
+        """ZygoteListener: every worker of it died too. Another one is started when needed."""
+        logger.warning("a zygote died")
         for worker in list(self.by_number.values()):
-            if worker.status is None:
+            if worker.status is None and worker.zygote is zygote:
                 worker.status = signal.SIGKILL
                 worker.kill_reason = worker.kill_reason or "the process that forks workers died"
                 self._exited(worker)
-        self._restarting = asyncio.get_running_loop().create_task(self._restart(lost))
+        if zygote is self._zygote:
+            self._zygote = None
+            self._restarting = asyncio.get_running_loop().create_task(self._restart(zygote))
+        else:
+            self.environments.zygote_lost(zygote)
 
-    async def _restart(self, lost: ZygoteProcess | None) -> None:
-        if lost is not None:
-            await lost.stop()
+    async def _restart(self, lost: ZygoteProcess) -> None:
+        await lost.stop()
         pause_s = _ZYGOTE_PAUSE_S
         while True:
             try:
@@ -184,11 +195,35 @@ class WorkerPool:
 
     # ---- starting
 
-    def start_worker(self, number: int, actor_id: bytes | None, job_id: bytes | None) -> None:
+    def start_worker(
+        self,
+        number: int,
+        actor_id: bytes | None,
+        job_id: bytes | None,
+        environment: bytes = NO_ENVIRONMENT,
+    ) -> None:
         """Asks for a fork. What comes of it is heard later."""
-        worker = WorkerProcess(number, os.urandom(16), actor_id, time.monotonic(), job_id=job_id)
+        worker = WorkerProcess(
+            number,
+            os.urandom(16),
+            actor_id,
+            time.monotonic(),
+            job_id=job_id,
+            environment=environment,
+        )
         self.by_number[number] = self.by_id[worker.worker_id] = worker
-        start = WorkerStart(
+        try:
+            place = self.environments.place_of(environment)
+            worker.zygote = place.zygote or self._zygote
+            if worker.zygote is None:
+                raise WorkerStartError("there is no zygote at the moment")
+            self._fork(worker, self._start_of(worker, place), place, worker.zygote)
+        except (WorkerStartError, OSError) as error:
+            self.worker_not_forked(worker.worker_id, str(error))
+
+    def _start_of(self, worker: WorkerProcess, place: WorkerPlace) -> WorkerStart:
+        actor_id = worker.actor_id
+        return WorkerStart(
             worker_id=worker.worker_id,
             node_id=self._node_id,
             store_socket=self._config.store_socket,
@@ -196,19 +231,19 @@ class WorkerPool:
             session_dir=str(self._config.session_dir),
             kind="worker" if actor_id is None else "actor",
             actor_id=actor_id,
+            environment=place.text,
+            python_path=place.python_path,
+            working_dir=place.working_dir,
         )
-        try:
-            if self._zygote is None:
-                raise WorkerStartError("there is no zygote at the moment")
-            self._fork(worker, start, self._zygote)
-        except (WorkerStartError, OSError) as error:
-            self.worker_not_forked(worker.worker_id, str(error))
 
-    def _fork(self, worker: WorkerProcess, start: WorkerStart, zygote: ZygoteProcess) -> None:
+    def _fork(
+        self, worker: WorkerProcess, start: WorkerStart, place: WorkerPlace, zygote: ZygoteProcess
+    ) -> None:
         stdout, stderr = make_pipe(), make_pipe()
         config, stem = self._config, f"worker-{worker.worker_id.hex()}"
+        variables = {**config.worker_environment, **place.variables}
         try:
-            zygote.fork(start, config.worker_environment, stdout[1], stderr[1])
+            zygote.fork(start, variables, stdout[1], stderr[1])
         except WorkerStartError:
             os.close(stdout[0])
             os.close(stderr[0])

@@ -50,7 +50,7 @@ class ZygoteListener(Protocol):
     def worker_exited(self, pid: int, status: int) -> None:
         """The process is dead; ``status`` is as waitpid gives it."""
 
-    def zygote_lost(self) -> None:
+    def zygote_lost(self, zygote: ZygoteProcess) -> None:
         """The zygote died, and every worker with it."""
 
 
@@ -64,9 +64,13 @@ class ZygoteProcess:
         entry: str,
         preload: Sequence[str],
         environment: Mapping[str, str],
+        interpreter: Sequence[str] = (sys.executable,),
+        path: Sequence[str] | None = None,
     ) -> None:
         self._listener = listener
         self._entry, self._preload, self._environment = entry, preload, environment
+        self._interpreter = interpreter
+        self._path = sys.path if path is None else path
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -82,7 +86,8 @@ class ZygoteProcess:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = dict.fromkeys(THREAD_LIMITS, "1") | {**os.environ, **self._environment}
-        command = [sys.executable, "-P", "-c", _PROGRAM, os.pathsep.join(filter(None, sys.path))]
+        path = os.pathsep.join(filter(None, self._path))
+        command = [*self._interpreter, "-P", "-c", _PROGRAM, path]
         with theirs:
             # Blocks for a vfork and an exec: under a millisecond.
             self._process = subprocess.Popen(  # noqa: ASYNC220
@@ -174,7 +179,7 @@ class ZygoteProcess:
         self._close()
         assert self._ready is not None
         if self._serving:
-            self._listener.zygote_lost()
+            self._listener.zygote_lost(self)
         elif not self._ready.done():
             self._ready.set_exception(
                 WorkerStartError("the zygote ended before it was ready", hint="its stderr says why")
