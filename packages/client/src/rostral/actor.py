@@ -160,6 +160,7 @@ class ActorClass:
                 "name": options.name,
                 "namespace": options.namespace or current.namespace,
                 "class_name": self._name,
+                "environment": self._environment,
                 "resources": options.demand,
                 "placement_resources": options.demand or {"CPU": 1.0},
                 "bundle": None if placement is None else placement.request(),
@@ -201,6 +202,7 @@ class ActorClass:
         return current.table.put(ObjectRef, object_id, KIND_PICKLE, described, [], keep)
 
     def _export(self, current: Runtime) -> None:
+        self._environment = current.environment_for(self._options.runtime_env)
         self._code: ObjectRef[Any] = current.functions.export(self._name, self._cls)
         self._meta = pickle.dumps(
             (self._name, self._methods, self._method_options(), self._options.max_task_retries)

@@ -29,6 +29,7 @@ from rostral.launcher import NodeProcess, NodeSettings, start_node
 from rostral.options import check_custom_resources, check_quantity
 from rostral.output import print_line
 from rostral.runtime import Runtime, TaskScope
+from rostral.runtime_env import RuntimeEnv, parse
 from rostral.session import NodeRecord, live_records
 from rostral.sweeper import Sweeper
 from rostral_objectstore.client import StoreClient
@@ -105,6 +106,7 @@ def init(
     configure_logging: bool = True,
     logging_level: int = logging.INFO,
     include_dashboard: bool | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
     **unknown: object,
 ) -> Context:
     """Connects this process to a cluster as a driver, starting one on this machine if needed.
@@ -127,6 +129,8 @@ def init(
         configure_logging: Accepted for programs written for Ray; Rostral leaves logging alone.
         logging_level: Likewise.
         include_dashboard: There is none yet; True is refused.
+        runtime_env: What this job's tasks and actors have in their processes, unless they say
+            otherwise; see `rostral.runtime_env.RuntimeEnv`.
         unknown: What is refused, with the nearest name that exists.
 
     Raises:
@@ -150,6 +154,7 @@ def init(
         if include_dashboard:
             raise UnsupportedOptionError("include_dashboard: this version has no dashboard")
         _check_namespace(namespace)
+        environment = parse(runtime_env)
         shape = _check_shape(num_cpus, num_gpus, resources, labels, object_store_memory)
         if object_spilling_directory is not None:
             shape["spill_directory"] = _check_directory(object_spilling_directory)
@@ -159,7 +164,14 @@ def init(
             node = start_node(NodeSettings(**shape))
             record = node.record
         try:
-            return _connect(record, node, namespace, log_to_driver=log_to_driver)
+            context = _connect(record, node, namespace, log_to_driver=log_to_driver)
+            try:
+                _set_environment(environment)
+            except BaseException:
+                node = None  # `shutdown` ends it.
+                shutdown()
+                raise
+            return context
         except BaseException:
             if node is not None:
                 node.stop()
@@ -321,6 +333,16 @@ def _connect(
     _session.pid = os.getpid()
     atexit.register(shutdown)
     return _session.context
+
+
+def _set_environment(environment: RuntimeEnv | None) -> None:
+    """Makes it the one of everything that this driver submits. Raises ValueError, OSError."""
+    if not environment:
+        return
+    runtime = _context.connected()
+    runtime.environment = runtime.environment_for(environment)
+    if environment.is_eager:
+        runtime.ask("prepare_environment", {"environment": runtime.environment})
 
 
 def _import_path() -> list[str]:

@@ -6,6 +6,7 @@ RostralError
 ├── UserCodeError                 for libraries: wraps a user's error, retried as its cause is
 ├── GetTimeoutError (TimeoutError)
 ├── WorkerCrashedError            the process that ran the task died, retries spent
+├── RuntimeEnvSetupError          the runtime environment of a task or actor cannot be made
 ├── NodeDiedError                 the node that had it is gone
 ├── ActorError
 │   ├── ActorDiedError            for good: killed, crashed, or its constructor raised
@@ -61,6 +62,7 @@ from rostral_scheduler.errors import (
     ActorUnavailableError,
     NodeDiedError,
     PlacementGroupNotFoundError,
+    RuntimeEnvSetupError,
     TaskPlacementGroupRemovedError,
     UnschedulableError,
     WorkerCrashedError,
@@ -310,6 +312,7 @@ __all__ = [
     "ReferenceCountingAssertionError",
     "RostralError",
     "RpcError",
+    "RuntimeEnvSetupError",
     "StoreUnavailableError",
     "TaskError",
     "TaskPlacementGroupRemoved",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rostral import spilling
 from rostral.launcher import NodeSettings
-from rostral.session import NodeRecord, remove_record, remove_session_dir, write_record
+from rostral.session import NodeRecord, cache_dir, remove_record, remove_session_dir, write_record
 from rostral_gcs.auth import load_token, write_token
 from rostral_gcs.client import AsyncGcsClient
 from rostral_gcs.config import GcsConfig
@@ -92,6 +92,7 @@ async def running_node(
                 num_gpus=int(settings.num_gpus),
                 resources=settings.resources,
                 labels=settings.labels,
+                venv_dir=None if (cache := cache_dir()) is None else cache / "venvs",
             ),
             gcs=client,
         )

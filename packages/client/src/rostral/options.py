@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, TypeVar
 
+from rostral import runtime_env as environments
 from rostral.exceptions import UnsupportedOptionError
+from rostral.runtime_env import RuntimeEnv
 from rostral.scheduling_strategies import (
     Placement,
     SchedulingStrategy,
@@ -32,6 +34,7 @@ class TaskKeywords(TypedDict, total=False):
     retry_exceptions: bool | Sequence[type[BaseException]]
     name: str
     scheduling_strategy: SchedulingStrategy
+    runtime_env: Mapping[str, Any]
 
 
 class ActorKeywords(TypedDict, total=False):
@@ -50,6 +53,7 @@ class ActorKeywords(TypedDict, total=False):
     max_pending_calls: int
     max_concurrency: int
     scheduling_strategy: SchedulingStrategy
+    runtime_env: Mapping[str, Any]
 
 
 class RemoteKeywords(ActorKeywords, total=False):
@@ -146,10 +150,12 @@ class TaskOptions:
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     name: str | None = None
     scheduling_strategy: SchedulingStrategy = None
+    runtime_env: RuntimeEnv | None = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 1.0)
         check_strategy(self.scheduling_strategy)
+        object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
         _count("num_returns", self.num_returns, 0, RETURNS_MAX)
         _count("max_retries", self.max_retries, -1)
         _text("name", self.name)
@@ -192,10 +198,12 @@ class ActorOptions:
     max_pending_calls: int = -1
     max_concurrency: int | None = None
     scheduling_strategy: SchedulingStrategy = None
+    runtime_env: RuntimeEnv | None = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 0.0)
         check_strategy(self.scheduling_strategy)
+        object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
         _text("name", self.name)
         _text("namespace", self.namespace)
         _count("max_restarts", self.max_restarts, -1)

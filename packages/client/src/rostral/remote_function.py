@@ -129,7 +129,8 @@ class RemoteFunction(Generic[P, R]):
     def _export(self, current: Runtime) -> None:
         options = self._options
         placement = options.placement
-        self._queue = current.queue_for(options.demand, placement)
+        environment = current.environment_for(options.runtime_env)
+        self._queue = current.queue_for(options.demand, placement, environment)
         code = (current.session, self._name, options.retry_exceptions, placement)
         if code not in self._exports:
             if len(self._exports) >= EXPORTS_MAX:

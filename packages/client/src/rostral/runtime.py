@@ -8,10 +8,12 @@ asked once for each new shape of resources, for each actor, and for what is said
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rostral import _context
@@ -25,6 +27,8 @@ from rostral.failure import load_error
 from rostral.functions import FunctionTable
 from rostral.futures import FutureWaiter
 from rostral.object_ref import ObjectRef
+from rostral.packages import pack as pack_files
+from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
 from rostral.serialization import pack
 from rostral_objectstore._native.task import TaskContext
@@ -33,6 +37,7 @@ from rostral_objectstore.control import Body, ControlClient
 from rostral_objectstore.errors import QueueFullError, StoreClosedError
 from rostral_objectstore.layout import TaskFlag
 from rostral_objectstore.serialization import deserialize
+from rostral_scheduler.environment import EnvironmentSpec, decode_environment, encode_environment
 
 logger = logging.getLogger("rostral.runtime")
 
@@ -79,6 +84,8 @@ class Runtime:
         namespace: where names of actors live.
         node_id: 16 bytes.
         root: the scope outside of any task.
+        environment: the encoded runtime environment of what is submitted here; of a worker, its
+            own.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class Runtime:
         namespace: str,
         node_id: bytes,
         root: TaskScope,
+        environment: str = "",
     ) -> None:
         self.store = store
         self.table = store.table
@@ -101,8 +109,12 @@ class Runtime:
         self.namespace = namespace
         self.node_id = node_id
         self.root = root
+        self.environment = environment
         self.session = next(_sessions)
-        self._queues: dict[tuple[Placement | None, tuple[tuple[str, float], ...]], int] = {}
+        self._queues: dict[
+            tuple[Placement | None, str, tuple[tuple[str, float], ...]],
+            int,
+        ] = {}
         # Whether any scope of this process has children in its own placement group.
         self.captures = False
         self._kept: list[ObjectRef[Any]] = []
@@ -211,15 +223,30 @@ class Runtime:
 
     # ---- tasks
 
-    def queue_for(self, demand: dict[str, float], placement: Placement | None = None) -> int:
+    def environment_for(self, env: RuntimeEnv | None) -> str:
+        """The encoded runtime environment of a task or actor made here that asks for `env`.
+
+        Packs local directories, which takes as long as reading them. Raises ValueError, OSError.
+        """
+        if not env:
+            return self.environment
+        parent = EnvironmentSpec()
+        if self.environment:
+            _, parent = decode_environment(self.environment)
+        folder = Path(self.ask("package_dir", {})["path"])
+        return encode_environment(spec_of(env, parent, functools.partial(pack_files, folder)))
+
+    def queue_for(
+        self, demand: dict[str, float], placement: Placement | None, environment: str
+    ) -> int:
         """The ready queue of a shape of resources, in a placement group or outside of any.
 
         Raises UnschedulableError when no node can ever meet it, TaskPlacementGroupRemovedError.
         """
-        key = (placement, tuple(sorted(demand.items())))
+        key = (placement, environment, tuple(sorted(demand.items())))
         queue = self._queues.get(key)
         if queue is None:
-            body: dict[str, Any] = {"job_id": self.job_id, "resources": demand}
+            body = {"job_id": self.job_id, "resources": demand, "environment": environment}
             if placement is not None:
                 body["bundle"] = placement.request()
             queue = self._queues[key] = int(self.scheduler.call("get_queue", body)["queue"])

@@ -74,6 +74,19 @@ def runtime_dir() -> Path:
     return path
 
 
+def cache_dir() -> Path | None:
+    """Where this user keeps what is dear to make again; made if needed. None: nowhere."""
+    base = os.environ.get("ROSTRAL_CACHE_DIR")
+    if base is None:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rostral")
+    path = Path(os.path.expanduser(base))
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None  # No home, as for many a service: then the session's directory must do.
+    return path if os.access(path, os.W_OK) else None
+
+
 def new_session_dir() -> Path:
     """A fresh directory for one node."""
     path = runtime_dir() / f"session-{os.getpid()}-{secrets.token_hex(3)}"

@@ -7,11 +7,14 @@ scheduler, it learns at its start and with its first task; between tasks it asks
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from typing import Any
 
-from rostral import _context
+from rostral import _context, worker_environment
+from rostral.exceptions import RuntimeEnvSetupError
 from rostral.execution import execute, store_error
+from rostral.failure import StoredError, seal_error
 from rostral.runtime import Runtime, TaskScope
 from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.queue import Queue
@@ -47,6 +50,7 @@ class NamedOutput:
 
 def main(start: WorkerStart) -> None:
     """Runs a worker or an actor until its end. Called in a fresh process."""
+    worker_environment.enter(start)
     store = StoreClient.connect(start.store_socket, kind=start.kind, worker_id=start.worker_id)
     # Without its scheduler a worker has no purpose, and nobody to count it.
     scheduler = ControlClient(
@@ -61,7 +65,12 @@ def main(start: WorkerStart) -> None:
         from rostral.actor_process import run_actor
 
         assignment = scheduler.call("worker_assignment", {"worker_id": start.worker_id})
-        runtime = join_job(store, scheduler, start, assignment["job_id"])
+        try:
+            runtime = join_job(store, scheduler, start, assignment["job_id"])
+        except RuntimeEnvSetupError as error:
+            body = {"actor_id": assignment["actor_id"], "error": pickle.dumps(error)}
+            scheduler.call("actor_failed", body)
+            return
         run_actor(runtime, assignment)
     else:
         run_worker(store, scheduler, start)
@@ -79,13 +88,17 @@ def leave_when_told(topic: str, body: dict[str, Any]) -> None:
 def join_job(
     store: StoreClient, scheduler: ControlClient, start: WorkerStart, job_id: bytes
 ) -> Runtime:
-    """Becomes a process of the job: its import path, its directory, its namespace."""
+    """Becomes a process of the job: its import path, its directory, its namespace.
+
+    Raises RuntimeEnvSetupError when the set-up hook of its environment does.
+    """
     job = scheduler.call("job_info", {"job_id": job_id})
     for path in job["sys_path"]:
         if path not in sys.path:
             sys.path.append(path)
-    if os.path.isdir(job["cwd"]):
-        os.chdir(job["cwd"])
+    working_dir = start.working_dir or job["cwd"]
+    if os.path.isdir(working_dir):
+        os.chdir(working_dir)
     runtime = Runtime(
         store,
         scheduler,
@@ -93,8 +106,10 @@ def join_job(
         namespace=job["namespace"],
         node_id=start.node_id,
         root=TaskScope(start.worker_id, "worker"),
+        environment=start.environment,
     )
     _context.set_runtime(runtime)
+    worker_environment.run_setup_hook(start)
     return runtime
 
 
@@ -109,7 +124,14 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
             continue
         if runtime is None:
             queue, *_ = store.segment.work_state(store.slot)
-            runtime = join_job(store, scheduler, start, Queue(store.segment, queue).job_id)
+            job_id = Queue(store.segment, queue).job_id
+            try:
+                runtime = join_job(store, scheduler, start, job_id)
+            except RuntimeEnvSetupError as error:
+                seal_error(store.table, task.returns, StoredError(pickle.dumps(error), []))
+                tasks.finish(task)
+                scheduler.call("environment_failed", {"message": error.message})
+                return
         run_task(runtime, task)
 
 

@@ -30,7 +30,9 @@ from dataclasses import dataclass
 
 from rostral_scheduler.core import actions as act
 from rostral_scheduler.core import events as ev
+from rostral_scheduler.core.amounts import add, covers, subtract
 from rostral_scheduler.core.bundles import Reservations, is_member, sum_of
+from rostral_scheduler.core.demand import Demand, choose_free
 from rostral_scheduler.core.records import (
     PendingActor,
     PendingGroup,
@@ -55,23 +57,6 @@ class PolicyLimits:
     idle_environment_timeout_s: float = 60.0
     start_backoff_s: float = 0.1
     start_backoff_s_max: float = 5.0
-
-
-@dataclass(slots=True)
-class _Demand:
-    """Tasks of one queue, or one actor, that need one more process; or a placement group."""
-
-    job_id: bytes
-    shape: ResourceSet
-    count: int
-    served_by: int
-    since: int
-    environment: bytes = b""
-    queue: Queue | None = None
-    actor: PendingActor | None = None
-    group: PendingGroup | None = None
-    lacks_process: bool = False
-    """Its resources are free, but no worker is, and no more may be started now."""
 
 
 class LocalPolicy:
@@ -242,7 +227,7 @@ class LocalPolicy:
             else:
                 self.resources.reclaim_cpu(worker.allocation)
 
-    def _demands(self) -> list[_Demand]:
+    def _demands(self) -> list[Demand]:
         """Who needs one more process, in the order of rule 3."""
         served, soon = self._workers_by_queue()
         demands = []
@@ -257,7 +242,7 @@ class LocalPolicy:
                 continue
             since = self._observations if queue.alone_since is None else queue.alone_since
             demands.append(
-                _Demand(
+                Demand(
                     *(queue.job_id, queue.shape, count, served_by, since, queue.environment),
                     queue=queue,
                 )
@@ -269,13 +254,13 @@ class LocalPolicy:
                 actor.since = self._observations
             shape = actor.placement.maximum(actor.held)
             demands.append(
-                _Demand(actor.job_id, shape, 1, 0, actor.since, actor.environment, actor=actor)
+                Demand(actor.job_id, shape, 1, 0, actor.since, actor.environment, actor=actor)
             )
         for group in self.pending_groups.values():
             if group.since is None:
                 group.since = self._observations
             shape = sum_of(group.bundles)
-            demands.append(_Demand(group.job_id, shape, 1, 0, group.since, group=group))
+            demands.append(Demand(group.job_id, shape, 1, 0, group.since, group=group))
         demands.sort(key=lambda demand: (demand.served_by, demand.since))
         return demands
 
@@ -292,7 +277,7 @@ class LocalPolicy:
 
     # ---- rule 3: serving
 
-    def _serve(self, demands: list[_Demand], orders: list[act.Action]) -> list[_Demand]:
+    def _serve(self, demands: list[Demand], orders: list[act.Action]) -> list[Demand]:
         """Grants and starts what fits. Returns the demands that lack resources or a process."""
         unserved = []
         reserved: dict[str, int] = {}
@@ -309,14 +294,14 @@ class LocalPolicy:
                 elif demand.actor is not None:
                     if not self._start_actor(demand.actor, demand.shape, orders):
                         break
-                elif (worker := _choose_free(free, demand)) is not None:
+                elif (worker := choose_free(free, demand)) is not None:
                     free.remove(worker)
                     self._grant(worker, demand, orders)
                 elif starting[demand.environment] > 0:
                     starting[demand.environment] -= 1
-                    _reserve(reserved, demand.shape)
+                    add(reserved, demand.shape)
                 elif self._start_worker(orders, demand.environment):
-                    _reserve(reserved, demand.shape)
+                    add(reserved, demand.shape)
                 else:
                     break
                 demand.count -= 1
@@ -324,10 +309,10 @@ class LocalPolicy:
                 demand.lacks_process = self._fits(demand, reserved)
                 unserved.append(demand)
                 if demand.served_by == 0:
-                    _reserve(reserved, demand.shape)
+                    add(reserved, demand.shape)
         return unserved
 
-    def _fits(self, demand: _Demand, reserved: dict[str, int]) -> bool:
+    def _fits(self, demand: Demand, reserved: dict[str, int]) -> bool:
         available = self.resources.available
         for name, units in demand.shape:
             if available.get(name, 0) - reserved.get(name, 0) < units:
@@ -341,7 +326,7 @@ class LocalPolicy:
         del self.pending_groups[group.group_id]
         orders.append(act.GroupPlaced(group.group_id))
 
-    def _grant(self, worker: Worker, demand: _Demand, orders: list[act.Action]) -> None:
+    def _grant(self, worker: Worker, demand: Demand, orders: list[act.Action]) -> None:
         assert demand.queue is not None
         worker.allocation = self.resources.acquire(demand.shape)
         worker.job_id, worker.queue = demand.job_id, demand.queue.loc
@@ -392,12 +377,12 @@ class LocalPolicy:
 
     # ---- rules 4 and 5: withdrawing
 
-    def _withdraw_for(self, unserved: list[_Demand], orders: list[act.Action]) -> bool:
+    def _withdraw_for(self, unserved: list[Demand], orders: list[act.Action]) -> bool:
         """Withdraws what the unserved, and the ledger, lack. True if the CPU is overdrawn."""
         coming = dict(self.resources.available)
         for worker in self.workers.values():
             if worker.stage in (WorkerStage.WITHDRAWING, WorkerStage.KILLED) and not worker.lent:
-                _add(coming, worker.allocation.resources)
+                add(coming, worker.allocation.resources)
         overdrawn = self.resources.available.get(CPU, 0) < 0
         if coming.get(CPU, 0) < 0:
             lacking = ResourceSet(((CPU, -coming[CPU]),))
@@ -407,15 +392,15 @@ class LocalPolicy:
             if demand.lacks_process:
                 self._withdraw_process(demand, orders)
                 continue
-            if _covers(coming, demand.shape):
-                _subtract(coming, demand.shape)
+            if covers(coming, demand.shape):
+                subtract(coming, demand.shape)
                 continue
             victims = self._victims(demand.queue, demand.served_by)
             if self._withdraw_until(demand.shape, coming, victims, coming, orders):
-                _subtract(coming, demand.shape)
+                subtract(coming, demand.shape)
         return overdrawn
 
-    def _withdraw_process(self, demand: _Demand, orders: list[act.Action]) -> None:
+    def _withdraw_process(self, demand: Demand, orders: list[act.Action]) -> None:
         """The pool is full: a sleeper, or who has worked long enough, shall serve the demand."""
         changing = (WorkerStage.STARTING, WorkerStage.WITHDRAWING, WorkerStage.KILLED)
         full = len(self.workers) >= self.limits.workers_max
@@ -437,17 +422,17 @@ class LocalPolicy:
         gathered = dict(base)
         chosen = []
         for worker in victims:
-            if _covers(gathered, shape):
+            if covers(gathered, shape):
                 break
             lacking = [name for name, units in shape if gathered.get(name, 0) < units]
             if any(worker.allocation.resources.get(name) for name in lacking):
-                _add(gathered, worker.allocation.resources)
+                add(gathered, worker.allocation.resources)
                 chosen.append(worker)
-        if not _covers(gathered, shape) and base is coming:
+        if not covers(gathered, shape) and base is coming:
             return False  # It would not help: leave them at their work.
         for worker in chosen:
             worker.stage = WorkerStage.WITHDRAWING
-            _add(coming, worker.allocation.resources)
+            add(coming, worker.allocation.resources)
             orders.append(act.Withdraw(worker.number))
         return True
 
@@ -571,7 +556,7 @@ class LocalPolicy:
         available = dict(self.resources.available)
         for worker in self.workers.values():
             if worker.idle and worker.queue and not worker.lent:
-                _add(available, worker.allocation.resources)
+                add(available, worker.allocation.resources)
         return {name: max(available[name], 0) / UNITS for name, _ in self.resources.total}
 
     def check_invariants(self) -> None:
@@ -581,9 +566,9 @@ class LocalPolicy:
         lent = 0
         for reservation in self.reservations.by_group.values():
             for allocation in reservation.taken:
-                _add(taken, allocation.resources)
+                add(taken, allocation.resources)
         for worker in self.workers.values():
-            _add(taken, worker.allocation.resources)
+            add(taken, worker.allocation.resources)
             lent += worker.allocation.resources.get(CPU) if worker.lent else 0
             assert worker.queue == 0 or worker.stage in (
                 WorkerStage.GRANTED,
@@ -595,30 +580,3 @@ class LocalPolicy:
             expected = total - taken.get(name, 0) + (lent if name == CPU else 0)
             assert self.resources.available[name] == expected, (name, expected)
         assert len(self.workers) <= self.limits.workers_max
-
-
-def _choose_free(free: list[Worker], demand: _Demand) -> Worker | None:
-    """One that has served the job, else one that has served nobody: jobs share no process."""
-    for job_id in (demand.job_id, None):
-        for worker in free:
-            if worker.job_id == job_id and worker.environment == demand.environment:
-                return worker
-    return None
-
-
-def _add(amounts: dict[str, int], shape: ResourceSet) -> None:
-    for name, units in shape:
-        amounts[name] = amounts.get(name, 0) + units
-
-
-def _subtract(amounts: dict[str, int], shape: ResourceSet) -> None:
-    for name, units in shape:
-        amounts[name] = amounts.get(name, 0) - units
-
-
-def _reserve(reserved: dict[str, int], shape: ResourceSet) -> None:
-    _add(reserved, shape)
-
-
-def _covers(amounts: dict[str, int], shape: ResourceSet) -> bool:
-    return all(amounts.get(name, 0) >= units for name, units in shape)

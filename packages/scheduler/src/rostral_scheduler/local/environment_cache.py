@@ -1,5 +1,4 @@
-"""A folder of things that are dear to make and named by their content: virtual environments, and
-unpacked packages.
+"""A folder of what is dear to make and named by its content: virtual environments, packages.
 
 This file owns the folder's layout and locks. Each entry is ``NAME/``, complete once it has a
 ``.complete`` file with its size in bytes, beside ``NAME.lock``: whoever uses the entry has the lock
@@ -90,8 +89,7 @@ class Cache:
                 await asyncio.sleep(_POLL_S)
 
     async def _make(self, path: Path, make: Callable[[Path], Awaitable[None]]) -> None:
-        await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-        path.mkdir(mode=0o700)
+        await asyncio.to_thread(_make_empty, path)
         try:
             await make(path)
             size = await asyncio.to_thread(_size_of, path)
@@ -134,11 +132,17 @@ class Cache:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _is_current(self, name: str, lock: int) -> bool:
-        """Whether the lock is still the one that others find: its file is removed with its entry."""
+        """Whether others find this very lock: its file is removed with its entry."""
         try:
             return os.stat(self._folder / f"{name}.lock").st_ino == os.fstat(lock).st_ino
         except FileNotFoundError:
             return False
+
+
+def _make_empty(path: Path) -> None:
+    """Whoever died while making it has left a part of it."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
 
 
 def _try_lock(lock: int, how: int) -> bool:

@@ -74,7 +74,7 @@ async def prepare_files(
         if spec.working_dir:
             lease = await _unpacked(spec.working_dir, files, packages)
             prepared.leases.append(lease)
-            prepared.working_dir = str(lease.path / "content")
+            prepared.working_dir = str(_root_of(lease.path / "content", spec.working_dir))
             prepared.python_path.append(prepared.working_dir)
         for module in spec.py_modules:
             lease = await _unpacked(module, files, packages)
@@ -104,7 +104,7 @@ def _failed(what: str, said: Sequence[str] = ()) -> RuntimeEnvSetupError:
 
 
 async def _unpacked(name: str, files: Path, packages: Cache) -> Lease:
-    archive = Path(name) if os.path.isabs(name) else files / name
+    archive = Path(name) if os.path.isabs(name) else files / Path(name).name
     if not archive.is_file():
         raise _failed(f"the package {archive} is not on this node")
     # A driver's package is named by its content; any other file can change under its name.
@@ -116,6 +116,12 @@ async def _unpacked(name: str, files: Path, packages: Cache) -> Lease:
         await asyncio.to_thread(_unpack, archive, path / "content")
 
     return await packages.lease(key, make)
+
+
+def _root_of(content: Path, name: str) -> Path:
+    """The directory itself, which zip files that people make mostly have at their top."""
+    found = list(content.iterdir()) if os.path.isabs(name) else []
+    return found[0] if len(found) == 1 and found[0].is_dir() else content
 
 
 def _digest(archive: Path) -> str:

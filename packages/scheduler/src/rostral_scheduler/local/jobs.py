@@ -192,9 +192,7 @@ class Jobs:
         queue = self._memory.make_queue(QUEUE_READY, job_id, key, capacity)
         job.queues[key] = queue
         self._job_of_queue[queue] = job_id
-        self._tell(
-            QueueOpened(queue=queue, job_id=job_id, shape=shape, environment=environment)
-        )
+        self._tell(QueueOpened(queue=queue, job_id=job_id, shape=shape, environment=environment))
         return queue
 
     def retire(self, queues: list[int]) -> None:

@@ -157,9 +157,7 @@ class Requests:
             queue = self._jobs.queue_for(body["job_id"], shape, environment=environment)
             return {"queue": queue}
         shape = self._groups.demand_in(bundle, shape)
-        queue = self._jobs.queue_for(
-            body["job_id"], shape, in_group=True, environment=environment
-        )
+        queue = self._jobs.queue_for(body["job_id"], shape, in_group=True, environment=environment)
         self._groups.joined(bytes(bundle["group_id"]), queue)
         return {"queue": queue}
 
