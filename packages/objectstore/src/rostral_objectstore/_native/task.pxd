@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from rostral_objectstore._native.layout cimport dependency, queue, task
 from rostral_objectstore._native.segment cimport Segment, attachment
@@ -31,6 +31,12 @@ cdef class Tasks:
         uint32_t flags, bint in_order)
     cdef void _take_back(self, attachment *a, uint32_t loc) noexcept
     cdef void _sweep_front(self, attachment *a) noexcept
+    cdef bint _spin(
+        self, attachment *a, queue *q, uint32_t queue_loc, uint32_t mailbox,
+        list watched) except -1
+    cdef int _sleep(
+        self, attachment *a, queue *q, uint32_t queue_loc, uint32_t mailbox, int64_t timeout_ns,
+        list watched, int64_t seen_before) except -1
     cdef ClaimedTask _claimed(self, attachment *a, uint32_t loc)
 
 cdef class ClaimedTask:

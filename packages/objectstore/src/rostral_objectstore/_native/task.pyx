@@ -538,19 +538,12 @@ cdef class Tasks:
         poke, a grant, a seal or a signal.
         """
         cdef attachment *a = self._open()
-        cdef slot *me = a.me
-        cdef uint32_t queue_loc = mailbox if mailbox else load32(&me.queue)
-        cdef uint32_t loc, seen, granted
+        cdef uint32_t queue_loc = mailbox if mailbox else load32(&a.me.queue)
+        cdef uint32_t loc, granted
         cdef queue *q = NULL
         cdef bint empty = True
-        cdef int64_t now, spin_end
-        cdef int error = 0, spins
-        cdef Handle handle
-        cdef bint sealed = False
-        for handle in watched:
-            self.table._check(handle)
         if not mailbox:
-            store32(&me.queue_ack, queue_loc)
+            store32(&a.me.queue_ack, queue_loc)
         if queue_loc:
             q = queue_at(a, queue_loc)
             if q == NULL:
@@ -558,30 +551,76 @@ cdef class Tasks:
             loc = claim_next(a, q, &empty)
             if loc:
                 return self._claimed(a, loc)
-            if timeout_ns != 0 and not watched:
-                with nogil:
-                    now = monotonic_ns()
-                    spin_end = now + SPIN_NS
-                    while empty and now < spin_end and may_spin(a):
-                        for spins in range(SPINS_PER_CLOCK):
-                            cpu_pause()
-                            if not looks_empty(q):
-                                empty = False
-                                break
-                        if not mailbox and load32(&me.queue) != queue_loc:
-                            break
-                        now = monotonic_ns()
-                if not empty:
-                    loc = claim_next(a, q, &empty)
-                    if loc:
-                        return self._claimed(a, loc)
         if timeout_ns == 0:
             return None
+        if self._spin(a, q, queue_loc, mailbox, watched):
+            loc = claim_next(a, q, &empty)
+            if loc:
+                return self._claimed(a, loc)
+        self._sleep(a, q, queue_loc, mailbox, timeout_ns, watched, -1)
+        self._open()
+        granted = mailbox if mailbox else load32(&a.me.queue)
+        if granted and granted == queue_loc:
+            loc = claim_next(a, q, &empty)
+            if loc:
+                return self._claimed(a, loc)
+        return None
+
+    def wait(self, uint32_t mailbox, int64_t timeout_ns, list watched not None, uint32_t seen):
+        """Waits as `next` does, and claims nothing. Returns whether there is a task to claim.
+
+        `seen` is `Segment.futex_value()` from before the caller looked at what else a poke may have
+        been about: a poke since then ends the wait at once.
+        """
+        cdef attachment *a = self._open()
+        cdef queue *q = queue_at(a, mailbox)
+        if q == NULL:
+            raise QueueClosedError(f"no queue at locator {mailbox}")
+        if looks_empty(q) and timeout_ns != 0 and not self._spin(a, q, mailbox, mailbox, watched):
+            self._sleep(a, q, mailbox, mailbox, timeout_ns, watched, seen)
+            self._open()
+        return not looks_empty(q)
+
+    cdef bint _spin(self, attachment *a, queue *q, uint32_t queue_loc, uint32_t mailbox,
+                    list watched) except -1:
+        """Looks at the queue for a while, if there is a core for it. Whether a task is there."""
+        cdef bint empty = True
+        cdef int64_t now, spin_end
+        cdef int spins
+        if q == NULL or watched:
+            return False
+        with nogil:
+            now = monotonic_ns()
+            spin_end = now + SPIN_NS
+            while empty and now < spin_end and may_spin(a):
+                for spins in range(SPINS_PER_CLOCK):
+                    cpu_pause()
+                    if not looks_empty(q):
+                        empty = False
+                        break
+                if not mailbox and load32(&a.me.queue) != queue_loc:
+                    break
+                now = monotonic_ns()
+        return not empty
+
+    cdef int _sleep(self, attachment *a, queue *q, uint32_t queue_loc, uint32_t mailbox,
+                    int64_t timeout_ns, list watched, int64_t seen_before) except -1:
+        """Sleeps until a task, a seal, a poke, a grant, a signal or the timeout, if none came yet.
+
+        `seen_before`: the futex word as the caller read it earlier, or -1.
+        """
+        cdef slot *me = a.me
+        cdef uint32_t seen, granted
+        cdef Handle handle
+        cdef bint sealed = False
+        cdef int error = 0
+        for handle in watched:
+            self.table._check(handle)
         # A signal that came while we spun would not interrupt the sleep.
         PyErr_CheckSignals()
         add32(&me.sleeping, 1)
         store32(&me.wait_loc, WAIT_ANY)
-        seen = load32(&me.futex)
+        seen = load32(&me.futex) if seen_before < 0 else <uint32_t>seen_before
         if q != NULL:
             or64(&q.sleepers[a.my_slot >> 6], <uint64_t>1 << (a.my_slot & 63))
         store32(&me.idle, 1)
@@ -605,13 +644,7 @@ cdef class Tasks:
             store32(&me.wait_loc, WAIT_NOTHING)
         if error == EINTR:
             PyErr_CheckSignals()
-        self._open()
-        granted = mailbox if mailbox else load32(&me.queue)
-        if granted and granted == queue_loc:
-            loc = claim_next(a, q, &empty)
-            if loc:
-                return self._claimed(a, loc)
-        return None
+        return 0
 
     cdef ClaimedTask _claimed(self, attachment *a, uint32_t loc):
         cdef task *t = <task *>at(a, loc)
