@@ -188,10 +188,11 @@ def test_calls_under_way_keep_an_actor_alive(marks: Path) -> None:
     assert get(ref) == [1, 7]
 
 
-def test_exit_actor_answers_none_and_ends_the_actor() -> None:
+def test_exit_actor_ends_the_actor_and_says_so_to_the_caller() -> None:
     counter = counter_class().remote()
     pid = get(counter.pid.remote())
-    assert get(counter.exit.remote()) is None
+    with pytest.raises(ActorDiedError, match=r"exit_actor\(\)"):
+        get(counter.exit.remote())
     with pytest.raises(ActorDiedError):
         for _ in range(1000):
             get(counter.add.remote())

@@ -351,7 +351,8 @@ def test_an_async_method_awaits_references(marks: Path) -> None:
 
 def test_exit_actor_in_an_async_method_ends_the_actor() -> None:
     actor = async_class().remote()
-    assert get(actor.leave.remote()) is None
+    with pytest.raises(ActorDiedError, match=r"exit_actor\(\)"):
+        get(actor.leave.remote())
     with pytest.raises(ActorDiedError):
         for _ in range(1000):
             get(actor.plain.remote())
@@ -380,7 +381,8 @@ def test_max_concurrency_runs_threads() -> None:
 
     actor = rostral.remote(max_concurrency=4)(Threads).remote()
     assert sorted(get([actor.meet.remote() for _ in range(8)])) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert get(actor.leave.remote()) is None
+    with pytest.raises(ActorDiedError, match=r"exit_actor\(\)"):
+        get(actor.leave.remote())
     with pytest.raises(ActorDiedError):
         for _ in range(1000):
             get(actor.ping.remote())

@@ -23,7 +23,12 @@ from rostral.execution import should_retry
 from rostral.failure import dump_task_error, load_error, task_error
 from rostral_objectstore.serialization import KIND_PICKLE
 
-ERRORS = [getattr(exceptions, name) for name in exceptions.__all__]
+# All but how `exit_actor` leaves a method, which is no error.
+ERRORS = [
+    error
+    for name in exceptions.__all__
+    if (error := getattr(exceptions, name)) is not exceptions.ActorExit
+]
 
 
 class SlottedError(Exception):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _runtime: Runtime | None = None
 _start: Callable[[], object] | None = None
+_end_actor: Callable[[], None] | None = None
 task_scope: contextvars.ContextVar[TaskScope | None] = contextvars.ContextVar(
     "rostral_task_scope", default=None
 )
@@ -32,6 +33,17 @@ def start_on_first_use(start: Callable[[], object]) -> None:
     """Says what connects a process that uses the cluster without having called `init`."""
     global _start
     _start = start
+
+
+def set_end_of_actor(end: Callable[[], None]) -> None:
+    """Says what `exit_actor` does in this process, which is an actor's."""
+    global _end_actor
+    _end_actor = end
+
+
+def end_of_actor() -> Callable[[], None] | None:
+    """What ends this process's actor; None where there is none."""
+    return _end_actor
 
 
 def current_runtime() -> Runtime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import inspect
@@ -9,13 +10,18 @@ import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar, Unpack
 
-from rostral._context import runtime, task_scope
-from rostral.arguments import encode
+from rostral._context import end_of_actor, runtime
+from rostral.actor_settings import ActorSettings, group_number
+from rostral.arguments import Arguments, encode
+from rostral.call_word import Retry, call_word, group_of, retry_of
 from rostral.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
+    ActorExit,
     ActorNotFoundError,
     ClusterUnavailableError,
+    UnknownMethodOptionError,
+    UnsupportedOptionError,
 )
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
@@ -39,18 +45,15 @@ class ActorClassInheritanceError(TypeError):
     """An actor class was subclassed."""
 
 
-class ActorExit(BaseException):
-    """Ends the actor from inside a call.
-
-    Not an Exception, so that user code does not catch it by accident.
-    """
-
-
 def exit_actor() -> None:
-    """Ends the actor that runs this; its queued calls fail. TypeError outside of an actor."""
-    scope = task_scope.get()
-    if scope is None or scope.actor_id is None:
-        raise TypeError("exit_actor() was called outside of an actor")
+    """Ends the actor that runs this; its other calls fail. TypeError outside of an actor."""
+    end = end_of_actor()
+    if end is None:
+        raise TypeError(
+            "the exit_actor API is called on a non-actor worker: exit_actor() was called outside "
+            "of an actor"
+        )
+    end()
     raise ActorExit
 
 
@@ -66,10 +69,21 @@ def method_names(cls: type) -> tuple[str, ...]:
 
 
 def method(**options: Any) -> Callable[[F], F]:
-    """Decorates a method of an actor class with options, such as `num_returns`.
+    """Decorates a method of an actor class with options: how it is called unless a call says else.
 
-    Raises: UnsupportedOptionError, TypeError, ValueError.
+    Raises:
+        UnknownMethodOptionError: No such option, or none at all (an AssertionError, as in Ray).
+        TypeError: An option of the wrong type.
+        ValueError: An option out of range.
     """
+    known = [field.name for field in dataclasses.fields(MethodOptions)]
+    for name in options:
+        if name not in known:
+            raise UnknownMethodOptionError.unknown(name, known)
+    if not options:
+        raise UnknownMethodOptionError(
+            "@method was given no options", hint="options are " + ", ".join(known)
+        )
     checked = changed(MethodOptions(), options)
 
     def decorate(function: F) -> F:
@@ -114,6 +128,11 @@ class ActorClass:
 
         Raises: UnsupportedOptionError, TypeError, ValueError.
         """
+        if "concurrency_groups" in changes:
+            raise UnsupportedOptionError(
+                "concurrency_groups cannot be changed by options()",
+                hint="give them where the class is made remote: @remote(concurrency_groups=...)",
+            )
         return ActorClass(self._cls, changed(self._options, changes))
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
@@ -144,6 +163,7 @@ class ActorClass:
     def _create(
         self, current: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> ActorHandle:
+        self._settings = ActorSettings.of(self._cls, self._options, self._methods)
         if self._session != current.session:
             self._export(current)
         options = self._options
@@ -194,7 +214,7 @@ class ActorClass:
                     current.functions.key(self._code),
                     arguments.payload,
                     arguments.dependencies,
-                    {"max_concurrency": self._options.max_concurrency, "placement": placement},
+                    {"calls": dataclasses.asdict(self._settings), "placement": placement},
                 )
             )
         keep = [self._code, *arguments.dependencies, *arguments.nested]
@@ -205,7 +225,13 @@ class ActorClass:
         self._environment = current.environment_for(self._options.runtime_env)
         self._code: ObjectRef[Any] = current.functions.export(self._name, self._cls)
         self._meta = pickle.dumps(
-            (self._name, self._methods, self._method_options(), self._options.max_task_retries)
+            (
+                self._name,
+                self._methods,
+                self._method_options(),
+                self._options.max_task_retries,
+                tuple(self._settings.groups),
+            )
         )
         self._session = current.session
 
@@ -234,7 +260,13 @@ class ActorHandle:
         self._mailbox = mailbox
         self._creation = creation
         self._meta = meta
-        self._class_name, methods, self._method_options, self._max_task_retries = pickle.loads(meta)
+        (
+            self._class_name,
+            methods,
+            self._method_options,
+            self._max_task_retries,
+            self._groups,
+        ) = pickle.loads(meta)
         self._numbers: dict[str, int] = {name: number for number, name in enumerate(methods)}
 
     def __getattr__(self, name: str) -> ActorMethod:
@@ -259,6 +291,7 @@ class ActorHandle:
             self._creation,
             self._class_name,
             self._max_task_retries,
+            self._groups,
         )
 
     def __repr__(self) -> str:
@@ -277,7 +310,7 @@ class ActorHandle:
 class ActorAddress:
     """Where an actor's calls go, and what says why they do not arrive."""
 
-    __slots__ = ("actor_id", "class_name", "creation", "mailbox", "max_task_retries")
+    __slots__ = ("actor_id", "class_name", "creation", "groups", "mailbox", "max_task_retries")
 
     def __init__(
         self,
@@ -286,12 +319,14 @@ class ActorAddress:
         creation: ObjectRef[Any],
         class_name: str,
         max_task_retries: int,
+        groups: tuple[str, ...],
     ) -> None:
         self.actor_id = actor_id
         self.mailbox = mailbox
         self.creation = creation
         self.class_name = class_name
         self.max_task_retries = max_task_retries
+        self.groups = groups
 
     def death(self) -> Exception:
         """Why the actor's mailbox is closed."""
@@ -318,13 +353,26 @@ _DEFAULT_METHOD = MethodOptions()
 class ActorMethod:
     """One method of one actor."""
 
-    __slots__ = ("_actor", "_name", "_number", "_options", "_retries")
+    __slots__ = ("_actor", "_listed", "_name", "_number", "_options", "_retries", "_word")
 
-    def __init__(self, actor: ActorAddress, name: str, number: int, options: MethodOptions) -> None:
+    def __init__(
+        self,
+        actor: ActorAddress,
+        name: str,
+        number: int,
+        options: MethodOptions,
+        word: int | None = None,
+    ) -> None:
         self._actor = actor
         self._name = name
         self._number = number
         self._options = options
+        self._word = number if word is None else word
+        # The exceptions worth another try, where a call listed them.
+        self._listed: tuple[type[BaseException], ...] = ()
+        if retry_of(self._word) is Retry.LISTED:
+            assert isinstance(options.retry_exceptions, tuple)
+            self._listed = options.retry_exceptions
         retries = options.max_task_retries
         if retries is None:
             retries = actor.max_task_retries
@@ -341,7 +389,16 @@ class ActorMethod:
 
         Raises: UnsupportedOptionError, TypeError, ValueError.
         """
-        return ActorMethod(self._actor, self._name, self._number, changed(self._options, changes))
+        options = changed(self._options, changes)
+        group, retry = group_of(self._word), retry_of(self._word)
+        if "concurrency_group" in changes:
+            group = group_number(options.concurrency_group, self._actor.groups)
+        if "retry_exceptions" in changes:
+            retry = Retry.LISTED
+            if isinstance(options.retry_exceptions, bool):
+                retry = Retry.ALWAYS if options.retry_exceptions else Retry.NEVER
+        word = call_word(self._number, group, retry)
+        return ActorMethod(self._actor, self._name, self._number, options, word)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submits a call, in order after this caller's earlier ones.
@@ -354,11 +411,15 @@ class ActorMethod:
         current = runtime()
         actor = self._actor
         count = self._options.num_returns
+        arguments = encode(args, kwargs, current.put)
+        if self._listed:
+            nested = [current.put(self._listed), *arguments.nested]
+            arguments = Arguments(arguments.payload, arguments.dependencies, nested)
         try:
             refs = current.call_actor(
                 actor.mailbox,
-                self._number,
-                encode(args, kwargs, current.put),
+                self._word,
+                arguments,
                 actor.creation,
                 return_count=count,
                 retries=self._retries,

@@ -2,90 +2,63 @@
 
 Calls of one caller run in the order of their submission, even when an input of one of them is late:
 that caller's later calls then wait behind it, and other callers overtake. With `max_concurrency`
-above 1 calls run in threads; an actor with any `async def` method runs them all on one event loop.
+above 1, or concurrency groups, calls run in threads (actor_threads.py); an actor with any `async
+def` method runs them all on one event loop (actor_coroutines.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import atexit
 import inspect
+import logging
 import pickle
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Protocol
 
+from rostral import _context
 from rostral._context import task_scope
-from rostral.actor import ActorExit, method_names
+from rostral.actor import method_names
+from rostral.actor_coroutines import AsyncCalls
+from rostral.actor_settings import ActorSettings
+from rostral.actor_threads import ThreadedCalls
 from rostral.arguments import decode, value_count
-from rostral.exceptions import ActorDiedError
-from rostral.execution import execute, fetch_arguments, store_error, store_results
+from rostral.call_word import METHOD_MASK, RETRY_SHIFT, Retry, retry_of
+from rostral.concurrency import Groups
+from rostral.exceptions import ActorDiedError, ActorExit
+from rostral.execution import (
+    RetriedErrors,
+    execute,
+    fetch_arguments,
+    should_retry,
+    store_error,
+    store_results,
+)
 from rostral.failure import StoredError, seal_error, task_error
+from rostral.mailbox import Mailbox
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral.scheduling_strategies import Placement
-from rostral.sweeper import sweep_timeout_ns
+from rostral_objectstore._native import repair
 from rostral_objectstore._native.task import ClaimedTask
 
-ASYNC_CONCURRENCY = 1000
+logger = logging.getLogger("rostral.actor_process")
+
+# How long `__ray_terminate__` waits for calls that had begun before it.
+DRAIN_TIMEOUT_S = 30.0
+# What runs at an actor's end when it is not killed; the second is the name that Ray's users know.
+END_HOOKS = ("__rostral_shutdown__", "__ray_shutdown__")
 
 
-class Mailbox:
-    """The calls of an actor in the order in which they may run, until it is `closed`."""
+class CallEngine(Protocol):
+    """What runs calls at the same time: threads, or an event loop."""
 
-    def __init__(self, runtime: Runtime, mailbox: int) -> None:
-        self._runtime = runtime
-        self._mailbox = mailbox
-        self._closed = False
-        self._parked: dict[int, deque[ClaimedTask]] = {}
-        self._ready: deque[ClaimedTask] = deque()
+    def stop(self) -> None:
+        """Lets the thread that runs the engine go on. Callable from any thread."""
 
-    def __iter__(self) -> Iterator[ClaimedTask]:
-        """Calls as they become ready; blocks in between."""
-        tasks = self._runtime.tasks
-        while not self._closed:
-            missing = self._take_stock()
-            if self._ready:
-                yield self._ready.popleft()
-                continue
-            task = tasks.next(self._mailbox, sweep_timeout_ns(tasks), missing)
-            if task is None:
-                tasks.sweep()
-            elif task.submitter in self._parked or self._missing(task):
-                self._parked.setdefault(task.submitter, deque()).append(task)
-            else:
-                yield task
-
-    def close(self) -> None:
-        """Yields no more calls. Callable from any thread."""
-        self._closed = True
-        self._runtime.store.segment.poke(self._runtime.store.slot)
-
-    def _missing(self, task: ClaimedTask) -> list[ObjectRef[Any]]:
-        if not task.dependencies or not value_count(task.payload):
-            return []
-        table = self._runtime.table
-        refs = [
-            table.adopt_held(ObjectRef, loc)
-            for loc in task.dependencies[: value_count(task.payload)]
-        ]
-        return [ref for ref in refs if not table.is_sealed(ref)]
-
-    def _take_stock(self) -> list[ObjectRef[Any]]:
-        """Moves parked calls that have become ready; what the others still wait for."""
-        waited: list[ObjectRef[Any]] = []
-        for submitter, calls in list(self._parked.items()):
-            while calls:
-                missing = self._missing(calls[0])
-                if missing:
-                    waited += missing
-                    break
-                self._ready.append(calls.popleft())
-            else:
-                del self._parked[submitter]
-        return waited
+    def join(self, timeout_s: float) -> None:
+        """Waits until the calls that had been claimed have ended."""
 
 
 class ActorProcess:
@@ -94,38 +67,70 @@ class ActorProcess:
     def __init__(self, runtime: Runtime, assignment: dict[str, Any]) -> None:
         self.runtime = runtime
         self.actor_id: bytes = assignment["actor_id"]
-        self.mailbox = Mailbox(runtime, int(assignment["mailbox"]))
         self.class_name = "actor"
         self.instance: Any = None
         self._creation = assignment["creation"]
         self._placement: Placement | None = None
+        self.mailbox = Mailbox(runtime, int(assignment["mailbox"]), self._line_of)
+        self._engine: CallEngine | None = None
+        # Set once `exit_actor` was called, by calls and by whatever else runs here.
+        self._is_leaving = False
+        self._left_by: set[bytes] = set()
+        self._is_draining = False
         self._exit: SystemExit | None = None
 
-    def build(self) -> None:
-        """Runs the constructor. Raises what it raises."""
+    # ---- the beginning
+
+    def load(self) -> None:
+        """Finds out what to build. Raises what unpickling and missing inputs raise."""
         runtime, at = self.runtime, self._creation
         # Not kept: who holds this object keeps the actor alive, which the actor itself must not.
         creation: ObjectRef[Any] = runtime.table.adopt(
             ObjectRef, at["loc"], at["version"], at["id"]
         )
-        code_key, payload, inputs, self.settings = runtime.get([creation], None)[0]
-        self._placement = self.settings["placement"]
+        code_key, self._payload, inputs, settings = runtime.get([creation], None)[0]
+        self.class_name, self._class = runtime.functions.load(code_key)
+        self._inputs: list[Any] = runtime.get(inputs, None)
+        self.settings = ActorSettings(**settings["calls"])
+        self._placement = settings["placement"]
         if self._placement is not None and self._placement.captures:
             runtime.captures = True
-        self.class_name, cls = runtime.functions.load(code_key)
+        self.names = method_names(self._class)
+        options = [ActorSettings.of_method(self._class, name) for name in self.names]
+        self._retried: list[RetriedErrors] = [of_method.retry_exceptions for of_method in options]
+        self.groups = Groups(
+            self.settings.concurrency,
+            self.settings.groups,
+            [self.settings.group_number(of_method.concurrency_group) for of_method in options],
+        )
+        if self.settings.is_async:
+            self._engine = self._coroutines = AsyncCalls(runtime, self.mailbox, self)
+
+    def build(self) -> None:
+        """Runs the constructor. Raises what it raises, and ActorExit if it called exit_actor."""
         token = task_scope.set(self.scope(self.actor_id))
         try:
-            args, kwargs = decode(payload, runtime.get(inputs, None))
-            self.instance = cls(*args, **kwargs)
+            args, kwargs = decode(self._payload, self._inputs)
+            del self._inputs
+            if self.settings.is_async:
+                self._coroutines.loop.run_until_complete(self._build_on_loop(args, kwargs))
+            else:
+                self.instance = self._class(*args, **kwargs)
         finally:
             task_scope.reset(token)
-        self.names = method_names(cls)
+        if self._is_leaving:
+            raise ActorExit
         self.methods: list[Callable[..., Any]] = [
             getattr(self.instance, name, None) or getattr(self, name) for name in self.names
         ]
-        self.is_async = any(
-            inspect.iscoroutinefunction(getattr(cls, name, None)) for name in self.names
-        )
+
+    async def _build_on_loop(self, args: Any, kwargs: Any) -> None:
+        """The constructor of an async actor may start tasks, and may be a coroutine itself."""
+        if inspect.iscoroutinefunction(self._class.__init__):
+            self.instance = self._class.__new__(self._class, *args, **kwargs)
+            await self.instance.__init__(*args, **kwargs)
+        else:
+            self.instance = self._class(*args, **kwargs)
 
     def scope(self, task_id: bytes) -> TaskScope:
         """The scope of one call."""
@@ -133,7 +138,7 @@ class ActorProcess:
 
     def method_name(self, task: ClaimedTask) -> str:
         """Class and method, for errors."""
-        return f"{self.class_name}.{self.names[task.function]}"
+        return f"{self.class_name}.{self.names[task.function & METHOD_MASK]}"
 
     # ---- methods that every actor has
 
@@ -144,101 +149,166 @@ class ActorProcess:
         return function(self.instance, *args, **kwargs)
 
     def __ray_terminate__(self) -> None:
+        self._is_draining = True
+        self.leave()
         raise ActorExit
 
     # ---- running calls
 
     def run(self) -> None:
-        """Runs calls until the actor exits. Raises SystemExit if a call did."""
-        concurrency = self.settings.get("max_concurrency")
-        if self.is_async:
-            self._run_async(concurrency or ASYNC_CONCURRENCY)
-        elif concurrency and concurrency > 1:
-            self._run_threaded(concurrency)
+        """Runs calls until the actor ends. Raises SystemExit if a call did."""
+        if self.settings.is_async:
+            self._coroutines.run(self.groups)
+        elif self.groups.limit > 1:
+            self._engine = threads = ThreadedCalls(
+                self.mailbox, self.groups, self.runtime.tasks, self.run_call
+            )
+            threads.run()
         else:
-            for task in self.mailbox:
-                self.run_call(task)
+            for call in self.mailbox:
+                self.run_call(call)
+        if self._engine is not None and self._is_draining:
+            self._engine.join(DRAIN_TIMEOUT_S)
         if self._exit is not None:
             raise self._exit
 
-    def run_call(self, task: ClaimedTask) -> None:
+    def run_call(self, call: ClaimedTask) -> None:
         """One call, in this thread."""
-        name, scope = self.method_name(task), self.scope(task.id)
+        scope = self.scope(call.id)
         try:
-            execute(self.runtime, task, name, self._guarded(task), scope)
+            execute(
+                self.runtime,
+                call,
+                self.method_name(call),
+                self._code(call),
+                scope,
+                retried=self._retried_errors(call),
+            )
         except SystemExit as error:
-            self._exited(task, error)
+            self._exited(call, error)
 
-    def _exited(self, task: ClaimedTask, error: SystemExit) -> None:
-        """A call ended the process: in order, so that it is known what the call's end was."""
+    def _code(self, call: ClaimedTask) -> Callable[..., Any]:
+        method = self.methods[call.function & METHOD_MASK]
+
+        def code(*args: Any, **kwargs: Any) -> Any:
+            value = method(*args, **kwargs)
+            if self._is_leaving and call.id in self._left_by:
+                raise ActorExit  # The method has caught it: the actor ends all the same.
+            return value
+
+        return code
+
+    def begin(self, call: ClaimedTask) -> Any:
+        """CallRunner: on the event loop, in a context of the call's own."""
+        task_scope.set(self.scope(call.id))
+        args, kwargs = fetch_arguments(self.runtime, call)
+        return self.methods[call.function & METHOD_MASK](*args, **kwargs)
+
+    def finish(self, call: ClaimedTask, value: Any) -> None:
+        """CallRunner."""
+        if self._is_leaving and call.id in self._left_by:
+            self._exited(call, ActorExit())
+            return
+        try:
+            store_results(self.runtime, call, self.method_name(call), value)
+        except Exception as error:
+            store_error(self.runtime, call, self.method_name(call), error)
+        self.runtime.tasks.finish(call)
+
+    def fail(self, call: ClaimedTask, error: BaseException) -> None:
+        """CallRunner."""
+        if isinstance(error, SystemExit):
+            self._exited(call, error)
+            return
+        retried = self._retried_errors(call)
+        if should_retry(error, retried) and repair.run_again(self.runtime.store.segment, call.loc):
+            self.runtime.tasks.forget(call)
+            return
+        store_error(self.runtime, call, self.method_name(call), error)
+        self.runtime.tasks.finish(call)
+
+    def _retried_errors(self, call: ClaimedTask) -> RetriedErrors:
+        """The exceptions after which the call runs again, if it has retries."""
+        if not call.function >> RETRY_SHIFT:
+            return self._retried[call.function & METHOD_MASK]
+        said = retry_of(call.function)
+        if said is not Retry.LISTED:
+            return said is Retry.ALWAYS
+        # What the call keeps for it, after its values and the actor's creation.
+        loc = call.dependencies[value_count(call.payload) + 1]
+        listed: tuple[type[BaseException], ...] = self.runtime.get(
+            [self.runtime.table.adopt_held(ObjectRef, loc)], None
+        )[0]
+        return listed
+
+    def _line_of(self, call: ClaimedTask) -> Hashable:
+        """Calls of one caller keep their order, those of each group by themselves."""
+        if not self.settings.in_order:
+            return call.loc
+        return call.submitter, self.groups.number_of(call)
+
+    # ---- the end
+
+    def leave(self) -> None:
+        """Ends the actor: it takes no more calls. Callable from any thread."""
+        scope = task_scope.get()
+        if scope is not None:
+            self._left_by.add(scope.task_id)
+        self._is_leaving = True
+        self._close()
+
+    def _close(self) -> None:
+        self.mailbox.close()
+        if self._engine is not None:
+            self._engine.stop()
+
+    def _exited(self, call: ClaimedTask, error: SystemExit) -> None:
+        """A call ended the actor: in order, so that it is known what the call's end was."""
+        cause = f"its process exited with {error.code}"
+        if isinstance(error, ActorExit):
+            cause = "it ended itself with exit_actor()"
+        else:
+            self._exit = error
         death = ActorDiedError(
-            f"actor {self.class_name} ({self.actor_id.hex()}) died: its process exited with "
-            f"{error.code}",
+            f"actor {self.class_name} ({self.actor_id.hex()}) died: {cause}",
             actor_id=self.actor_id,
         )
-        seal_error(self.runtime.table, task.returns, StoredError(pickle.dumps(death), []))
-        self.runtime.tasks.finish(task)
-        self._exit = error
-        self.mailbox.close()
+        seal_error(self.runtime.table, call.returns, StoredError(pickle.dumps(death), []))
+        self.runtime.tasks.finish(call)
+        self._close()
 
-    def _guarded(self, task: ClaimedTask) -> Callable[..., Any]:
-        """The method; an ActorExit in it becomes the actor's end and the call's None."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
+    def clean_up(self) -> None:
+        """Runs the class's own hook for its end, and what was registered with atexit."""
+        hook = next((hook for name in END_HOOKS if (hook := self._hook(name))), None)
+        if hook is not None:
             try:
-                return self.methods[task.function](*args, **kwargs)
-            except ActorExit:
-                self.mailbox.close()
-                return None
+                ended = hook()
+                if inspect.iscoroutine(ended):
+                    self._run_coroutine(ended)
+            except BaseException:
+                logger.exception("the shutdown hook of %s failed", self.class_name)
+        # Not left to the interpreter: the scheduler ends this process once it knows of the end.
+        atexit._run_exitfuncs()
 
-        return call
+    def _run_coroutine(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        if self.settings.is_async:
+            self._coroutines.loop.run_until_complete(coroutine)
+        else:
+            asyncio.run(coroutine)
 
-    def _run_threaded(self, concurrency: int) -> None:
-        slots = threading.Semaphore(concurrency)
-        with concurrent.futures.ThreadPoolExecutor(concurrency, "rostral-actor") as pool:
-            for task in self.mailbox:
-                slots.acquire()
-                pool.submit(self.run_call, task).add_done_callback(lambda _: slots.release())
-
-    def _run_async(self, concurrency: int) -> None:
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="rostral-actor-loop", daemon=True)
-        thread.start()
-        slots = threading.Semaphore(concurrency)
-        for task in self.mailbox:
-            slots.acquire()
-            future = asyncio.run_coroutine_threadsafe(self._run_coroutine(task), loop)
-            future.add_done_callback(lambda _: slots.release())
-        loop.call_soon_threadsafe(loop.stop)
-
-    async def _run_coroutine(self, task: ClaimedTask) -> None:
-        name = self.method_name(task)
-        task_scope.set(self.scope(task.id))
-        try:
-            args, kwargs = fetch_arguments(self.runtime, task)
-            value = self._guarded(task)(*args, **kwargs)
-            if inspect.isawaitable(value):
-                try:
-                    value = await value
-                except ActorExit:
-                    self.mailbox.close()
-                    value = None
-            store_results(self.runtime, task, name, value)
-        except SystemExit as error:
-            self._exited(task, error)
-            return
-        except BaseException as error:
-            store_error(self.runtime, task, name, error)
-        self.runtime.tasks.finish(task)
+    def _hook(self, name: str) -> Callable[[], Any] | None:
+        return getattr(self.instance, name, None)
 
 
 def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
     """Builds and runs the actor; returns, or exits the process, at its end."""
     actor = ActorProcess(runtime, assignment)
+    _context.set_end_of_actor(actor.leave)
     try:
+        actor.load()
         actor.build()
     except ActorExit:
-        runtime.ask("exit_actor", {"actor_id": actor.actor_id})
+        _end(actor)
         return
     except BaseException as error:
         raised = task_error(f"{actor.class_name}.__init__", error)
@@ -252,4 +322,9 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
         sys.exit(1)
     runtime.ask("actor_ready", {"actor_id": actor.actor_id})
     actor.run()
-    runtime.ask("exit_actor", {"actor_id": actor.actor_id})
+    _end(actor)
+
+
+def _end(actor: ActorProcess) -> None:
+    actor.clean_up()
+    actor.runtime.ask("exit_actor", {"actor_id": actor.actor_id})

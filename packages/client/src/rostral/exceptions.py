@@ -26,7 +26,10 @@ RostralError
 ├── ClusterUnavailableError (ConnectionError)   nothing answers at the address
 ├── NotPicklableError (TypeError) a function, argument or result that cannot be pickled
 └── UnsupportedOptionError (ValueError)
-    └── UnknownArgumentError (TypeError, RuntimeError)   of init
+    ├── UnknownArgumentError (TypeError, RuntimeError)   of init
+    └── UnknownMethodOptionError (AssertionError)        of @method
+
+ActorExit (SystemExit) is no error: `exit_actor` leaves a method by it.
 
 Names that Ray's users know are aliases at the foot; where Ray tells causes apart that are one here,
 two names are one class. Errors of the layers below are theirs and only listed here. What cannot
@@ -115,6 +118,17 @@ class UnsupportedOptionError(RostralError, ValueError):
 
 class UnknownArgumentError(UnsupportedOptionError, TypeError, RuntimeError):
     """`init` has no such argument. A TypeError as Python has it, a RuntimeError as Ray does."""
+
+
+class UnknownMethodOptionError(UnsupportedOptionError, AssertionError):
+    """`@method` has no such option. An AssertionError as Ray has it."""
+
+
+class ActorExit(SystemExit):
+    """What `exit_actor` raises, to leave the method at once. Caught, the actor ends all the same.
+
+    A SystemExit and no error, so that user code does not catch it by accident.
+    """
 
 
 class TaskError(RostralError):
@@ -252,6 +266,7 @@ class OutOfBandReferenceError(RostralError):
 ActorHandleNotFoundError = ActorNotFoundError
 ActorPlacementGroupRemoved = ActorPlacementGroupRemovedError
 ActorUnschedulableError = UnschedulableError
+AsyncioActorExit = ActorExit
 AuthenticationError = UnauthenticatedError
 LocalRayletDiedError = ClusterUnavailableError
 ObjectFetchTimedOutError = ObjectFetchTimeoutError
@@ -275,6 +290,7 @@ __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
+    "ActorExit",
     "ActorHandleNotFoundError",
     "ActorNotFoundError",
     "ActorPlacementGroupRemoved",
@@ -282,6 +298,7 @@ __all__ = [
     "ActorUnavailableError",
     "ActorUnschedulableError",
     "AlreadyInitializedError",
+    "AsyncioActorExit",
     "AuthenticationError",
     "ClusterUnavailableError",
     "GcsError",
@@ -320,6 +337,7 @@ __all__ = [
     "TaskUnschedulableError",
     "UnauthenticatedError",
     "UnknownArgumentError",
+    "UnknownMethodOptionError",
     "UnschedulableError",
     "UnserializableError",
     "UnserializableException",

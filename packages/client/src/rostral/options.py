@@ -19,6 +19,8 @@ from rostral.scheduling_strategies import (
 from rostral_objectstore.layout import RETRY_FOREVER
 
 RETURNS_MAX = 3000
+CONCURRENCY_MAX = 1 << 20
+GROUPS_MAX = 256
 
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
@@ -54,11 +56,13 @@ class ActorKeywords(TypedDict, total=False):
     max_concurrency: int
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
+    allow_out_of_order_execution: bool
 
 
 class RemoteKeywords(ActorKeywords, total=False):
     """What `@remote(...)` takes: the options of either."""
 
+    concurrency_groups: dict[str, int]
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
 
@@ -124,6 +128,19 @@ def resources_of(options: Mapping[str, Any], num_cpus_default: float) -> dict[st
     if options.get("resources") is not None:
         demand |= check_custom_resources(options["resources"])
     return {name: quantity for name, quantity in demand.items() if quantity > 0}
+
+
+def check_groups(groups: object) -> None:
+    """Limits of concurrency groups, by name. Raises TypeError, ValueError."""
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"concurrency_groups must be a dict, not {type(groups).__name__}")
+    if len(groups) > GROUPS_MAX:
+        raise ValueError(f"{len(groups)} concurrency groups: an actor has {GROUPS_MAX} at most")
+    for name, limit in groups.items():
+        if not isinstance(name, str):
+            raise TypeError(f"concurrency_groups has the name {name!r}: it must be a string")
+        _text("the name of a concurrency group", name)
+        _count(f"concurrency_groups[{name!r}]", limit, 1, CONCURRENCY_MAX)
 
 
 def _retried(value: object) -> bool | tuple[type[BaseException], ...]:
@@ -199,6 +216,8 @@ class ActorOptions:
     max_concurrency: int | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
+    concurrency_groups: dict[str, int] | None = None
+    allow_out_of_order_execution: bool | None = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 0.0)
@@ -214,7 +233,14 @@ class ActorOptions:
                 hint="a mailbox that is full makes its callers wait",
             )
         if self.max_concurrency is not None:
-            _count("max_concurrency", self.max_concurrency, 1)
+            _count("max_concurrency", self.max_concurrency, 1, CONCURRENCY_MAX)
+        if self.concurrency_groups is not None:
+            check_groups(self.concurrency_groups)
+        if self.allow_out_of_order_execution not in (None, False, True):
+            raise TypeError(
+                "allow_out_of_order_execution must be a bool, not "
+                f"{type(self.allow_out_of_order_execution).__name__}"
+            )
         if self.lifetime not in (None, "detached", "non_detached"):
             raise ValueError(
                 f"lifetime is {self.lifetime!r}: it must be None, 'detached' or 'non_detached'"
@@ -247,11 +273,29 @@ class MethodOptions:
 
     num_returns: int = 1
     max_task_retries: int | None = None
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    concurrency_group: str | None = None
+    name: str | None = None
+    enable_task_events: bool = True
+    tensor_transport: str | None = None
 
     def __post_init__(self) -> None:
         _count("num_returns", self.num_returns, 0, RETURNS_MAX)
         if self.max_task_retries is not None:
             _count("max_task_retries", self.max_task_retries, -1)
+        object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
+        _text("concurrency_group", self.concurrency_group)
+        _text("name", self.name)
+        if not isinstance(self.enable_task_events, bool):
+            raise TypeError(
+                f"enable_task_events must be a bool, not {type(self.enable_task_events).__name__}"
+            )
+        if self.tensor_transport not in (None, "object_store", "OBJECT_STORE"):
+            raise UnsupportedOptionError(
+                f"tensor_transport is {self.tensor_transport!r}: tensors travel through the "
+                "object store",
+                hint="leave the option out",
+            )
 
 
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:

@@ -77,9 +77,17 @@ def main(start: WorkerStart) -> None:
 
 
 def leave_when_told(topic: str, body: dict[str, Any]) -> None:
-    """Ends this process when the scheduler asks it to, which it does while nothing runs here."""
+    """Ends this process when the scheduler asks it to, which it does while nothing runs here.
+
+    An actor has its own way to end, in its main thread.
+    """
     del body
-    if topic == "exit":
+    if topic != "exit":
+        return
+    end_actor = _context.end_of_actor()
+    if end_actor is not None:
+        end_actor()
+    else:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(0)

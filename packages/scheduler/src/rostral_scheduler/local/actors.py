@@ -36,7 +36,7 @@ RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_S_MAX = 5.0
 OUT_OF_SCOPE = "nobody refers to it any more"
 KILLED = "it was killed by kill()"
-EXITED = "it ended itself"
+EXITED = "it ended itself with exit_actor()"
 GROUP_REMOVED = "its placement group was removed"
 JOB_ENDED = "the job that made it has ended"
 KILLED_TO_RESTART = "it was killed by kill(no_restart=False)"
