@@ -14,7 +14,7 @@ from typing import Any, assert_type
 import numpy as np
 
 import rostral
-from rostral import ActorClass, ActorHandle, ObjectRef, RemoteFunction
+from rostral import ActorHandle, ObjectRef, RemoteFunction
 
 
 @rostral.remote
@@ -53,9 +53,8 @@ assert_type(rostral.put(5), ObjectRef[int])
 assert_type(rostral.get(rostral.put(np.zeros(3))).sum() is None, bool)
 ready, rest = rostral.wait([ref])
 assert_type(ready, list[ObjectRef[str]])
-assert_type(Counters, ActorClass)
-assert_type(Others, ActorClass)
-assert_type(Counters.options(name="one").remote(), ActorHandle)
+assert_type(Counters.options(name="one").remote(), ActorHandle[Counter])
+assert_type(Others.remote(), ActorHandle[Counter])
 
 
 async def wait_for(ref: ObjectRef[str]) -> None:

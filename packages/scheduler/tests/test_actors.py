@@ -137,7 +137,7 @@ def test_kill_is_final_whatever_restarts_are_left(driver: Driver) -> None:
     driver.scheduler.call("kill_actor", {"actor_id": actor.actor_id, "no_restart": True})
     eventually(lambda: not is_alive(pid), "the death")
     assert actor.state() == "DEAD"
-    with pytest.raises(ActorDiedError, match="killed by kill"):
+    with pytest.raises(ActorDiedError, match=r"killed by rostral\.kill"):
         raise pickle.loads(actor.info()["death"])
 
 

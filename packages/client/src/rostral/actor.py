@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
 import pickle
 from collections.abc import Callable
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from rostral._context import end_of_actor, runtime
 from rostral.actor_settings import ActorSettings, group_number
 from rostral.arguments import Arguments, encode
 from rostral.call_word import Retry, call_word, group_of, retry_of
+from rostral.checkpoint import check_hooks
 from rostral.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorExit,
     ActorNotFoundError,
     ClusterUnavailableError,
+    ObjectNotFoundError,
     UnknownMethodOptionError,
     UnsupportedOptionError,
 )
-from rostral.object_ref import CollectedRefs, ObjectRef
+from rostral.object_ref import CollectedRefs, ObjectRef, is_collecting
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
 from rostral.runtime import Runtime
 from rostral.scheduling_strategies import Placement
@@ -34,6 +38,8 @@ from rostral_objectstore.layout import RETRY_FOREVER, ObjectFlag
 from rostral_objectstore.serialization import KIND_PICKLE
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Methods that every actor has, after its own: a readiness probe, a closure run with the instance, a
 # graceful end.
@@ -43,6 +49,10 @@ MAILBOX_CAPACITY = 1 << 14
 
 class ActorClassInheritanceError(TypeError):
     """An actor class was subclassed."""
+
+
+# The name that Ray's users know.
+ActorClassInheritanceException = ActorClassInheritanceError
 
 
 def exit_actor() -> None:
@@ -61,9 +71,11 @@ def method_names(cls: type) -> tuple[str, ...]:
     """The methods that can be called remotely, in the order that numbers them."""
     own = [
         name
-        for name, _ in inspect.getmembers(cls, callable)
+        for name, member in inspect.getmembers(cls, callable)
         if not (name.startswith("__") and name.endswith("__"))
         or (name == "__call__" and "__call__" in vars(cls))
+        # What `bind_own_name` gave the class.
+        if not isinstance(getattr(member, "__self__", None), ActorClass)
     ]
     return (*own, *BUILT_IN_METHODS)
 
@@ -93,20 +105,54 @@ def method(**options: Any) -> Callable[[F], F]:
     return decorate
 
 
-class ActorClass:
+class ActorClass(Generic[P, T]):
     """A class whose instances live in processes of their own: `A.remote(...)` makes one."""
 
-    def __init__(self, cls: type, options: ActorOptions) -> None:
+    def __init__(
+        self,
+        cls: type[T],
+        options: ActorOptions,
+        original: ActorClass[P, T] | None = None,
+    ) -> None:
         self._cls = cls
         self._options = options
         self._name = cls.__qualname__
-        self._signature = Signature(cls.__init__, drop_first=True)  # type: ignore[misc]
-        self._methods = method_names(cls)
-        # Of which of this process's sessions what `_export` sets is; none yet.
+        # With other options it is the same code: exported once, however often `options` is called.
+        self._root: ActorClass[P, T] = self if original is None else original._root
+        self._exports: dict[int, ObjectRef[Any]] = {} if original is None else original._exports
+        # Of which of this process's sessions `_environment` is; none yet.
         self._session = 0
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
         self.__name__ = cls.__name__
+
+    # At first use: a class that names itself in its methods is unpickled after this object.
+
+    @functools.cached_property
+    def _signature(self) -> Signature:
+        if self._root is not self:
+            return self._root._signature
+        return Signature(self._cls.__init__, drop_first=True)
+
+    @functools.cached_property
+    def _methods(self) -> tuple[str, ...]:
+        return method_names(self._cls) if self._root is self else self._root._methods
+
+    @functools.cached_property
+    def _settings(self) -> ActorSettings:
+        return ActorSettings.of(self._cls, self._options, self._methods)
+
+    @functools.cached_property
+    def _meta(self) -> bytes:
+        return pickle.dumps(
+            (
+                self._name,
+                self._methods,
+                self._method_options(),
+                self._options.max_task_retries,
+                tuple(self._settings.groups),
+            )
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Always raises TypeError: the call must say that it is remote."""
@@ -123,7 +169,7 @@ class ActorClass:
             f"{self._name} is an actor class and cannot be subclassed: decorate the subclass"
         )
 
-    def options(self, **changes: Unpack[ActorKeywords]) -> ActorClass:
+    def options(self, **changes: Unpack[ActorKeywords]) -> ActorClass[P, T]:
         """The same class with other options.
 
         Raises: UnsupportedOptionError, TypeError, ValueError.
@@ -133,107 +179,141 @@ class ActorClass:
                 "concurrency_groups cannot be changed by options()",
                 hint="give them where the class is made remote: @remote(concurrency_groups=...)",
             )
-        return ActorClass(self._cls, changed(self._options, changes))
+        options = changed(self._options, changes)
+        check_hooks(self._cls, options)
+        return ActorClass(self._cls, options, self)
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
-        """Creates an actor; returns its handle at once, before its constructor has run.
+    if TYPE_CHECKING:
+        # As of a remote function: a reference may stand for the value of any argument.
+        @overload
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ActorHandle[T]: ...
+        @overload
+        def remote(self, a: ObjectRef[Any], /, *more: Any, **kwargs: Any) -> ActorHandle[T]: ...
+        @overload
+        def remote(
+            self, a: Any, b: ObjectRef[Any], /, *more: Any, **kwargs: Any
+        ) -> ActorHandle[T]: ...
+        @overload
+        def remote(
+            self, a: Any, b: Any, c: ObjectRef[Any], /, *more: Any, **kwargs: Any
+        ) -> ActorHandle[T]: ...
+        def remote(self, *args: Any, **kwargs: Any) -> Any:
+            """Creates an actor."""
 
-        Raises:
-            TypeError: Arguments that the constructor does not take.
-            ActorAlreadyExistsError: The name is taken.
-            NotPicklableError: The class or an argument cannot be sent.
-            UnschedulableError: No node can ever give what the actor needs.
-        """
-        self._signature.check(self._name, args, kwargs)
-        current = runtime()
+    else:
+
+        def remote(self, *args, **kwargs):
+            """Creates an actor; returns its handle at once, before its constructor has run.
+
+            With `get_if_exists` it may be a handle of a living actor of that name, which that actor
+            lives for as for any other.
+
+            Raises: TypeError for arguments that the constructor does not take;
+            ActorAlreadyExistsError; NotPicklableError; UnschedulableError when no node can ever
+            give what the actor needs; LimitReachedError when the node has as many actors as it may.
+            """
+            self._signature.check(self._name, args, kwargs)
+            current = runtime()
+            if not self._options.get_if_exists:
+                return self._create(current, args, kwargs)
+            return self._get_or_create(current, args, kwargs)
+
+    def _get_or_create(
+        self, current: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ActorHandle[T]:
         name = self._options.name
-        if name is None or not self._options.get_if_exists:
-            return self._create(current, args, kwargs)
+        assert name is not None
         while True:
             # Of several that create it at once one succeeds, and the others find that one's.
-            try:
-                return get_actor(name, self._options.namespace)
-            except ActorNotFoundError:
-                pass
-            try:
+            with contextlib.suppress(ActorNotFoundError, ObjectNotFoundError):
+                return find_actor(current, name, self._options.namespace, is_counted=True)
+            with contextlib.suppress(ActorAlreadyExistsError):
                 return self._create(current, args, kwargs)
-            except ActorAlreadyExistsError:
-                pass
 
     def _create(
         self, current: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> ActorHandle:
-        self._settings = ActorSettings.of(self._cls, self._options, self._methods)
+    ) -> ActorHandle[T]:
+        code = self._exports.get(current.session)
+        if code is None:
+            self._exports.clear()
+            code = self._exports[current.session] = current.functions.export(self._name, self._cls)
         if self._session != current.session:
-            self._export(current)
-        options = self._options
-        actor_id = current.scope().context.next_child_id()
-        placement = options.placement
-        if placement is None and current.captures and options.scheduling_strategy is None:
+            self._environment = current.environment_for(self._options.runtime_env)
+            self._session = current.session
+        arguments = encode(args, kwargs, current.put)
+        placement = self._options.placement
+        captures = current.captures and self._options.scheduling_strategy is None
+        if placement is None and captures:
             placement = current.captured_placement()
-        creation = self._describe(current, actor_id, placement, args, kwargs)
-        answer = current.ask(
-            "create_actor",
-            {
-                "job_id": current.job_id,
-                "actor_id": actor_id,
-                "name": options.name,
-                "namespace": options.namespace or current.namespace,
-                "class_name": self._name,
-                "environment": self._environment,
-                "resources": options.demand,
-                "placement_resources": options.demand or {"CPU": 1.0},
-                "bundle": None if placement is None else placement.request(),
-                "max_restarts": options.max_restarts,
-                "max_task_retries": options.max_task_retries,
-                "detached": options.lifetime == "detached",
-                "creation": {
-                    "loc": creation.loc,
-                    "version": creation.version,
-                    "id": creation.binary(),
-                },
-                "meta": self._meta,
-                "mailbox_capacity": MAILBOX_CAPACITY,
+        while True:
+            actor_id = current.scope().context.next_child_id()
+            creation = self._describe(current, actor_id, code, arguments, placement)
+            request = self._request(current, actor_id, creation, placement)
+            answer = current.ask("create_actor", request)
+            mailbox = int(answer["mailbox"])
+            if mailbox:
+                return ActorHandle(actor_id, mailbox, creation, self._meta)
+            # A task that runs again draws the ids of its first run. What it made then and lives
+            # is what it gets; what has died since, it makes anew.
+
+    def _request(
+        self,
+        current: Runtime,
+        actor_id: bytes,
+        creation: ObjectRef[Any],
+        placement: Placement | None,
+    ) -> dict[str, Any]:
+        options = self._options
+        return {
+            "job_id": current.job_id,
+            "actor_id": actor_id,
+            "name": options.name,
+            "namespace": options.namespace or current.namespace,
+            "class_name": self._name,
+            "environment": self._environment,
+            "resources": options.demand,
+            "placement_resources": options.demand or {"CPU": 1.0},
+            "bundle": None if placement is None else placement.request(),
+            "max_restarts": options.max_restarts,
+            "max_task_retries": options.max_task_retries,
+            "detached": options.lifetime == "detached",
+            "checkpointed": options.checkpoint_interval is not None,
+            "creation": {
+                "loc": creation.loc,
+                "version": creation.version,
+                "id": creation.binary(),
             },
-        )
-        return ActorHandle(actor_id, int(answer["mailbox"]), creation, self._meta)
+            "meta": self._meta,
+            "mailbox_capacity": MAILBOX_CAPACITY,
+        }
 
     def _describe(
         self,
         current: Runtime,
         actor_id: bytes,
+        code: ObjectRef[Any],
+        arguments: Arguments,
         placement: Placement | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
     ) -> ObjectRef[Any]:
         """Stores what the actor's process builds it from, now and at each restart."""
-        arguments = encode(args, kwargs, current.put)
         with CollectedRefs():
             described = dumps(
                 (
-                    current.functions.key(self._code),
+                    current.functions.key(code),
                     arguments.payload,
                     arguments.dependencies,
-                    {"calls": dataclasses.asdict(self._settings), "placement": placement},
+                    {
+                        "calls": dataclasses.asdict(self._settings),
+                        "checkpoint_interval": self._options.checkpoint_interval,
+                        "placement": placement,
+                    },
                 )
             )
-        keep = [self._code, *arguments.dependencies, *arguments.nested]
+        keep = [code, *arguments.dependencies, *arguments.nested]
         object_id = hashlib.blake2b(actor_id, digest_size=20).digest()
-        return current.table.put(ObjectRef, object_id, KIND_PICKLE, described, [], keep)
-
-    def _export(self, current: Runtime) -> None:
-        self._environment = current.environment_for(self._options.runtime_env)
-        self._code: ObjectRef[Any] = current.functions.export(self._name, self._cls)
-        self._meta = pickle.dumps(
-            (
-                self._name,
-                self._methods,
-                self._method_options(),
-                self._options.max_task_retries,
-                tuple(self._settings.groups),
-            )
-        )
-        self._session = current.session
+        creation = current.table.expect(ObjectRef, object_id)
+        current.table.fill(creation, KIND_PICKLE, described, [], keep)
+        return creation
 
     def _method_options(self) -> dict[str, MethodOptions]:
         marked = (
@@ -246,18 +326,21 @@ class ActorClass:
         return ActorClass, (self._cls, self._options)
 
 
-class ActorHandle:
+class ActorHandle(Generic[T]):
     """Calls a living actor's methods: `handle.method.remote(...)`.
 
-    Picklable; equal and hashable by actor. The actor lives for as long as handles of it, or calls
-    under way, exist anywhere; a detached one until it is killed.
+    Picklable; equal and hashable by actor. The actor lives for as long as counted handles of it, or
+    calls under way, exist anywhere; a detached one until it is killed. A handle counts, in whatever
+    process and inside whatever value it is, unless it comes from `get_actor` or from a pickle that
+    the user made: then it does not keep its actor alive.
     """
 
     def __init__(
-        self, actor_id: bytes, mailbox: int, creation: ObjectRef[Any], meta: bytes
+        self, actor_id: bytes, mailbox: int, creation: ObjectRef[Any] | None, meta: bytes
     ) -> None:
         self._actor_id = actor_id
         self._mailbox = mailbox
+        # Who holds this object keeps the actor alive. None: this handle does not.
         self._creation = creation
         self._meta = meta
         (
@@ -304,7 +387,9 @@ class ActorHandle:
         return isinstance(other, ActorHandle) and other._actor_id == self._actor_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorHandle, (self._actor_id, self._mailbox, self._creation, self._meta)
+        # A pickle made by the user's own hand may live for ever, and must not make the actor.
+        creation = self._creation if is_collecting() else None
+        return ActorHandle, (self._actor_id, self._mailbox, creation, self._meta)
 
 
 class ActorAddress:
@@ -316,7 +401,7 @@ class ActorAddress:
         self,
         actor_id: bytes,
         mailbox: int,
-        creation: ObjectRef[Any],
+        creation: ObjectRef[Any] | None,
         class_name: str,
         max_task_retries: int,
         groups: tuple[str, ...],
@@ -438,21 +523,62 @@ def put_error(current: Runtime, error: Exception) -> ObjectRef[Any]:
     return current.table.put(ObjectRef, object_id, KIND_PICKLE, inband, [], [], ObjectFlag.ERROR)
 
 
-def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
-    """The handle of a named actor.
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
+    """A handle of a named actor, which does not keep the actor alive.
+
+    Args:
+        name: As `options(name=...)` gave it.
+        namespace: Where the name was given. Default: this job's.
 
     Raises:
         ActorNotFoundError: No living actor has the name (a ValueError).
-        TypeError: The name is no string.
+        TypeError: The name or namespace is no string.
         ValueError: It is empty.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"an actor's name is a string, not {type(name).__name__}")
-    if not name:
-        raise ValueError("an actor's name is not empty")
-    current = runtime()
-    body = {"name": name, "namespace": namespace or current.namespace}
-    answer = current.ask("get_actor", body)
-    at = answer["creation"]
-    creation = current.table.adopt(ObjectRef, at["loc"], at["version"], at["id"])
+    check_text("an actor's name", name)
+    if namespace is not None:
+        check_text("a namespace", namespace)
+    return find_actor(runtime(), name, namespace, is_counted=False)
+
+
+def check_text(what: str, text: object) -> None:
+    """Raises TypeError for what is no string, ValueError for an empty one."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a string, not {type(text).__name__}")
+    if not text:
+        raise ValueError(f"{what} is not empty")
+
+
+def find_actor(
+    current: Runtime, name: str, namespace: str | None, *, is_counted: bool
+) -> ActorHandle[Any]:
+    """The living actor of that name; a counted handle keeps it alive.
+
+    Raises ActorNotFoundError, and ObjectNotFoundError when it ends at this moment.
+    """
+    answer = current.ask("get_actor", {"name": name, "namespace": namespace or current.namespace})
+    creation: ObjectRef[Any] | None = None
+    if is_counted:
+        at = answer["creation"]
+        creation = current.table.adopt(ObjectRef, at["loc"], at["version"], at["id"])
     return ActorHandle(answer["actor_id"], int(answer["mailbox"]), creation, answer["meta"])
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:  # noqa: FBT001 - Ray's
+    """The names of living actors, in the order of their creation.
+
+    Args:
+        all_namespaces: Of every namespace, each as `{"name": ..., "namespace": ...}`; else the
+            names of this job's namespace.
+
+    Raises: ClusterUnavailableError.
+    """
+    current = runtime()
+    named = [
+        {"name": actor["name"], "namespace": actor["namespace"]}
+        for actor in current.ask("list_actors", {})["actors"]
+        if actor["name"] and actor["state"] != "DEAD"
+    ]
+    if all_namespaces:
+        return named
+    return [actor["name"] for actor in named if actor["namespace"] == current.namespace]

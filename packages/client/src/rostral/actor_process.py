@@ -24,8 +24,10 @@ from rostral.actor_coroutines import AsyncCalls
 from rostral.actor_settings import ActorSettings
 from rostral.actor_threads import ThreadedCalls
 from rostral.arguments import decode, value_count
+from rostral.assignment import ActorAssignment
 from rostral.call_word import METHOD_MASK, RETRY_SHIFT, Retry, retry_of
 from rostral.concurrency import Groups
+from rostral.downtime import retried_calls
 from rostral.exceptions import ActorDiedError, ActorExit
 from rostral.execution import (
     RetriedErrors,
@@ -38,6 +40,7 @@ from rostral.execution import (
 from rostral.failure import StoredError, seal_error, task_error
 from rostral.mailbox import Mailbox
 from rostral.object_ref import ObjectRef
+from rostral.own_name import bind_own_name
 from rostral.runtime import Runtime, TaskScope
 from rostral.scheduling_strategies import Placement
 from rostral_objectstore._native import repair
@@ -69,6 +72,7 @@ class ActorProcess:
         self.actor_id: bytes = assignment["actor_id"]
         self.class_name = "actor"
         self.instance: Any = None
+        self._told = assignment
         self._creation = assignment["creation"]
         self._placement: Placement | None = None
         self.mailbox = Mailbox(runtime, int(assignment["mailbox"]), self._line_of)
@@ -90,6 +94,7 @@ class ActorProcess:
         )
         code_key, self._payload, inputs, settings = runtime.get([creation], None)[0]
         self.class_name, self._class = runtime.functions.load(code_key)
+        bind_own_name(self._class)
         self._inputs: list[Any] = runtime.get(inputs, None)
         self.settings = ActorSettings(**settings["calls"])
         self._placement = settings["placement"]
@@ -139,6 +144,12 @@ class ActorProcess:
     def method_name(self, task: ClaimedTask) -> str:
         """Class and method, for errors."""
         return f"{self.class_name}.{self.names[task.function & METHOD_MASK]}"
+
+    def retried_calls(self, waiting: int) -> list[ClaimedTask]:
+        """Those of the calls that waited for a restart that may be run after it."""
+        title = f"actor {self.class_name} ({self.actor_id.hex()})"
+        mailbox = int(self._told["mailbox"])
+        return retried_calls(self.runtime, mailbox, waiting, title, self.actor_id)
 
     # ---- methods that every actor has
 
@@ -302,6 +313,7 @@ class ActorProcess:
 
 def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
     """Builds and runs the actor; returns, or exits the process, at its end."""
+    runtime.assignment = ActorAssignment.of(assignment)
     actor = ActorProcess(runtime, assignment)
     _context.set_end_of_actor(actor.leave)
     try:
@@ -320,7 +332,8 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
         )
         runtime.ask("actor_failed", {"actor_id": actor.actor_id, "error": pickle.dumps(death)})
         sys.exit(1)
-    runtime.ask("actor_ready", {"actor_id": actor.actor_id})
+    answer = runtime.ask("actor_ready", {"actor_id": actor.actor_id})
+    actor.mailbox.admit(actor.retried_calls(int(answer["waiting"])))
     actor.run()
     _end(actor)
 

@@ -143,7 +143,7 @@ def _check_wait(refs: object, num_returns: object) -> None:
         )
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """Ends an actor at once: its running and queued calls raise ActorDiedError.
 
     Args:

@@ -8,12 +8,26 @@ from collections.abc import Callable
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from rostral.actor import ActorClass
+from rostral.checkpoint import check_hooks
 from rostral.exceptions import UnsupportedOptionError
 from rostral.options import ActorOptions, RemoteKeywords, TaskOptions, changed
 from rostral.remote_function import MultiResultFunction, RemoteFunction, remote_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class PlainClass(Protocol[P, T_co]):
+    """A class, seen as what makes its instances: so a checker finds its constructor's arguments."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """An instance."""
+        ...
+
+    def mro(self) -> list[type]:
+        """What only a class has, so that no function is taken for one."""
+        ...
 
 
 class Decorator(Protocol):
@@ -21,8 +35,8 @@ class Decorator(Protocol):
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a class is callable too
-        self, target: type[Any], /
-    ) -> ActorClass: ...
+        self, target: PlainClass[P, T_co], /
+    ) -> ActorClass[P, T_co]: ...
     @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
     def __call__(self, target: Any, /) -> Any:
@@ -39,8 +53,8 @@ class MultiResultDecorator(Protocol):
 
 @overload
 def remote(  # type: ignore[overload-overlap]  # a class is callable too
-    target: type[Any], /
-) -> ActorClass: ...
+    target: PlainClass[P, T_co], /
+) -> ActorClass[P, T_co]: ...
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
@@ -51,6 +65,10 @@ def remote(  # type: ignore[overload-overlap]  # a literal 1 is not any int
 def remote(*, num_returns: int, **options: Unpack[RemoteKeywords]) -> MultiResultDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Makes a function or class run in the cluster: `@remote`, `@remote(num_cpus=2)`, `remote(f)`.
+
+    Type checkers see a function's parameters and result through it, and a class's constructor in
+    `Actors = remote(Class)`. What `@remote` on a class does they do not follow: mypy takes the name
+    for the plain class.
 
     Raises:
         UnsupportedOptionError: No such option (a ValueError).
@@ -81,7 +99,9 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
     if isinstance(target, RemoteFunction | ActorClass):
         raise TypeError(f"{target!r} is remote already")
     if inspect.isclass(target):
-        return ActorClass(target, changed(ActorOptions(), options))
+        actor_options = changed(ActorOptions(), options)
+        check_hooks(target, actor_options)
+        return ActorClass(target, actor_options)
     if not callable(target):
         raise TypeError(f"@remote goes on a function or class, not on {type(target).__name__}")
     if inspect.iscoroutinefunction(target) or inspect.isgeneratorfunction(target):

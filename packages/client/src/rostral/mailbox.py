@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 from rostral.arguments import value_count
@@ -73,6 +73,10 @@ class Mailbox:
             if not (self._parked or value_count(call.payload)) or not self._must_wait(call):
                 return call
         return None
+
+    def admit(self, calls: Iterable[ClaimedTask]) -> None:
+        """Takes in calls that this process has claimed by itself, to be run before all others."""
+        self._ready.extend(call for call in calls if not self._must_wait(call))
 
     def wait(self, timeout_ns: int, seen: int) -> bool:
         """Blocks until a call may be there to take, a poke since `seen`, or the timeout.

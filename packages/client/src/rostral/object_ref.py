@@ -60,6 +60,11 @@ def rebuild_ref(packed: bytes) -> ObjectRef[Any]:
     return _context.runtime().adopt(ObjectRef, packed)
 
 
+def is_collecting() -> bool:
+    """Whether what this thread pickles now goes into a value whose references are counted."""
+    return getattr(_collecting, "refs", None) is not None
+
+
 class CollectedRefs:
     """Within the `with` block, the references that this thread pickles are listed in `refs`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,6 +22,8 @@ from rostral_objectstore.layout import RETRY_FOREVER
 RETURNS_MAX = 3000
 CONCURRENCY_MAX = 1 << 20
 GROUPS_MAX = 256
+# Each call since an actor's last checkpoint keeps its task record and its arguments.
+CHECKPOINT_CALLS_MAX = 100_000
 
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
@@ -57,6 +60,7 @@ class ActorKeywords(TypedDict, total=False):
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
     allow_out_of_order_execution: bool
+    checkpoint_interval: int | dt.timedelta
 
 
 class RemoteKeywords(ActorKeywords, total=False):
@@ -95,6 +99,13 @@ def _text(name: str, value: object) -> str | None:
     if not value or len(value) > 256 or not value.isprintable():
         raise ValueError(f"{name} must have 1 to 256 printable characters")
     return value
+
+
+def _actor_name(name: str, value: object) -> str | None:
+    text = _text(name, value)
+    if text is not None and "/" in text:
+        raise ValueError(f"{name} is {text[:80]!r}: it must not have a slash in it")
+    return text
 
 
 def check_custom_resources(resources: object) -> dict[str, float]:
@@ -218,13 +229,14 @@ class ActorOptions:
     runtime_env: RuntimeEnv | None = None
     concurrency_groups: dict[str, int] | None = None
     allow_out_of_order_execution: bool | None = None
+    checkpoint_interval: int | dt.timedelta | None = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 0.0)
         check_strategy(self.scheduling_strategy)
         object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
-        _text("name", self.name)
-        _text("namespace", self.namespace)
+        _actor_name("name", self.name)
+        _actor_name("namespace", self.namespace)
         _count("max_restarts", self.max_restarts, -1)
         _count("max_task_retries", self.max_task_retries, -1)
         if _count("max_pending_calls", self.max_pending_calls, -1) != -1:
@@ -241,6 +253,7 @@ class ActorOptions:
                 "allow_out_of_order_execution must be a bool, not "
                 f"{type(self.allow_out_of_order_execution).__name__}"
             )
+        self._check_checkpoint_interval()
         if self.lifetime not in (None, "detached", "non_detached"):
             raise ValueError(
                 f"lifetime is {self.lifetime!r}: it must be None, 'detached' or 'non_detached'"
@@ -251,6 +264,26 @@ class ActorOptions:
             )
         if self.get_if_exists and self.name is None:
             raise ValueError("get_if_exists needs a name")
+
+    def _check_checkpoint_interval(self) -> None:
+        interval = self.checkpoint_interval
+        if interval is None:
+            return
+        if isinstance(interval, dt.timedelta):
+            if interval <= dt.timedelta():
+                raise ValueError(f"checkpoint_interval is {interval}: it must be above 0")
+        elif isinstance(interval, bool) or not isinstance(interval, int):
+            raise TypeError(
+                "checkpoint_interval must be a number of calls or a datetime.timedelta, not "
+                f"{type(interval).__name__}"
+            )
+        else:
+            _count("checkpoint_interval", interval, 1, CHECKPOINT_CALLS_MAX)
+        if self.max_concurrency is not None and self.max_concurrency > 1:
+            raise ValueError(
+                f"checkpoint_interval with max_concurrency={self.max_concurrency}: only calls that "
+                "run one after the other can be replayed in their order"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name."""

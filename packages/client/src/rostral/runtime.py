@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rostral import _context
 from rostral.arguments import Arguments
@@ -34,10 +34,17 @@ from rostral.serialization import pack
 from rostral_objectstore._native.task import TaskContext
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import Body, ControlClient
-from rostral_objectstore.errors import QueueFullError, StoreClosedError
+from rostral_objectstore.errors import (
+    ObjectAlreadyExistsError,
+    QueueFullError,
+    StoreClosedError,
+)
 from rostral_objectstore.layout import TaskFlag
 from rostral_objectstore.serialization import deserialize
 from rostral_scheduler.environment import EnvironmentSpec, decode_environment, encode_environment
+
+if TYPE_CHECKING:
+    from rostral.assignment import ActorAssignment
 
 logger = logging.getLogger("rostral.runtime")
 
@@ -111,6 +118,8 @@ class Runtime:
         self.root = root
         self.environment = environment
         self.session = next(_sessions)
+        # Of an actor's process: what it was told about the actor.
+        self.assignment: ActorAssignment | None = None
         self._queues: dict[
             tuple[Placement | None, str, tuple[tuple[str, float], ...]],
             int,
@@ -137,15 +146,14 @@ class Runtime:
                 "put() was given an ObjectRef: pass the reference itself on, or put it in a list"
             )
         packed = pack(value)
+        object_id = self.scope().context.next_put_id()
         try:
             return self.table.put(
-                ObjectRef,
-                self.scope().context.next_put_id(),
-                packed.kind,
-                packed.inband,
-                packed.buffers,
-                packed.refs,
+                ObjectRef, object_id, packed.kind, packed.inband, packed.buffers, packed.refs
             )
+        except ObjectAlreadyExistsError:
+            # This task runs again, and somebody has kept what its first run put.
+            return self.table.expect(ObjectRef, object_id)
         except StoreClosedError as error:
             raise self.gone() from error
 
@@ -287,16 +295,21 @@ class Runtime:
         mailbox: int,
         method: int,
         arguments: Arguments,
-        creation: ObjectRef[Any],
+        creation: ObjectRef[Any] | None,
         *,
         return_count: int,
         retries: int,
     ) -> list[ObjectRef[Any]]:
         """Puts a call into an actor's mailbox, in this caller's order.
 
+        The call keeps `creation` until it is done, and with it the actor; an actor ends after the
+        calls in its mailbox anyway.
+
         Raises QueueClosedError when it is dead.
         """
-        nested: list[Any] = [creation, *arguments.nested]
+        nested: list[Any] = arguments.nested
+        if creation is not None:
+            nested = [creation, *nested]
         return self._submit(
             mailbox, method, arguments, nested, return_count, retries, TaskFlag.ACTOR_CALL, True
         )

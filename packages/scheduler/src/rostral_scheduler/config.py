@@ -67,7 +67,8 @@ class LocalSchedulerConfig:
             actors that nobody refers to, lost wake-ups.
         poke_interval_s: At least this between two looks when workers call: bounds what a program
             that blocks all the time can cost.
-        kill_grace_s: Between asking a worker to end and killing it.
+        actor_grace_s: Between asking an actor to end and killing its process: for what it does at
+            its exit.
         death_report_timeout_s: How long a dead worker's exit status is waited for.
         ready_queue_capacity: Tasks queued at once for one job and shape; a power of two. 8 bytes
             each.
@@ -119,7 +120,7 @@ class LocalSchedulerConfig:
     grant_quantum_s: float = 0.05
     tick_interval_s: float = 0.1
     poke_interval_s: float = 0.001
-    kill_grace_s: float = 0.5
+    actor_grace_s: float = 30.0
     death_report_timeout_s: float = 0.1
     ready_queue_capacity: int = 1 << 16
     queues_per_job_max: int = 256

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rostral_scheduler.core.resources import ResourceSet
-from rostral_scheduler.errors import ActorDiedError, SchedulerError, last_lines
+from rostral_scheduler.errors import (
+    ActorDiedError,
+    ActorUnavailableError,
+    SchedulerError,
+    last_lines,
+)
 from rostral_scheduler.local.node_memory import Body, Hold
 from rostral_scheduler.local.worker_pool import Death
 
@@ -76,6 +81,9 @@ class ActorRecord:
     group_id: bytes | None = None
     """The placement group that it is part of."""
     environment: bytes = b""
+    creator: bytes | None = None
+    """The actor whose process made it, if it is not detached: it ends with that process."""
+    is_checkpointed: bool = False
     stage: ActorStage = ActorStage.PENDING
     worker_id: bytes | None = None
     restarts: int = 0
@@ -107,6 +115,20 @@ class ActorRecord:
         """How texts name it."""
         name = f" {self.name!r}" if self.name else ""
         return f"actor {self.class_name}{name} ({self.actor_id.hex()})"
+
+    def is_remade_by(self, job_id: bytes) -> bool:
+        """Whether a request of the job to make it once more comes from a task that runs again."""
+        return self.job_id in (job_id, self.actor_id)
+
+    def unavailable(self, death: Death) -> ActorUnavailableError:
+        """The error of a call that its process had begun, and that must not be made twice."""
+        return ActorUnavailableError(
+            f"{self.title} is being restarted: its process {death.pid} {death.cause}, and the call "
+            f"may have run in part{last_lines(death.stderr_lines)}",
+            hint="make the call again, or give the actor max_task_retries, if running it twice "
+            "does no harm",
+            actor_id=self.actor_id,
+        )
 
     def died_of(self, death: Death) -> ActorDiedError:
         """The error that its callers get."""

@@ -3,7 +3,8 @@
 This file owns the actors' records, their names on this node and their mailboxes. Calls never pass
 through here: callers push them into the mailbox and the actor's process takes them out
 (OSDI'18 §4.1). An actor ends when nobody refers to the object that says how to build it, with its
-job, when it is killed or asks to end, or when its process has died too often.
+job or the actor that made it, when it is killed or asks to end, or when its process has died too
+often.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ logger = logging.getLogger("rostral.scheduler.actors")
 
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_S_MAX = 5.0
-OUT_OF_SCOPE = "nobody refers to it any more"
-KILLED = "it was killed by kill()"
+OUT_OF_SCOPE = "it is out of scope: nobody refers to it any more"
+KILLED = "it was killed by rostral.kill()"
 EXITED = "it ended itself with exit_actor()"
 GROUP_REMOVED = "its placement group was removed"
-JOB_ENDED = "the job that made it has ended"
-KILLED_TO_RESTART = "it was killed by kill(no_restart=False)"
+JOB_ENDED = "its owner died: the job that made it has ended"
+OWNER_DIED = "its owner died: the process of {}, which made it, is gone"
+KILLED_TO_RESTART = "it was killed by rostral.kill(no_restart=False)"
 
 DemandInGroup = Callable[[Body, ResourceSet], ResourceSet]
 
@@ -80,13 +82,20 @@ class Actors:
         self._forgotten = forgotten
         self.by_id: dict[bytes, ActorRecord] = {}
         self._by_name: dict[tuple[str, str], ActorRecord] = {}
+        self._children: dict[bytes, list[ActorRecord]] = {}
 
     # ---- making and finding
 
-    def create(self, job: Job, body: Body, in_group: DemandInGroup) -> ActorRecord:
+    def create(
+        self, job: Job, body: Body, creator: bytes | None, in_group: DemandInGroup
+    ) -> ActorRecord:
         """Takes an actor on; ``place`` must follow. Returns before any process of it runs.
 
-        `in_group` says what a member of a placement group asks the ledger for.
+        Args:
+            job: Whose it is.
+            body: The request.
+            creator: The actor that asks, if it is one.
+            in_group: What a member of a placement group asks the ledger for.
 
         Raises:
             ActorAlreadyExistsError: A living actor has the name.
@@ -126,8 +135,12 @@ class Actors:
             mailbox=mailbox,
             group_id=None if bundle is None else bytes(bundle["group_id"]),
             environment=body.get("environment", b""),
+            creator=None if body["detached"] else creator,
+            is_checkpointed=bool(body.get("checkpointed")),
         )
         self.by_id[actor_id] = actor
+        if actor.creator is not None:
+            self._children.setdefault(actor.creator, []).append(actor)
         if name is not None:
             self._by_name[namespace, name] = actor
         return actor
@@ -196,20 +209,22 @@ class Actors:
         actor.move(ActorStage.STARTING)
         actor.worker_id = worker.worker_id
 
-    def ready(self, actor_id: bytes, worker: WorkerProcess) -> None:
-        """Its constructor has returned."""
+    def ready(self, actor_id: bytes, worker: WorkerProcess) -> int:
+        """Its constructor has returned. Returns how many calls reached it while it was down."""
         actor = self._of_worker(actor_id, worker)
         if actor.stage is ActorStage.STARTING:
             actor.move(ActorStage.ALIVE)
             actor.failed_starts = 0
             self._changed(actor)
+        # Before its first life it was not down: what came then is as good as what comes now.
+        return self._memory.queue_length(actor.mailbox) if actor.restarts else 0
 
     def failed(self, actor_id: bytes, worker: WorkerProcess, error: bytes) -> None:
         """Its constructor has raised; the exception, pickled, is what its callers get."""
         actor = self._of_worker(actor_id, worker)
         if actor.stage is ActorStage.STARTING:
             self._end(actor, "its constructor failed", error)
-            self._pool.retire(worker, "the actor's constructor failed")
+            self._pool.retire(worker, "the actor's constructor failed", self._config.actor_grace_s)
 
     def environment_failed(self, actor_id: bytes, error: Exception) -> None:
         """Nothing can ever run it: what its process would need cannot be made."""
@@ -230,18 +245,21 @@ class Actors:
         if actor is None or actor.worker_id != worker.worker_id:
             return
         actor.worker_id = None
-        error = actor.died_of(death)
-
-        def error_of(_: TaskInfo) -> Exception:
-            return error
-
+        if not actor.is_checkpointed:
+            self._end_children(actor)  # One with checkpoints comes back and knows them.
         if actor.stage is ActorStage.DEAD:
             assert actor.death is not None
             self._repair.fail(claimed, actor.death)
         elif actor.may_restart:
+            unavailable = actor.unavailable(death)
+
+            def error_of(_: TaskInfo) -> Exception:
+                return unavailable
+
             self._repair.settle(claimed, error_of)
             self._restart(actor, death)
         else:
+            error = actor.died_of(death)
             self._end(actor, actor.ending or death.cause, pickled(error))
             self._repair.fail(claimed, pickled(error))
 
@@ -295,15 +313,19 @@ class Actors:
     def _stop(
         self, actor: ActorRecord, reason: str, *, at_once: bool, error: bytes | None = None
     ) -> None:
-        if actor.stage is ActorStage.DEAD:
-            return
         worker = self._process_of(actor)
-        self._end(actor, reason, error)
+        if actor.stage is not ActorStage.DEAD:
+            self._end(actor, reason, error)
         if worker is not None:
             if at_once:
                 self._pool.kill(worker, reason)
             else:
-                self._pool.retire(worker, reason)
+                self._pool.retire(worker, reason, self._config.actor_grace_s)
+
+    def _end_children(self, actor: ActorRecord) -> None:
+        """What it made, and is not detached, shares its fate."""
+        for child in self._children.pop(actor.actor_id, ()):
+            self._stop(child, OWNER_DIED.format(actor.title), at_once=True)
 
     def _end(self, actor: ActorRecord, reason: str, error: bytes | None) -> None:
         """DEAD from here on; its queued calls fail."""
@@ -318,6 +340,7 @@ class Actors:
             self._by_name.pop((actor.namespace, actor.name), None)
         self._memory.close_queue(actor.mailbox)
         self._drain(actor)
+        self._end_children(actor)
         logger.debug("actor is dead actor=%s cause=%s", actor.actor_id.hex(), reason)
         self._changed(actor)
 
@@ -359,4 +382,6 @@ class Actors:
         self._memory.free_queue(actor.mailbox)
         actor.creation_hold = None
         del self.by_id[actor.actor_id]
+        if actor.creator is not None and actor in self._children.get(actor.creator, ()):
+            self._children[actor.creator].remove(actor)
         self._forgotten(actor)

@@ -41,6 +41,8 @@ logger = logging.getLogger("rostral.scheduler.gcs")
 
 _PAUSE_S = 0.5
 _RENEWALS_PER_LEASE = 4
+# How long a claim of a name lets earlier writes go first: one of them may give that name back.
+_WRITTEN_WAIT_S = 1.0
 _STATES = {
     ActorStage.PENDING: ActorState.PENDING,
     ActorStage.STARTING: ActorState.PENDING,
@@ -84,6 +86,8 @@ class GcsLink:
         self._epoch = 0
         self._writes: deque[Write] = deque()
         self._wake = asyncio.Event()
+        self._written = asyncio.Event()
+        self._written.set()
         self._tasks: list[asyncio.Task[None]] = []
         self.writes_dropped = 0
 
@@ -156,6 +160,7 @@ class GcsLink:
             self._writes.popleft()
             self.writes_dropped += 1
         self._writes.append(write)
+        self._written.clear()
         self._wake.set()
 
     async def _write_behind(self) -> None:
@@ -172,6 +177,7 @@ class GcsLink:
                     await asyncio.sleep(_PAUSE_S)
                 except GcsError as error:
                     logger.warning("the GCS refused a write error=%s", error)
+            self._written.set()
 
     def job_began(self, job: Job, driver_pid: int) -> None:
         """Adds the job's row."""
@@ -211,6 +217,9 @@ class GcsLink:
 
     async def claim_name(self, actor: ActorRecord) -> None:
         """Registers a named actor, now. Raises ActorAlreadyExistsError."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WRITTEN_WAIT_S):
+                await self._written.wait()
         try:
             await self.client.register_actor(self._row(actor))
         except AlreadyExistsError as error:

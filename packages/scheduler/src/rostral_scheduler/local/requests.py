@@ -200,6 +200,8 @@ class Requests:
             "restarts": actor.restarts,
             "name": actor.name,
             "namespace": actor.namespace,
+            "class_name": actor.class_name,
+            "meta": actor.meta,
             **self._held_by(worker),
         }
 
@@ -224,14 +226,19 @@ class Requests:
 
     # ---- actors
 
-    async def _create_actor(self, _: Session, body: Body) -> Body:
+    async def _create_actor(self, session: Session, body: Body) -> Body:
         job = self._jobs.get(body["job_id"])
+        known = self._actors.by_id.get(bytes(body["actor_id"]))
+        if known is not None and known.is_remade_by(job.job_id):
+            return {"mailbox": 0 if known.stage is ActorStage.DEAD else known.mailbox}
+        asker: WorkerProcess | None = session.state.get("worker")
         body["environment"] = self._pool.environments.intern(body.get("environment", ""))
         made_job = None
         if body["detached"]:
             job = made_job = self._jobs.add_detached(body["actor_id"], job)
         try:
-            actor = self._actors.create(job, body, self._groups.demand_in)
+            creator = None if asker is None else asker.actor_id
+            actor = self._actors.create(job, body, creator, self._groups.demand_in)
         except BaseException:
             if made_job is not None:
                 self._jobs.end(made_job)
@@ -256,8 +263,8 @@ class Requests:
             raise
 
     async def _actor_ready(self, session: Session, body: Body) -> Body:
-        self._actors.ready(body["actor_id"], self._worker_of(session))
-        return {}
+        waiting = self._actors.ready(body["actor_id"], self._worker_of(session))
+        return {"waiting": waiting}
 
     async def _actor_failed(self, session: Session, body: Body) -> Body:
         self._actors.failed(body["actor_id"], self._worker_of(session), body["error"])

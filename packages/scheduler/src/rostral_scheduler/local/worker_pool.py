@@ -315,8 +315,8 @@ class WorkerPool:
         if not worker.is_retiring:
             self._signal(worker, signal.SIGKILL)
 
-    def retire(self, worker: WorkerProcess, reason: str) -> None:
-        """Asks the process to end, and ends it when it has not after the grace period."""
+    def retire(self, worker: WorkerProcess, reason: str, grace_s: float) -> None:
+        """Asks the process to end, and ends it when it has not after so many seconds."""
         if worker.status is not None or worker.is_retiring:
             return
         worker.kill_reason = worker.kill_reason or reason
@@ -325,7 +325,7 @@ class WorkerPool:
             return
         worker.session.push("exit", {})
         worker.kill_timer = asyncio.get_running_loop().call_later(
-            self._config.kill_grace_s, self._signal, worker, signal.SIGKILL
+            grace_s, self._signal, worker, signal.SIGKILL
         )
 
     def kill_late_starters(self, now_s: float) -> None:
