@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -104,6 +107,21 @@ def test_an_unknown_argument_names_the_nearest() -> None:
         ("namespace", 5, TypeError),
         ("namespace", "", ValueError),
         ("include_dashboard", True, UnsupportedOptionError),
+        ("dashboard_port", "8265", TypeError),
+        ("job_config", object(), UnsupportedOptionError),
+        ("logging_config", object(), UnsupportedOptionError),
+        ("enable_resource_isolation", True, UnsupportedOptionError),
+        ("cgroup_path", "/sys/fs/cgroup", UnsupportedOptionError),
+        ("system_reserved_cpu", 1, UnsupportedOptionError),
+        ("proxy_server_url", "http://localhost", UnsupportedOptionError),
+        ("address", "ray://localhost:10001", UnsupportedOptionError),
+        ("_system_config", [1], TypeError),
+        ("_temp_dir", 5, TypeError),
+        ("_memory", "1", TypeError),
+        ("_memory", -1, ValueError),
+        ("_node_ip_address", "10.0.0.1", UnsupportedOptionError),
+        ("_tracing_startup_hook", "module:hook", UnsupportedOptionError),
+        ("_enable_object_reconstruction", 1, TypeError),
     ],
 )
 def test_a_wrong_argument_is_refused_and_nothing_is_started(
@@ -124,6 +142,87 @@ def test_a_store_too_small_to_be_one_is_refused() -> None:
 def test_the_shape_of_a_cluster_does_not_go_with_an_address() -> None:
     with pytest.raises(ValueError, match=r"num_cpus shape a new cluster.*127\.0\.0\.1:1"):
         rostral.init("127.0.0.1:1", num_cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("_memory", 1 << 30), ("_system_config", {}), ("object_store_memory", 1 << 30)],
+)
+def test_what_shapes_a_cluster_is_named_as_it_was_given(name: str, value: Any) -> None:
+    init: Any = rostral.init
+    with pytest.raises(ValueError, match=f"^{name} shape a new cluster"):
+        init("127.0.0.1:1", **{name: value})
+
+
+def test_what_rays_fixtures_pass_is_accepted() -> None:
+    with start(
+        labels={"zone": "a"},
+        dashboard_host="127.0.0.1",
+        dashboard_port=8265,
+        include_dashboard=False,
+        job_config=None,
+        configure_logging=True,
+        logging_level="warning",
+        logging_format="%(message)s",
+        log_to_driver=False,
+        enable_resource_isolation=False,
+        runtime_env=None,
+        _system_config={"gcs_rpc_server_reconnect_timeout_s": 1},
+        _temp_dir="/tmp/somewhere",
+        _memory=5 << 30,
+        _node_ip_address="127.0.0.1",
+        _node_name="first",
+        _plasma_directory="/dev/shm",
+        _metrics_export_port=0,
+        _enable_object_reconstruction=True,
+        _redis_username="x",
+        _redis_password="y",
+    ):
+        assert rostral.cluster_resources()["memory"] == 5 << 30
+        assert remote_value() == 42
+
+
+def test_the_context_has_the_names_of_rays() -> None:
+    context = start()
+    assert context["gcs_address"] == context["address"]
+    assert context["node_ip_address"] == "127.0.0.1"
+    assert context["object_store_address"] == context["object_store_socket"]
+    assert context["raylet_socket_name"] == context["scheduler_socket"]
+    assert context.address_info == dict(context)
+    assert context.dashboard_url == context["webui_url"] == ""
+    assert context.python_version.split(".")[:1] == ["3"]
+    context.disconnect()
+    assert not rostral.is_initialized()
+
+
+def test_init_changes_nothing_that_shutdown_does_not_put_back() -> None:
+    def state() -> list[Any]:
+        return [
+            dict(os.environ),
+            [signal.getsignal(number) for number in signal.valid_signals()],
+            len(os.listdir("/proc/self/fd")),
+            sorted(thread.name for thread in threading.enumerate()),
+            sys.stdout,
+            sys.stderr,
+            sys.excepthook,
+            resource.getrlimit(resource.RLIMIT_NOFILE),
+            os.getcwd(),
+            list(sys.path),
+            logging.getLogger().level,
+            list(logging.getLogger().handlers),
+        ]
+
+    start()
+    assert remote_value() == 42
+    rostral.shutdown()  # once before: modules are imported at first use
+    before = state()
+    start()
+    assert signal.getsignal(signal.SIGTERM) == before[1][signal.SIGTERM - 1]
+    assert remote_value() == 42
+    assert rostral.put(1).future().result(timeout=20) == 1
+    rostral.shutdown()
+    gc.collect()
+    assert state() == before
 
 
 # ---- addresses
@@ -170,6 +269,10 @@ def test_a_running_node_is_found(
     monkeypatch.setenv("ROSTRAL_ADDRESS", address)
     with rostral.init() as context:
         assert context["address"] == address
+    monkeypatch.delenv("ROSTRAL_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with rostral.init() as context:
+        assert context["address"] == address
     monkeypatch.setenv("ROSTRAL_ADDRESS", "local")
     with rostral.init() as context:
         assert context["address"] != address
@@ -202,9 +305,38 @@ def test_the_first_use_starts_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None
     assert rostral.get(rostral.put(5)) == 5
     assert rostral.is_initialized()
     rostral.shutdown()
-    monkeypatch.setenv("ROSTRAL_AUTO_INIT", "0")
-    with pytest.raises(NotConnectedError, match=r"rostral\.init\(\)"):
-        rostral.put(5)
+
+
+@pytest.mark.parametrize("name", ["ROSTRAL_AUTO_INIT", "RAY_ENABLE_AUTO_CONNECT"])
+def test_the_first_use_starts_nothing_where_that_is_switched_off(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @rostral.remote
+    def f() -> None: ...
+
+    monkeypatch.setenv(name, "0")
+    ref: Any = rostral.ObjectRef.__new__(rostral.ObjectRef)
+    handle: Any = rostral.ActorHandle.__new__(rostral.ActorHandle)
+    handle._actor_id = b"x" * 16
+    for use in (
+        lambda: rostral.put(5),
+        lambda: rostral.get(ref),
+        lambda: rostral.wait([ref]),
+        lambda: rostral.get_actor("a"),
+        lambda: rostral.kill(handle),
+        rostral.get_gpu_ids,
+        rostral.get_runtime_context,
+        f.remote,
+    ):
+        with pytest.raises(NotConnectedError, match=r"rostral\.init\(\)"):
+            use()
+    assert not rostral.is_initialized()
+
+
+@pytest.mark.parametrize("first", [rostral.get_runtime_context, rostral.get_gpu_ids])
+def test_asking_about_oneself_starts_a_cluster(first: Any) -> None:
+    first()
+    assert rostral.is_initialized()
 
 
 def test_questions_about_the_cluster_start_none() -> None:
@@ -217,7 +349,7 @@ def test_shutdown_is_idempotent() -> None:
     rostral.shutdown()
     start()
     rostral.shutdown()
-    rostral.shutdown()
+    rostral.shutdown(wait_for_processes=True)
 
 
 def test_init_after_shutdown_works_and_functions_are_exported_again() -> None:

@@ -45,7 +45,7 @@ def _node(**changes: object) -> NodeRow:
         hostname="box",
         store_socket="/run/store",
         scheduler_socket="/run/scheduler",
-        resources_total={"CPU": 2.0, "memory": 1e6},
+        resources_total={"CPU": 2.0, "memory": 5e9},
         resources_available={"CPU": 2.0},
         labels={"zone": "a"},
     )

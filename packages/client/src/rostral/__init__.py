@@ -11,10 +11,12 @@ from rostral.api import (
     put,
     wait,
 )
+from rostral.context import Context
 from rostral.decorator import remote
-from rostral.driver import Context, init, is_initialized, shutdown
+from rostral.driver import init, is_initialized, shutdown
 from rostral.object_ref import ObjectRef
 from rostral.remote_function import RemoteFunction
+from rostral.runtime_context import RuntimeContext, get_gpu_ids, get_runtime_context
 
 __version__ = "0.1.0"
 
@@ -24,12 +26,15 @@ __all__ = [
     "Context",
     "ObjectRef",
     "RemoteFunction",
+    "RuntimeContext",
     "__version__",
     "available_resources",
     "cluster_resources",
     "exceptions",
     "get",
     "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
     "init",
     "is_initialized",
     "kill",

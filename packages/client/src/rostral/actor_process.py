@@ -101,6 +101,7 @@ class ActorProcess:
         if self._placement is not None and self._placement.captures:
             runtime.captures = True
         self.names = method_names(self._class)
+        self._titles = [f"{self.class_name}.{name}" for name in self.names]
         options = [ActorSettings.of_method(self._class, name) for name in self.names]
         self._retried: list[RetriedErrors] = [of_method.retry_exceptions for of_method in options]
         self.groups = Groups(
@@ -137,13 +138,13 @@ class ActorProcess:
         else:
             self.instance = self._class(*args, **kwargs)
 
-    def scope(self, task_id: bytes) -> TaskScope:
-        """The scope of one call."""
-        return TaskScope(task_id, self.class_name, self.actor_id, self._placement)
+    def scope(self, task_id: bytes, method: str = "") -> TaskScope:
+        """The scope of one call, of the method with this name; of the constructor without."""
+        return TaskScope(task_id, self.class_name, self.actor_id, self._placement, method)
 
     def method_name(self, task: ClaimedTask) -> str:
         """Class and method, for errors."""
-        return f"{self.class_name}.{self.names[task.function & METHOD_MASK]}"
+        return self._titles[task.function & METHOD_MASK]
 
     def retried_calls(self, waiting: int) -> list[ClaimedTask]:
         """Those of the calls that waited for a restart that may be run after it."""
@@ -185,12 +186,13 @@ class ActorProcess:
 
     def run_call(self, call: ClaimedTask) -> None:
         """One call, in this thread."""
-        scope = self.scope(call.id)
+        name = self.method_name(call)
+        scope = self.scope(call.id, name)
         try:
             execute(
                 self.runtime,
                 call,
-                self.method_name(call),
+                name,
                 self._code(call),
                 scope,
                 retried=self._retried_errors(call),
@@ -211,7 +213,7 @@ class ActorProcess:
 
     def begin(self, call: ClaimedTask) -> Any:
         """CallRunner: on the event loop, in a context of the call's own."""
-        task_scope.set(self.scope(call.id))
+        task_scope.set(self.scope(call.id, self.method_name(call)))
         args, kwargs = fetch_arguments(self.runtime, call)
         return self.methods[call.function & METHOD_MASK](*args, **kwargs)
 

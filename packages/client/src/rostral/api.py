@@ -16,7 +16,9 @@ class NodeInfo(TypedDict):
     """One node of the cluster, under the names that Ray's users know."""
 
     NodeID: str
+    NodeName: str
     Alive: bool
+    alive: bool
     NodeManagerAddress: str
     NodeManagerHostname: str
     ObjectStoreSocketName: str
@@ -165,7 +167,9 @@ def nodes() -> list[NodeInfo]:
     return [
         NodeInfo(
             NodeID=node["node_id"].hex(),
+            NodeName=node["address"],
             Alive=node["alive"],
+            alive=node["alive"],
             NodeManagerAddress=node["address"],
             NodeManagerHostname=node["hostname"],
             ObjectStoreSocketName=node["store_socket"],

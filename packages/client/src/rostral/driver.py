@@ -12,21 +12,25 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
 
 from rostral import _context
+from rostral.context import Context, facts_of
 from rostral.exceptions import (
     AlreadyInitializedError,
     ClusterUnavailableError,
     RostralError,
     StoreUnavailableError,
-    UnknownArgumentError,
     UnsupportedOptionError,
 )
+from rostral.init_arguments import (
+    SHAPING,
+    check_directory,
+    check_namespace,
+    check_others,
+    check_shape,
+)
 from rostral.launcher import NodeProcess, NodeSettings, start_node
-from rostral.options import check_custom_resources, check_quantity
 from rostral.output import print_line
 from rostral.runtime import Runtime, TaskScope
 from rostral.runtime_env import RuntimeEnv, parse
@@ -37,45 +41,14 @@ from rostral_objectstore.control import ControlClient
 
 CONNECT_TIMEOUT_S = 5.0
 
+# What of a node's settings users type under another name.
+USER_NAMES = {
+    "memory_bytes": "object_store_memory",
+    "spill_directory": "object_spilling_directory",
+    "task_memory_bytes": "_memory",
+}
+
 _init_lock = threading.RLock()
-
-
-class Context(Mapping[str, str]):
-    """What `init` returns: facts about the connection. As a context manager, leaves the cluster."""
-
-    def __init__(self, record: NodeRecord, job_id: bytes, namespace: str) -> None:
-        self._facts = {
-            "node_id": record.node_id,
-            "address": record.address,
-            "session_dir": record.session_dir,
-            "object_store_socket": record.store_socket,
-            "scheduler_socket": record.scheduler_socket,
-            "job_id": job_id.hex(),
-            "namespace": namespace,
-        }
-
-    def __getitem__(self, key: str) -> str:
-        return self._facts[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._facts)
-
-    def __len__(self) -> int:
-        return len(self._facts)
-
-    def __repr__(self) -> str:
-        return f"Context(address={self['address']!r}, node_id={self['node_id']!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        shutdown()
 
 
 class _Session:
@@ -104,18 +77,17 @@ def init(
     namespace: str | None = None,
     log_to_driver: bool = True,
     configure_logging: bool = True,
-    logging_level: int = logging.INFO,
-    include_dashboard: bool | None = None,
+    logging_level: int | str = logging.INFO,
     runtime_env: Mapping[str, Any] | None = None,
-    **unknown: object,
+    **others: object,
 ) -> Context:
     """Connects this process to a cluster as a driver, starting one on this machine if needed.
 
     Args:
         address: `"HOST:PORT"` of a cluster with a node of this user on this machine; `"auto"` for
-            the node that runs here; `"local"` for a new cluster. None: ROSTRAL_ADDRESS, else a node
-            of this user that runs here (unless the arguments shape a cluster), else a new cluster
-            that ends with this process.
+            the node that runs here; `"local"` for a new cluster. None: ROSTRAL_ADDRESS or
+            RAY_ADDRESS, else a node of this user that runs here (unless the arguments shape a
+            cluster), else a new cluster that ends with this process.
         num_cpus: CPUs that a new cluster's node offers. Default: this machine's.
         num_gpus: GPUs that it offers.
         resources: Further resources that it offers, by name.
@@ -128,37 +100,41 @@ def init(
         log_to_driver: Print what workers print.
         configure_logging: Accepted for programs written for Ray; Rostral leaves logging alone.
         logging_level: Likewise.
-        include_dashboard: There is none yet; True is refused.
         runtime_env: What this job's tasks and actors have in their processes, unless they say
             otherwise; see `rostral.runtime_env.RuntimeEnv`.
-        unknown: What is refused, with the nearest name that exists.
+        others: What else Ray's programs pass. `_memory` is how much of the resource `memory` a new
+            node offers, in bytes; what changes nothing here is accepted; what would be silently
+            ignored is refused, as is what nobody knows.
 
     Raises:
-        AlreadyInitializedError: It was called before (a RuntimeError).
+        AlreadyInitializedError: It was called before (a RuntimeError); so it always was in a
+            worker, where `ignore_reinit_error` gives the worker's own connection.
         ClusterUnavailableError: Nothing answers at the address (a ConnectionError).
-        UnknownArgumentError: There is no such argument (a TypeError).
+        UnknownArgumentError: There is no such argument (a TypeError and a RuntimeError).
+        UnsupportedOptionError: An argument of Ray's that cannot be had here (a ValueError).
         TypeError: An argument of the wrong type.
         ValueError: A value out of range, or a new cluster's shape together with an address.
         RostralError: What a node fails with at its start.
     """
     del configure_logging, logging_level
     with _init_lock:
-        _refuse_unknown(unknown)
-        if _context.current_runtime() is not None:
-            if ignore_reinit_error and _session.context is not None:
-                return _session.context
+        shape = check_others(init, others)
+        present = _context.current_runtime()
+        if present is not None:
+            if ignore_reinit_error:
+                return _session.context or Context(present.facts, shutdown)
             raise AlreadyInitializedError(
                 "rostral.init() was called a second time",
                 hint="call rostral.shutdown() first, or pass ignore_reinit_error=True",
             )
-        if include_dashboard:
-            raise UnsupportedOptionError("include_dashboard: this version has no dashboard")
-        _check_namespace(namespace)
+        check_namespace(namespace)
         environment = parse(runtime_env)
-        shape = _check_shape(num_cpus, num_gpus, resources, labels, object_store_memory)
+        shape |= check_shape(num_cpus, num_gpus, resources, labels, object_store_memory)
         if object_spilling_directory is not None:
-            shape["spill_directory"] = _check_directory(object_spilling_directory)
-        record = _find_node(address, shape)
+            shape["spill_directory"] = check_directory(object_spilling_directory)
+        shaping = [USER_NAMES.get(name, name) for name in shape]
+        shaping += [name for name in SHAPING if others.get(name) is not None]
+        record = _find_node(address, sorted({*shaping}))
         node = None
         if record is None:
             node = start_node(NodeSettings(**shape))
@@ -181,71 +157,24 @@ def init(
 _context.start_on_first_use(init)
 
 
-def _refuse_unknown(unknown: Mapping[str, object]) -> None:
-    known = [name for name in init.__annotations__ if name not in ("unknown", "return")]
-    for name in unknown:
-        raise UnknownArgumentError.unknown(name, known)
-
-
-def _check_namespace(namespace: object) -> None:
-    if namespace is not None and not isinstance(namespace, str):
-        raise TypeError(f"namespace must be a string, not {type(namespace).__name__}")
-    if namespace == "":
-        raise ValueError("namespace must not be empty")
-
-
-def _check_shape(
-    num_cpus: object,
-    num_gpus: object,
-    resources: object,
-    labels: object,
-    object_store_memory: object,
-) -> dict[str, Any]:
-    """The arguments that shape a new cluster, checked; those not given are left out."""
-    shape: dict[str, Any] = {}
-    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
-        if value is not None:
-            shape[name] = check_quantity(name, value)
-    if resources is not None:
-        shape["resources"] = check_custom_resources(resources)
-    if labels is not None:
-        if not isinstance(labels, Mapping) or not all(
-            isinstance(part, str) for item in labels.items() for part in item
-        ):
-            raise TypeError("labels must be a dict of strings to strings")
-        shape["labels"] = dict(labels)
-    if object_store_memory is not None:
-        if isinstance(object_store_memory, bool) or not isinstance(object_store_memory, int):
-            raise TypeError(
-                f"object_store_memory must be a whole number of bytes, not {object_store_memory!r}"
-            )
-        if object_store_memory <= 0:
-            raise ValueError(
-                f"object_store_memory is {object_store_memory}: it must be above 0 bytes"
-            )
-        shape["memory_bytes"] = object_store_memory
-    return shape
-
-
-def _check_directory(path: object) -> str:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"object_spilling_directory must be a path, not {type(path).__name__}")
-    return os.path.abspath(os.fsdecode(path))
-
-
-def _find_node(address: object, shape: Mapping[str, object]) -> NodeRecord | None:
-    """The running node to join, or None to start one."""
+def _find_node(address: object, shaping: Sequence[str]) -> NodeRecord | None:
+    """The running node to join, or None to start one; `shaping` is what was said of a new one."""
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address must be a string, not {type(address).__name__}")
-    given = address if address is not None else os.environ.get("ROSTRAL_ADDRESS") or None
+    given = address if address is not None else _address_of_environment()
+    if given is not None and given.startswith("ray://"):
+        raise UnsupportedOptionError(
+            f"address is {given!r}: there is no proxy for drivers elsewhere",
+            hint="run the driver on a node of the cluster",
+        )
     if given == "local":
         return None
     if given is None:
-        records = [] if shape else [record for record in live_records() if record.detached]
+        records = [] if shaping else [record for record in live_records() if record.detached]
         return records[-1] if records else None
-    if shape:
+    if shaping:
         raise ValueError(
-            f"{', '.join(sorted(shape))} shape a new cluster, but the address {given!r} names one "
+            f"{', '.join(shaping)} shape a new cluster, but the address {given!r} names one "
             "that runs already"
         )
     if given == "auto":
@@ -257,6 +186,10 @@ def _find_node(address: object, shape: Mapping[str, object]) -> NodeRecord | Non
             )
         return records[-1]
     return _node_at(given)
+
+
+def _address_of_environment() -> str | None:
+    return os.environ.get("ROSTRAL_ADDRESS") or os.environ.get("RAY_ADDRESS") or None
 
 
 def _node_at(address: str) -> NodeRecord:
@@ -318,6 +251,7 @@ def _connect(
             },
         )
         undo.pop_all()
+    facts = facts_of(record, job_id, namespace)
     runtime = Runtime(
         store,
         scheduler,
@@ -325,11 +259,12 @@ def _connect(
         namespace=namespace,
         node_id=bytes.fromhex(record.node_id),
         root=TaskScope(job_id, "driver"),
+        facts=facts,
     )
     runtime.at_close(Sweeper(store.tasks).stop)
     _context.set_runtime(runtime)
     _session.node = node
-    _session.context = Context(record, job_id, namespace)
+    _session.context = Context(facts, shutdown)
     _session.pid = os.getpid()
     atexit.register(shutdown)
     return _session.context
@@ -350,8 +285,12 @@ def _import_path() -> list[str]:
     return [os.path.abspath(path) for path in sys.path]
 
 
-def shutdown() -> None:
-    """Leaves the cluster; ends it too if this process started it. Idempotent; also runs at exit."""
+def shutdown(*, wait_for_processes: bool = False) -> None:
+    """Leaves the cluster; ends it too if this process started it. Idempotent; also runs at exit.
+
+    Returns when what this process started has ended, whatever `wait_for_processes` says.
+    """
+    del wait_for_processes
     with _init_lock:
         runtime = _context.current_runtime()
         if runtime is None or _session.context is None or _session.pid != os.getpid():

@@ -42,6 +42,8 @@ class NodeSettings:
     labels: dict[str, str] = field(default_factory=dict)
     memory_bytes: int | None = None
     """Room for objects; None for the store's default."""
+    task_memory_bytes: int = 0
+    """The resource `memory` that tasks and actors ask for."""
     spill_directory: str | None = None
     """Where objects go when memory is short; None: the node finds a place."""
     detached: bool = False

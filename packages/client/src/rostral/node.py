@@ -90,6 +90,7 @@ async def running_node(
                     else float(len(os.sched_getaffinity(0)))
                 ),
                 num_gpus=int(settings.num_gpus),
+                memory_bytes=settings.task_memory_bytes,
                 resources=settings.resources,
                 labels=settings.labels,
                 venv_dir=None if (cache := cache_dir()) is None else cache / "venvs",

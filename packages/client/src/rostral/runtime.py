@@ -12,7 +12,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,7 +65,7 @@ Read = tuple[int, bool, Any, Sequence[Any]]
 class TaskScope:
     """What is running in this thread: names the children of a task."""
 
-    __slots__ = ("actor_id", "context", "name", "placement", "task_id")
+    __slots__ = ("actor_id", "context", "function_name", "name", "placement", "task_id")
 
     def __init__(
         self,
@@ -73,11 +73,13 @@ class TaskScope:
         name: str,
         actor_id: bytes | None = None,
         placement: Placement | None = None,
+        function_name: str = "",
     ) -> None:
         self.task_id = task_id
         self.placement = placement
         self.name = name
         self.actor_id = actor_id
+        self.function_name = function_name or name
         self.context = TaskContext(task_id)
 
 
@@ -93,6 +95,7 @@ class Runtime:
         root: the scope outside of any task.
         environment: the encoded runtime environment of what is submitted here; of a worker, its
             own.
+        facts: about the connection, by name, as `Context` has them.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Runtime:
         namespace: str,
         node_id: bytes,
         root: TaskScope,
+        facts: Mapping[str, str],
         environment: str = "",
     ) -> None:
         self.store = store
@@ -117,6 +121,7 @@ class Runtime:
         self.node_id = node_id
         self.root = root
         self.environment = environment
+        self.facts = facts
         self.session = next(_sessions)
         # Of an actor's process: what it was told about the actor.
         self.assignment: ActorAssignment | None = None

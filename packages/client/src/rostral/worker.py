@@ -115,6 +115,15 @@ def join_job(
         node_id=start.node_id,
         root=TaskScope(start.worker_id, "worker"),
         environment=start.environment,
+        facts={
+            "node_id": start.node_id.hex(),
+            "address": job["gcs_address"],
+            "session_dir": start.session_dir,
+            "object_store_socket": start.store_socket,
+            "scheduler_socket": start.scheduler_socket,
+            "job_id": job_id.hex(),
+            "namespace": job["namespace"],
+        },
     )
     _context.set_runtime(runtime)
     worker_environment.run_setup_hook(start)
@@ -151,7 +160,8 @@ def run_task(runtime: Runtime, task: ClaimedTask) -> None:
         store_error(runtime, task, "unpickling of a remote function", error)
         runtime.tasks.finish(task)
         return
-    scope = TaskScope(task.id, name, None, meta["placement"])
+    function_name = getattr(function, "__qualname__", name)
+    scope = TaskScope(task.id, name, None, meta["placement"], function_name)
     if scope.placement is not None and scope.placement.captures:
         runtime.captures = True
     retried = meta.get("retry_exceptions", False)

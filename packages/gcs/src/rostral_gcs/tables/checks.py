@@ -16,6 +16,8 @@ __all__ = ["check_name", "check_namespace", "check_resources", "check_seconds"]
 
 _RESOURCE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/@-]{0,127}")
 RESOURCE_MAX: Final = 1e6
+# Bytes, of the one resource that is counted in them.
+MEMORY_BYTES_MAX: Final = 1e15
 NAME_LENGTH_MAX: Final = 256
 
 
@@ -35,7 +37,10 @@ def check_namespace(namespace: str) -> None:
 
 
 def check_resources(what: str, resources: Mapping[str, object]) -> None:
-    """Refuses bad names, and amounts that are bool, negative, NaN, infinite or above 1e6."""
+    """Refuses bad names, and amounts that are bool, negative, NaN, infinite or too large.
+
+    Up to 1e6 of anything, and up to 1e15 bytes of `memory`.
+    """
     for name, amount in resources.items():
         if not _RESOURCE.fullmatch(name):
             raise InvalidArgumentError(
@@ -47,10 +52,11 @@ def check_resources(what: str, resources: Mapping[str, object]) -> None:
             isinstance(amount, bool)
             or not isinstance(amount, int | float)
             or not math.isfinite(amount)
-            or not 0 <= amount <= RESOURCE_MAX
+            or not 0 <= amount <= (MEMORY_BYTES_MAX if name == "memory" else RESOURCE_MAX)
         ):
             raise InvalidArgumentError(
-                f"{what}[{name!r}] is {str(amount)[:80]}; allowed: a number from 0 to 1e6",
+                f"{what}[{name!r}] is {str(amount)[:80]}; allowed: a number from 0 to 1e6, "
+                "bytes of memory to 1e15",
                 hint="correct the amount",
             )
 

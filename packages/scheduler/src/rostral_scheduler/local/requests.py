@@ -142,11 +142,13 @@ class Requests:
 
     async def _job_info(self, _: Session, body: Body) -> Body:
         job = self._jobs.get(body["job_id"])
+        gcs = self._scheduler.gcs
         return {
             "sys_path": job.sys_path,
             "cwd": job.cwd,
             "namespace": job.namespace,
             "entrypoint": job.entrypoint,
+            "gcs_address": gcs.client.address if gcs is not None else "",
         }
 
     async def _get_queue(self, _: Session, body: Body) -> Body:
@@ -285,6 +287,7 @@ class Requests:
         return {
             "state": actor.stage.value,
             "mailbox": actor.mailbox,
+            "meta": actor.meta,
             "death": actor.death,
             "restarts": actor.restarts,
         }
