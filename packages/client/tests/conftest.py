@@ -11,7 +11,7 @@ import pytest
 import rostral
 
 from .command_line import CommandLine
-from .waiting import files_of, processes_of, until
+from .waiting import files_of, nothing_left, processes_of, until
 
 STORE_BYTES = 256 << 20
 
@@ -43,6 +43,7 @@ def cluster(runtime_dir: str) -> Iterator[rostral.Context]:
     """This module's cluster: one node of 2 CPUs."""
     with rostral.init(num_cpus=2, object_store_memory=STORE_BYTES) as context:
         yield context
+        nothing_left()
     until(lambda: not processes_of(runtime_dir), f"the end of {processes_of(runtime_dir)}")
     assert files_of(runtime_dir) == []
 

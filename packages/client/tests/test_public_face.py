@@ -22,6 +22,7 @@ PUBLIC = [
     "available_resources",
     "cluster_resources",
     "exceptions",
+    "experimental",
     "get",
     "get_actor",
     "get_gpu_ids",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rostral.culprits import captured
 from rostral.exceptions import NotPicklableError
-from rostral.functions import captured
 from rostral.serialization import dumps, first_unpicklable, is_plain, pack
 from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, deserialize
 

@@ -14,6 +14,8 @@ import pytest
 import rostral
 from rostral.exceptions import NotPicklableError, TaskError, UnschedulableError
 
+from .waiting import end_workers
+
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
@@ -290,6 +292,7 @@ def test_a_reference_in_a_closure_stays_a_reference() -> None:
         return rostral.get(ref) + 1
 
     assert rostral.get(f.remote()) == 42
+    end_workers()
 
 
 def test_lambdas_partials_and_builtins_can_be_remote() -> None:

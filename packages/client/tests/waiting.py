@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rostral import _context
+from rostral.functions import FUNCTION_INDEX
 from rostral_objectstore._native import repair
 
 OBJECTS_MAX = 1 << 20
@@ -48,6 +51,41 @@ def processes_of(runtime_dir: str) -> dict[int, str]:
 def files_of(runtime_dir: str) -> list[str]:
     """What lies in the runtime directory, but for the empty folder of records."""
     return [path.name for path in Path(runtime_dir).rglob("*") if path.name != "nodes"]
+
+
+def leftovers() -> list[str]:
+    """What lies in the node's store that no living program needs, in words.
+
+    Not counted: code, which stays for as long as any process that exported it, and what the driver
+    has pickled by hand, which stays for as long as the driver.
+    """
+    gc.collect()
+    runtime = _context.connected()
+    runtime.tasks.sweep()
+    kept = {ref.binary() for ref in runtime._kept}
+    objects = [
+        f"object {info['id'].hex()} state={info['state']} size={info['size']} "
+        f"holders={info['holders']} containers={info['containers']}"
+        for info in repair.list_objects(runtime.table, OBJECTS_MAX)
+        if info["id"] not in kept and not info["id"].endswith(FUNCTION_INDEX)
+    ]
+    tasks = repair.list_tasks(runtime.store.segment, OBJECTS_MAX)
+    return [*objects, *(f"task {info['id'].hex()} state={info['state']}" for info in tasks)]
+
+
+def nothing_left() -> None:
+    """Fails unless the store soon holds no object, no byte and no task."""
+    deadline = time.monotonic() + 10
+    while left := leftovers():
+        assert time.monotonic() < deadline, "left in the store:\n" + "\n".join(left)
+        time.sleep(0.02)
+
+
+def end_workers() -> None:
+    """Kills the processes that run tasks: they keep loaded code, and with it what it captured."""
+    for worker in _context.connected().ask("status", {})["workers"]:
+        if worker["actor_id"] is None:
+            os.kill(worker["pid"], signal.SIGKILL)
 
 
 def object_ids() -> set[bytes]:

@@ -1,6 +1,6 @@
 """Rostral: tasks, actors and futures across processes and machines, at shared-memory speed."""
 
-from rostral import exceptions, util
+from rostral import exceptions, experimental, util
 from rostral.actor import ActorClass, ActorHandle, get_actor, method
 from rostral.api import (
     available_resources,
@@ -31,6 +31,7 @@ __all__ = [
     "available_resources",
     "cluster_resources",
     "exceptions",
+    "experimental",
     "get",
     "get_actor",
     "get_gpu_ids",

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rostral import _context
 from rostral.context import Context, facts_of

@@ -8,15 +8,14 @@ alive; the exporting process keeps it for its own life.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 from rostral._context import task_scope
+from rostral.culprits import captured
 from rostral.exceptions import NotPicklableError, ObjectLostError
-from rostral.object_ref import CollectedRefs, ObjectRef
+from rostral.object_ref import CollectedRefs, ObjectRef, check_out_of_band
 from rostral.serialization import dumps, first_unpicklable
 from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore.serialization import KIND_PICKLE
@@ -26,26 +25,6 @@ logger = logging.getLogger("rostral.functions")
 WARN_BYTES = 10 << 20
 BYTES_MAX = 100 << 20
 FUNCTION_INDEX = (0x40000000).to_bytes(4, "little")
-
-
-def captured(code: object) -> Iterator[tuple[str, object]]:
-    """What a function, or the methods of a class, take along from where they are defined."""
-    if isinstance(code, tuple):
-        for part in code:
-            yield from captured(part)
-    elif inspect.isclass(code):
-        for name, member in vars(code).items():
-            if inspect.isfunction(member):
-                yield from captured(member)
-            elif not name.startswith("__"):
-                yield f"{code.__qualname__}.{name}", member
-    elif inspect.isfunction(code):
-        variables = inspect.getclosurevars(code)
-        yield from variables.nonlocals.items()
-        yield from variables.globals.items()
-        for parameter in inspect.signature(code).parameters.values():
-            if parameter.default is not parameter.empty:
-                yield f"the default of {parameter.name}", parameter.default
 
 
 class FunctionTable:
@@ -74,6 +53,8 @@ class FunctionTable:
             ) from error
         finally:
             task_scope.reset(scope)
+        if refs:
+            check_out_of_band(refs[0])
         if len(blob) > BYTES_MAX:
             raise ValueError(
                 f"{name} pickles to {len(blob)} bytes, over the limit of {BYTES_MAX}: "

@@ -1,10 +1,13 @@
-"""Futures of values: one thread that completes them as their objects are sealed."""
+"""Futures of values, and callbacks: one thread that sees to them as their objects are sealed."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
+import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rostral.exceptions import RostralError
@@ -13,16 +16,22 @@ from rostral.object_ref import ObjectRef
 if TYPE_CHECKING:
     from rostral.runtime import Runtime
 
+logger = logging.getLogger("rostral.futures")
+
+# Called when the object is sealed, with None; or when it never will be, with the reason; or when
+# nobody waits any more, with the reason for that.
+OnSealed = Callable[[RostralError | None], None]
+
 
 class FutureWaiter:
-    """One thread that completes futures as their objects are sealed."""
+    """One thread that completes futures, and calls back, as their objects are sealed."""
 
     # Between two looks at what was added meanwhile, should the poke that tells of it be lost.
     INTERVAL_S = 0.1
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._pending: dict[int, tuple[ObjectRef[Any], concurrent.futures.Future[Any]]] = {}
+        self._pending: dict[int, tuple[ObjectRef[Any], OnSealed]] = {}
         self._numbers = itertools.count()
         self._lock = threading.Condition()
         self._stopped = False
@@ -32,21 +41,25 @@ class FutureWaiter:
     def add(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future that this thread will complete."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        with self._lock:
-            self._pending[next(self._numbers)] = ref, future
-            self._lock.notify()
-        self._runtime.store.segment.poke(self._runtime.store.slot)
+        self.watch(ref, functools.partial(self._complete, ref, future))
         return future
 
+    def watch(self, ref: ObjectRef[Any], on_sealed: OnSealed) -> None:
+        """Calls back, in this thread, once the object is sealed."""
+        with self._lock:
+            self._pending[next(self._numbers)] = ref, on_sealed
+            self._lock.notify()
+        self._runtime.store.segment.poke(self._runtime.store.slot)
+
     def stop(self) -> None:
-        """Ends the thread; open futures are cancelled."""
+        """Ends the thread; open futures are cancelled, callbacks told that the cluster is gone."""
         with self._lock:
             self._stopped = True
             self._lock.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=5.0)
-        for _, future in self._pending.values():
-            future.cancel()
+        for _, on_sealed in self._pending.values():
+            self._call(on_sealed, self._runtime.gone())
 
     def _run(self) -> None:
         while True:
@@ -69,11 +82,25 @@ class FutureWaiter:
         except RostralError as error:
             failure = error  # The cluster is gone: nothing of this will ever be sealed.
         for number in done:
-            self._complete(number, failure)
+            with self._lock:
+                _, on_sealed = self._pending.pop(number)
+            self._call(on_sealed, failure)
 
-    def _complete(self, number: int, failure: RostralError | None) -> None:
-        with self._lock:
-            ref, future = self._pending.pop(number)
+    @staticmethod
+    def _call(on_sealed: OnSealed, failure: RostralError | None) -> None:
+        try:
+            on_sealed(failure)
+        except Exception:  # a user's callback; those of others must be called all the same
+            logger.exception("a callback of a reference raised")
+
+    def _complete(
+        self,
+        ref: ObjectRef[Any],
+        future: concurrent.futures.Future[Any],
+        failure: RostralError | None,
+    ) -> None:
+        if self._stopped:
+            future.cancel()
         if not future.set_running_or_notify_cancel():
             return
         try:

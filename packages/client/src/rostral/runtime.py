@@ -7,6 +7,7 @@ asked once for each new shape of resources, for each actor, and for what is said
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import functools
 import itertools
@@ -18,14 +19,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rostral import _context
 from rostral.arguments import Arguments
+from rostral.culprits import blaming_parts
 from rostral.exceptions import (
     ClusterUnavailableError,
     GetTimeoutError,
+    NotPicklableError,
     StoreUnavailableError,
 )
 from rostral.failure import load_error
 from rostral.functions import FunctionTable
-from rostral.futures import FutureWaiter
+from rostral.futures import FutureWaiter, OnSealed
 from rostral.object_ref import ObjectRef
 from rostral.packages import pack as pack_files
 from rostral.runtime_env import RuntimeEnv, spec_of
@@ -150,7 +153,10 @@ class Runtime:
             raise TypeError(
                 "put() was given an ObjectRef: pass the reference itself on, or put it in a list"
             )
-        packed = pack(value)
+        try:
+            packed = pack(value)
+        except NotPicklableError as error:
+            raise blaming_parts(error, value) from error
         object_id = self.scope().context.next_put_id()
         try:
             return self.table.put(
@@ -183,6 +189,11 @@ class Runtime:
         self, refs: Sequence[ObjectRef[Any]], reads: list[Read | None], timeout_s: float | None
     ) -> list[Read | None]:
         """Waits for what could not be read. Raises the first error found, or GetTimeoutError."""
+        if timeout_s != 0 and asyncio._get_running_loop() is not None:
+            logger.warning(
+                "get() waits in a coroutine, and with it waits its whole event loop: await the "
+                "reference instead"
+            )
         table = self.table
         self.wait_sealed(list(refs), len(refs), timeout_s, stop_at_error=True)
         reads = [read or table.read(ref) for ref, read in zip(refs, reads, strict=True)]
@@ -224,15 +235,26 @@ class Runtime:
             "the cluster is gone, and with it what was asked for", hint="call rostral.init() again"
         )
 
+    def find(self, object_id: bytes) -> ObjectRef[Any] | None:
+        """The object with this id, if the node knows it."""
+        return self.table.find(ObjectRef, object_id)
+
     def keep_for_good(self, ref: ObjectRef[Any]) -> None:
         """Keeps an object until this process ends: somebody holds a pickle that we cannot see."""
         self._kept.append(self.table.share(ObjectRef, ref))
 
     def future_of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future of the value, completed by a thread of this runtime."""
+        return self._futures().add(ref)
+
+    def watch(self, ref: ObjectRef[Any], on_sealed: OnSealed) -> None:
+        """Calls back, in a thread of this runtime, once the object is sealed."""
+        self._futures().watch(ref, on_sealed)
+
+    def _futures(self) -> FutureWaiter:
         if self._waiter is None:
             self._waiter = FutureWaiter(self)
-        return self._waiter.add(ref)
+        return self._waiter
 
     # ---- tasks
 

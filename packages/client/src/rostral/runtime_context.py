@@ -49,7 +49,9 @@ class RuntimeContext:
 
     def get_placement_group_id(self) -> str | None:
         """The placement group that this runs in; None: in none."""
-        return None
+        scope = self._task()
+        placement = None if scope is None else scope.placement
+        return None if placement is None else placement.group_id.hex()
 
     @property
     def job_id(self) -> JobID:
@@ -161,7 +163,7 @@ class RuntimeContext:
 
     def get_runtime_env_string(self) -> str:
         """The runtime environment as JSON; `{}` when there is none."""
-        return "{}"
+        return self._runtime.environment or "{}"
 
     def get(self) -> dict[str, object]:
         """The ids as objects, by name, those of a task and an actor where there is one."""

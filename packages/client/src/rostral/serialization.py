@@ -17,6 +17,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from rostral.exceptions import NotPicklableError
 from rostral.object_ref import CollectedRefs, ObjectRef
+from rostral.serializers import REGISTERED
 from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, OutOfBand
 from rostral_objectstore.tensors import REDUCERS, find_torch
 
@@ -29,9 +30,11 @@ _numpy_array: Any = None
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Takes the memory of torch tensors out of band, as the store does."""
+    """Knows the user's serializers, and takes the memory of torch tensors out of band."""
 
-    dispatch_table = ChainMap(REDUCERS, *cloudpickle.Pickler.dispatch_table.maps)  # noqa: RUF012
+    dispatch_table = ChainMap(  # noqa: RUF012
+        REGISTERED, REDUCERS, *cloudpickle.Pickler.dispatch_table.maps
+    )
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
@@ -54,7 +57,9 @@ def _is_array(value: Any) -> bool:
         if numpy is None:
             return False
         _numpy_array = numpy.ndarray
-    return type(value) is _numpy_array and not value.dtype.hasobject
+    return (
+        type(value) is _numpy_array and not value.dtype.hasobject and _numpy_array not in REGISTERED
+    )
 
 
 def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:

@@ -8,12 +8,20 @@ from rostral.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
+from rostral.serializers import deregister_serializer, register_serializer
+from rostral.util.completion import as_completed, map_unordered
+from rostral.util.inspection import inspect_serializability
 
 __all__ = [
+    "as_completed",
+    "deregister_serializer",
     "get_current_placement_group",
     "get_placement_group",
+    "inspect_serializability",
     "list_named_actors",
+    "map_unordered",
     "placement_group",
     "placement_group_table",
+    "register_serializer",
     "remove_placement_group",
 ]

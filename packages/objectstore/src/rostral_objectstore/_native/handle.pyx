@@ -75,3 +75,15 @@ cdef Handle new_handle(object cls, Segment segment, uint32_t loc):
     handle.version = load64(&o.word) >> 32
     memcpy(handle.id_bytes, o.id, 20)
     return handle
+
+
+def name_object(cls, bytes id not None):
+    """A handle that only names an object: it holds nothing, and no table takes it for its own.
+
+    Raises ValueError for an id that has not 20 bytes.
+    """
+    if len(id) != 20:
+        raise ValueError(f"an object id has 20 bytes, not {len(id)}")
+    cdef Handle handle = cls.__new__(cls)
+    memcpy(handle.id_bytes, <const char *>id, 20)
+    return handle
