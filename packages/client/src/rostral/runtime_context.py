@@ -104,7 +104,7 @@ class RuntimeContext:
         return None if self.get_actor_id() is None else self._assignment()["name"] or ""
 
     @property
-    def current_actor(self) -> ActorHandle:
+    def current_actor(self) -> ActorHandle[Any]:
         """A handle of the actor that runs here.
 
         Raises RuntimeError outside of an actor.
