@@ -446,6 +446,37 @@ def test_a_task_is_run_again_as_often_as_it_may(table: ObjectTable, tasks: Tasks
     del kept, forever
 
 
+def test_a_dead_ones_task_can_wait_and_run_again_without_taking_a_retry(store: Store) -> None:
+    scheduler, worker = scheduler_of(store), store.peer()
+    queue = new_queue(scheduler.segment)
+    (result,) = submit(scheduler.tasks, queue, b"work", retries=1)
+    slot = worker.ask("slot")
+    worker.do(
+        "task = tasks.next(queue, 0, [])\n"
+        "handle, buffer = table.create(Handle, task.id + bytes(4), 1 << 20, 3)",
+        queue=queue.loc,
+    )
+    worker.kill()
+    dead_slot(store, slot)
+    (loc,) = repair.claimed_by(scheduler.segment, slot)
+    assert repair.take_claim(scheduler.segment, loc)
+    assert repair.claimed_by(scheduler.segment, slot) == []
+    # The dead one's slot may be anybody's from here on.
+    scheduler.segment.set_slot_state(slot, SlotState.REPAIRED)
+    store.until_gone(slot)
+    assert repair.run_again(scheduler.segment, loc, False)
+    info = repair.task_info(scheduler.segment, loc)
+    assert (info["retries_left"], info["attempt"]) == (1, 1)
+    claimed = scheduler.tasks.next(queue.loc, 0, [])
+    assert claimed is not None
+    assert scheduler.table.fill_at(claimed.returns[0], 2, b"done", [], [])
+    scheduler.tasks.finish(claimed)
+    assert not repair.take_claim(scheduler.segment, loc)
+    assert scheduler.table.read(result) == (2, False, b"done", ())
+    assert scheduler.tasks.sweep() == 0
+    queue.free()
+
+
 def test_a_task_whose_results_are_all_sealed_is_not_run_again(
     table: ObjectTable, tasks: Tasks
 ) -> None:

@@ -6,6 +6,7 @@ RostralError
 ├── UserCodeError                 for libraries: wraps a user's error, retried as its cause is
 ├── GetTimeoutError (TimeoutError)
 ├── WorkerCrashedError            the process that ran the task died, retries spent
+│   └── OutOfMemoryError          it was ended because memory was short
 ├── RuntimeEnvSetupError          the runtime environment of a task or actor cannot be made
 ├── NodeDiedError                 the node that had it is gone
 ├── ActorError
@@ -64,6 +65,7 @@ from rostral_scheduler.errors import (
     ActorPlacementGroupRemovedError,
     ActorUnavailableError,
     NodeDiedError,
+    OutOfMemoryError,
     PlacementGroupNotFoundError,
     RuntimeEnvSetupError,
     TaskPlacementGroupRemovedError,
@@ -319,6 +321,7 @@ __all__ = [
     "OutOfBandObjectRefSerializationException",
     "OutOfBandReferenceError",
     "OutOfDiskError",
+    "OutOfMemoryError",
     "OwnerDiedError",
     "PlacementGroupNotFoundError",
     "PlasmaObjectNotAvailable",

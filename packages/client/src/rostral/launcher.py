@@ -46,6 +46,8 @@ class NodeSettings:
     """The resource `memory` that tasks and actors ask for."""
     spill_directory: str | None = None
     """Where objects go when memory is short; None: the node finds a place."""
+    worker_memory_bytes: int | None = None
+    """What the workers may have of their own, together; None: as much as there is."""
     detached: bool = False
 
 

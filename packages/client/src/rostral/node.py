@@ -93,6 +93,7 @@ async def running_node(
                 memory_bytes=settings.task_memory_bytes,
                 resources=settings.resources,
                 labels=settings.labels,
+                memory_limit_bytes=settings.worker_memory_bytes,
                 venv_dir=None if (cache := cache_dir()) is None else cache / "venvs",
             ),
             gcs=client,

@@ -104,6 +104,7 @@ def join_job(
     for path in job["sys_path"]:
         if path not in sys.path:
             sys.path.append(path)
+    worker_environment.set_thread_counts(start, job["thread_variables"], job["thread_count"])
     working_dir = start.working_dir or job["cwd"]
     if os.path.isdir(working_dir):
         os.chdir(working_dir)

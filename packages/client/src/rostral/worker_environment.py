@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rostral.exceptions import RuntimeEnvSetupError
@@ -25,6 +25,15 @@ def enter(start: WorkerStart) -> None:
     inherited = os.environ.get("PYTHONPATH")
     paths = [*start.python_path, *([inherited] if inherited else [])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+
+
+def set_thread_counts(start: WorkerStart, names: Sequence[str], count: int) -> None:
+    """Has libraries that are loaded from here on use as many threads as the work has CPUs.
+
+    Once, since they read these variables when they are loaded. What the environment sets stays.
+    """
+    own = decode_environment(start.environment)[1].env_vars if start.environment else {}
+    os.environ.update((name, str(count)) for name in names if name not in own)
 
 
 def run_setup_hook(start: WorkerStart) -> None:

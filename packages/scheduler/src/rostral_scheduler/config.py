@@ -61,6 +61,16 @@ class LocalSchedulerConfig:
         packages_size_max: Bytes that they may take.
         venvs_kept_max: Virtual environments that are kept though nobody uses them.
         venvs_size_max: Bytes that they may take; one with a deep-learning library takes 5 GB.
+        memory_threshold: Share of the machine's memory, of the cgroup's and of
+            ``memory_limit_bytes`` above which workers are ended; Ray's. What is left is for those
+            who allocate between two checks.
+        memory_limit_bytes: Memory that the workers may have of their own, together, in bytes; None:
+            as much as there is.
+        memory_check_interval_s: Between two looks at memory, each of some 0.2 ms.
+        task_oom_retries: How often a task that has retries is run again after it was ended for want
+            of memory, apart from its retries; -1: for ever, since it is mostly the fault of others.
+        oom_retry_pause_s: Before the first such try; each further one waits twice as long.
+        oom_retry_pause_s_max: At most this.
         grant_quantum_s: How long a busy worker keeps its queue while another has nobody: long
             against a grant (well under a millisecond), short against a person's patience.
         tick_interval_s: Between two looks at everything, needed or not. What it finds is rare:
@@ -108,7 +118,7 @@ class LocalSchedulerConfig:
     workers_max: int = 512
     starts_in_flight_max: int = 16
     start_timeout_s: float = 30.0
-    idle_worker_timeout_s: float = 30.0
+    idle_worker_timeout_s: float = 1.0
     venv_dir: Path | None = None
     environments_max: int = 256
     idle_environment_timeout_s: float = 60.0
@@ -117,6 +127,12 @@ class LocalSchedulerConfig:
     packages_size_max: int = 10 << 30
     venvs_kept_max: int = 32
     venvs_size_max: int = 20 << 30
+    memory_threshold: float = 0.95
+    memory_limit_bytes: int | None = None
+    memory_check_interval_s: float = 0.25
+    task_oom_retries: int = -1
+    oom_retry_pause_s: float = 0.5
+    oom_retry_pause_s_max: float = 30.0
     grant_quantum_s: float = 0.05
     tick_interval_s: float = 0.1
     poke_interval_s: float = 0.001
@@ -180,6 +196,14 @@ class LocalSchedulerConfig:
                 problems.append(f"{name} is {capacity}; allowed: a power of two")
         if self.workers_max >= SLOTS_MAX:
             problems.append(f"workers_max is {self.workers_max}; allowed: less than {SLOTS_MAX}")
+        if not 0 < self.memory_threshold <= 1:
+            problems.append(
+                f"memory_threshold is {self.memory_threshold}; allowed: above 0, at most 1"
+            )
+        if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
+            problems.append(f"memory_limit_bytes is {self.memory_limit_bytes}; allowed: above 0")
+        if self.task_oom_retries < -1:
+            problems.append(f"task_oom_retries is {self.task_oom_retries}; allowed: -1 or more")
         if self.ready_workers < 0:
             problems.append(f"prestart_count is {self.prestart_count}; allowed: 0 or more")
         if self.gcs_address is not None and not self.gcs_token:

@@ -15,6 +15,7 @@ RostralError (rostral_gcs)
     │   ├── RuntimeEnvSetupError                  an environment of workers cannot be made
     │   └── NodeDiedError                         the node is gone
     ├── WorkerCrashedError                        the process that ran the task died
+    │   └── OutOfMemoryError                      it was ended because memory was short
     ├── TaskPlacementGroupRemovedError            the group that the task was to run in is gone
     └── ActorError                                what a caller sees of an actor that cannot answer
         ├── ActorDiedError                        it will not come back
@@ -26,6 +27,7 @@ This module imports nothing slow: every worker process reads it.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 from rostral_gcs.errors import RostralError
@@ -40,6 +42,7 @@ __all__ = [
     "JobNotFoundError",
     "LimitReachedError",
     "NodeDiedError",
+    "OutOfMemoryError",
     "PlacementGroupNotFoundError",
     "RequestError",
     "RuntimeEnvSetupError",
@@ -129,11 +132,13 @@ class WorkerCrashedError(SchedulerError):
         task_id: The task's id, 16 bytes; empty when not known.
         pid: The process that died; 0 when not known.
         exit_status: Its exit status; minus the signal's number when a signal killed it.
+        stderr_lines: The last it wrote to stderr.
     """
 
     task_id: bytes
     pid: int
     exit_status: int
+    stderr_lines: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -143,9 +148,28 @@ class WorkerCrashedError(SchedulerError):
         task_id: bytes = b"",
         pid: int = 0,
         exit_status: int = 0,
+        stderr_lines: Sequence[str] = (),
     ) -> None:
         super().__init__(message, hint=hint)
         self.task_id, self.pid, self.exit_status = task_id, pid, exit_status
+        self.stderr_lines = tuple(stderr_lines)
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that killed it, such as `SIGSEGV`; None when it ended otherwise."""
+        if self.exit_status >= 0:
+            return None
+        try:
+            return signal.Signals(-self.exit_status).name
+        except ValueError:
+            return f"signal {-self.exit_status}"
+
+
+class OutOfMemoryError(WorkerCrashedError):
+    """The process that ran the task was ended because the node, or its cgroup, had no memory left.
+
+    The message has what was in use and, if the node's own monitor did it, the largest processes.
+    """
 
 
 class TaskPlacementGroupRemovedError(SchedulerError):

@@ -60,6 +60,11 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="Bytes for objects. [default: 0.3 of memory]",
 )
+@click.option(
+    "--worker-memory",
+    type=click.IntRange(min=1),
+    help="Bytes that workers may have together before some are ended. [default: all there is]",
+)
 def start(
     *,
     head: bool,
@@ -71,6 +76,7 @@ def start(
     num_gpus: float,
     resources: str | None,
     object_store_memory: int | None,
+    worker_memory: int | None,
 ) -> None:
     """Start a node that runs until `rostral stop`."""
     from rostral.launcher import NodeSettings, start_node
@@ -96,6 +102,7 @@ def start(
         num_gpus=num_gpus,
         resources=_parse_resources(resources),
         memory_bytes=object_store_memory,
+        worker_memory_bytes=worker_memory,
         detached=True,
     )
     try:

@@ -301,10 +301,27 @@ def claimed_by(Segment segment not None, uint32_t dead):
             found.append(loc)
 
 
-def run_again(Segment segment not None, uint32_t loc):
+def take_claim(Segment segment not None, uint32_t loc):
+    """A task of a dead claimer becomes the caller's claim, with nothing of it begun.
+
+    So that it can wait: the dead one's slot is given to somebody else. False when it is not claimed
+    by anybody, or has all its results.
+    """
+    cdef attachment *a = &segment.a
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word)
+    if (word & 0xff) != TASK_CLAIMED or has_all_results(a, t):
+        return False
+    undo_results(a, t, (word >> 16) & 0xffff)
+    store64(&t.word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32))
+    return True
+
+
+def run_again(Segment segment not None, uint32_t loc, bint counted=True):
     """A task whose claimer died goes back into its queue, or ends if all its results are sealed.
 
-    False when its retries are spent, or the queue is full or closed: nothing has changed then.
+    False when its retries are spent, or the queue is full or closed: nothing has changed then. Not
+    `counted`, it takes none of its retries.
     """
     cdef attachment *a = &segment.a
     cdef task *t = <task *>at(a, loc)
@@ -318,12 +335,13 @@ def run_again(Segment segment not None, uint32_t loc):
         return False
     # The next claimer must be able to write what this one had begun to write.
     undo_results(a, t, (word >> 16) & 0xffff)
-    if t.retries_left != RETRY_FOREVER:
+    counted = counted and t.retries_left != RETRY_FOREVER
+    if counted:
         t.retries_left -= 1
     t.attempt += 1
     store64(&t.word, TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32))
     if not push(a, q, loc):
-        if t.retries_left != RETRY_FOREVER:
+        if counted:
             t.retries_left += 1
         t.attempt -= 1
         store64(&t.word, word)

@@ -139,7 +139,9 @@ class ActorRecord:
             if self.max_restarts:
                 cause += f" (restarted {self.restarts} of {self.max_restarts} times)"
         return ActorDiedError(
-            f"{self.title} died: {cause}" + ("" if self.ending else last_lines(death.stderr_lines)),
+            f"{self.title} died: {cause}"
+            + (f"; {death.memory_report}" if death.memory_report else "")
+            + ("" if self.ending else last_lines(death.stderr_lines)),
             hint=None if self.ending else "its log file has all that it wrote",
             actor_id=self.actor_id,
             actor_init_failed=self.stage is ActorStage.STARTING,

@@ -31,7 +31,9 @@ from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.logs import StreamName
+from rostral_scheduler.local.memory_monitor import MemoryMonitor
 from rostral_scheduler.local.node_memory import ControlServer, NodeMemory, pickled
+from rostral_scheduler.local.oom_retries import OomRetries
 from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.repair import TaskRepair
 from rostral_scheduler.local.requests import Requests
@@ -110,8 +112,9 @@ class LocalScheduler:
                 stack.push_async_callback(self.gcs.stop)
                 await self.gcs.start()
             self.memory.watch(self.look_soon, self.config.poke_interval_s)
-            ticking = asyncio.get_running_loop().create_task(self._tick())
-            stack.push_async_callback(_cancelled, ticking)
+            for looking in (self._tick(), self.monitor.run()):
+                task = asyncio.get_running_loop().create_task(looking)
+                stack.push_async_callback(_cancelled, task)
             self._exit_stack = stack.pop_all()
         self.look_soon()
         logger.info("local scheduler ready socket=%s", self.config.socket_path)
@@ -155,11 +158,17 @@ class LocalScheduler:
             ended=self._job_ended,
             queue_freed=self.groups.queue_freed,
         )
+        self.oom_retries = OomRetries(config, memory)
+        self.monitor = MemoryMonitor(
+            config, memory, self.pool, self.actors, killed=self._killed_for_memory
+        )
         self.deaths = Deaths(
             memory,
             self.pool,
             self.actors,
             self.repair,
+            self.oom_retries,
+            self.monitor,
             report_timeout_s=config.death_report_timeout_s,
             removed=self._worker_removed,
         )
@@ -221,6 +230,7 @@ class LocalScheduler:
                 self.groups.tick()
                 self.jobs.finish_ended()
                 self.repair.tick()
+                self.oom_retries.tick()
                 self._observe(tick=True)
                 self._see_to_environments()
                 self._rest_environments()
@@ -374,6 +384,10 @@ class LocalScheduler:
         job = self.jobs.by_id.get(actor.job_id)
         if actor.detached and job is not None:
             self.jobs.end(job)
+
+    def _killed_for_memory(self, worker: WorkerProcess, reason: str) -> None:
+        line = f"[rostral] this process is being killed: {reason}"
+        self._show_lines(worker, "stderr", [line, *worker.memory_report.splitlines()])
 
     def _show_lines(self, worker: WorkerProcess, stream: StreamName, lines: Sequence[str]) -> bool:
         if worker.job_id is None:

@@ -9,18 +9,29 @@ which the store takes its memory back. Doing any of it again does no harm.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
-from rostral_scheduler.errors import WorkerCrashedError, last_lines
+from rostral_scheduler.errors import OutOfMemoryError, WorkerCrashedError, last_lines
 from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.memory_monitor import MemoryMonitor
 from rostral_scheduler.local.node_memory import NodeMemory, TaskInfo
+from rostral_scheduler.local.oom_retries import OomRetries
 from rostral_scheduler.local.repair import TaskRepair
 from rostral_scheduler.local.worker_pool import Death, WorkerPool, WorkerProcess
 
 __all__ = ["Deaths"]
 
 logger = logging.getLogger("rostral.scheduler.deaths")
+
+CRASH_HINT: Final = "give the task more with max_retries, if running it again does no harm"
+MEMORY_HINT: Final = (
+    "let fewer tasks run at once (num_cpus, memory), or have each take less; with max_retries it "
+    "waits and tries again"
+)
 
 
 class Deaths:
@@ -31,6 +42,8 @@ class Deaths:
         pool: The workers.
         actors: The actors.
         repair: What becomes of claimed tasks.
+        oom_retries: What becomes of those that were ended for want of memory.
+        monitor: Knows whether the kernel kills for want of memory.
         report_timeout_s: How long a dead worker's exit status is waited for.
         removed: Called when nothing is left of a worker.
     """
@@ -41,6 +54,8 @@ class Deaths:
         pool: WorkerPool,
         actors: Actors,
         repair: TaskRepair,
+        oom_retries: OomRetries,
+        monitor: MemoryMonitor,
         *,
         report_timeout_s: float,
         removed: Callable[[WorkerProcess], None],
@@ -49,6 +64,8 @@ class Deaths:
         self._pool = pool
         self._actors = actors
         self._repair = repair
+        self._oom_retries = oom_retries
+        self._monitor = monitor
         self._report_timeout_s = report_timeout_s
         self._removed = removed
 
@@ -93,7 +110,7 @@ class Deaths:
     def _bury_worker(self, worker: WorkerProcess, slot: int | None) -> None:
         if worker.output is not None:
             worker.output.drain()
-        death = worker.death()
+        death = self._true_cause(worker)
         claimed = []
         if slot is not None:
             self._memory.take_over(slot)
@@ -109,16 +126,34 @@ class Deaths:
         logger.debug("buried worker pid=%s: %s claimed=%s", worker.pid, death.cause, len(claimed))
         self._removed(worker)
 
+    def _true_cause(self, worker: WorkerProcess) -> Death:
+        """How it ended; a SIGKILL that nobody here sent may be the kernel's, for memory."""
+        death = worker.death()
+        if death.exit_status != -signal.SIGKILL or worker.kill_reason:
+            return death
+        if not self._monitor.kernel_has_killed():
+            return death
+        cause = "was killed by the kernel, which was out of memory (signal 9, SIGKILL)"
+        return replace(death, cause=cause, out_of_memory=True)
+
     def _settle(self, death: Death, name: str, claimed: list[int]) -> None:
         def crashed(info: TaskInfo) -> WorkerCrashedError:
             what = f"task {name} ({info.task_id.hex()})" if name else f"task {info.task_id.hex()}"
-            return WorkerCrashedError(
+            kind, hint = WorkerCrashedError, CRASH_HINT
+            if death.out_of_memory:
+                kind, hint = OutOfMemoryError, MEMORY_HINT
+            report = f"; {death.memory_report}" if death.memory_report else ""
+            return kind(
                 f"{what} was lost: its worker, process {death.pid}, {death.cause}, and it has no "
-                f"retries left{last_lines(death.stderr_lines)}",
-                hint="give the task more with max_retries, if running it again does no harm",
+                f"retries left{report}{last_lines(death.stderr_lines)}",
+                hint=hint,
                 task_id=info.task_id,
                 pid=death.pid,
                 exit_status=death.exit_status,
+                stderr_lines=death.stderr_lines,
             )
 
-        self._repair.settle(claimed, crashed)
+        if death.memory_report:
+            self._oom_retries.settle(claimed, crashed)
+        else:
+            self._repair.settle(claimed, crashed)

@@ -257,9 +257,13 @@ class NodeMemory:
             is_actor_call=bool(info["flags"] & layout.TaskFlag.ACTOR_CALL),
         )
 
-    def run_again(self, task: int) -> bool:
+    def run_again(self, task: int, *, counted: bool = True) -> bool:
         """Puts a claimed task back. False: no retries left, or its queue is closed or full."""
-        return bool(repair.run_again(self._segment, task))
+        return bool(repair.run_again(self._segment, task, counted))
+
+    def take_claim(self, task: int) -> bool:
+        """Makes the claim of a dead process the scheduler's, so that the task can wait."""
+        return bool(repair.take_claim(self._segment, task))
 
     def fail_task(self, task: int, error: bytes) -> None:
         """Ends a task; whoever waits for its results gets the pickled exception."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,6 +23,7 @@ from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
+from rostral_scheduler.local.zygote_process import THREAD_LIMITS
 
 if TYPE_CHECKING:
     # A node without a GCS does not wait for gRPC's import.
@@ -140,10 +142,16 @@ class Requests:
                     await job.gone.wait()
         return {}
 
-    async def _job_info(self, _: Session, body: Body) -> Body:
+    async def _job_info(self, session: Session, body: Body) -> Body:
         job = self._jobs.get(body["job_id"])
         gcs = self._scheduler.gcs
+        worker: WorkerProcess | None = session.state.get("worker")
+        cpus = 0.0 if worker is None else self._held_by(worker)["resources"].get("CPU", 0.0)
+        given = {**os.environ, **self._scheduler.config.worker_environment}
         return {
+            # Whoever set one of these for the node wants it so.
+            "thread_variables": [name for name in THREAD_LIMITS if name not in given],
+            "thread_count": max(1, int(cpus)),
             "sys_path": job.sys_path,
             "cwd": job.cwd,
             "namespace": job.namespace,

@@ -43,12 +43,16 @@ class Death:
         exit_status: Its exit status; minus the signal's number when a signal killed it.
         cause: The same in words, to follow "process 17 ".
         stderr_lines: The last it wrote.
+        out_of_memory: Whether memory was the reason: the node's monitor or the kernel ended it.
+        memory_report: The largest processes at that moment, if the monitor did.
     """
 
     pid: int
     exit_status: int
     cause: str
     stderr_lines: tuple[str, ...] = ()
+    out_of_memory: bool = False
+    memory_report: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +76,7 @@ class WorkerProcess:
     zygote: ZygoteProcess | None = None
     status: int | None = None
     kill_reason: str = ""
+    memory_report: str = ""
     dead_since_s: float | None = None
     kill_timer: asyncio.TimerHandle | None = None
 
@@ -87,7 +92,8 @@ class WorkerProcess:
         if self.kill_reason:
             cause = f"was ended: {self.kill_reason}"
         lines = tuple(self.output.last_stderr) if self.output is not None else ()
-        return Death(self.pid, code, cause, lines)
+        report = self.memory_report
+        return Death(self.pid, code, cause, lines, bool(report), report)
 
 
 def _describe(status: int) -> tuple[int, str]:
@@ -99,6 +105,13 @@ def _describe(status: int) -> tuple[int, str]:
     with contextlib.suppress(ValueError):
         return code, f"was killed by signal {-code} ({signal.Signals(-code).name})"
     return code, f"was killed by signal {-code}"
+
+
+def _kill_group(pid: int) -> None:
+    """Ends what a dead worker has started; its zygote, which mostly does this, is dead too."""
+    if pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 class WorkerPool:
@@ -128,6 +141,7 @@ class WorkerPool:
         self._zygote: ZygoteProcess | None = None
         self.environments = Environments(config, listener=self, tell=tell)
         self._restarting: asyncio.Task[None] | None = None
+        self._postponed: list[tuple[WorkerProcess, WorkerPlace]] = []
         self.by_number: dict[int, WorkerProcess] = {}
         self.by_id: dict[bytes, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
@@ -149,6 +163,9 @@ class WorkerPool:
         )
         await zygote.start(self._config.start_timeout_s)
         self._zygote = zygote
+        postponed, self._postponed = self._postponed, []
+        for worker, place in postponed:
+            self._begin(worker, place)
 
     @property
     def zygote_pid(self) -> int:
@@ -174,6 +191,7 @@ class WorkerPool:
             if worker.status is None and worker.zygote is zygote:
                 worker.status = signal.SIGKILL
                 worker.kill_reason = worker.kill_reason or "the process that forks workers died"
+                _kill_group(worker.pid)
                 self._exited(worker)
         if zygote is self._zygote:
             self._zygote = None
@@ -213,10 +231,17 @@ class WorkerPool:
         )
         self.by_number[number] = self.by_id[worker.worker_id] = worker
         try:
-            place = self.environments.place_of(environment)
-            worker.zygote = place.zygote or self._zygote
-            if worker.zygote is None:
-                raise WorkerStartError("there is no zygote at the moment")
+            self._begin(worker, self.environments.place_of(environment))
+        except WorkerStartError as error:
+            self.worker_not_forked(worker.worker_id, str(error))
+
+    def _begin(self, worker: WorkerProcess, place: WorkerPlace) -> None:
+        worker.zygote = place.zygote or self._zygote
+        if worker.zygote is None:
+            # Another is being started: an actor that never may be restarted must not die of that.
+            self._postponed.append((worker, place))
+            return
+        try:
             self._fork(worker, self._start_of(worker, place), place, worker.zygote)
         except (WorkerStartError, OSError) as error:
             self.worker_not_forked(worker.worker_id, str(error))

@@ -28,7 +28,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NoReturn, TextIO
 
 import msgspec
@@ -42,6 +42,9 @@ MESSAGE_SIZE_MAX: Final = 128 * 1024
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_OWNER: Final = "ROSTRAL_WORKER_PID"
+"""Set in each worker, and so in every program that it starts: whose child an orphan is."""
 _RESET_SIGNALS: Final = (
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE),
@@ -101,6 +104,8 @@ class Zygote:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._libc.prctl(_PR_SET_NAME, b"rostral-zygote", 0, 0, 0)
+        # What a dead worker leaves running becomes ours, and no process of the system's.
+        self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             self._send({"ready": self._pid})
             self._selector.register(self._connection, selectors.EVENT_READ)
@@ -170,6 +175,9 @@ class Zygote:
         self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._pid:
             os._exit(1)  # The zygote died before the kernel was told to tell us.
+        # A group of its own: what it starts can be told from what others start.
+        os.setpgid(0, 0)
+        os.environ[_OWNER] = str(os.getpid())
         signal.set_wakeup_fd(-1)
         for number in _RESET_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -202,29 +210,59 @@ class Zygote:
                 pass
 
     def _reap(self) -> None:
-        while self._children:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
-                return
-            self._children.discard(pid)
-            self._send({"exited": pid, "status": status})
+                break
+            if pid in self._children:
+                self._children.discard(pid)
+                self._send({"exited": pid, "status": status})
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """Ends what dead workers have left running. What a living one has set free stays."""
+        for pid in orphans_of(self._pid, self._children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _end_children(self) -> None:
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        while self._children:
+        while True:
             try:
                 pid, _ = os.waitpid(-1, 0)
             except ChildProcessError:
                 return
             self._children.discard(pid)
+            self._end_orphans()
 
     def _send(self, message: dict[str, Any]) -> None:
         self._connection.send(msgspec.msgpack.encode(message))
+
+
+def orphans_of(parent: int, workers: Collection[int]) -> list[int]:
+    """Children of the zygote that are no workers and belong to no living one."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal() or int(entry) in workers:
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as file:
+                _, ppid, group = file.read().rpartition(b")")[2].split()[:3]
+            if int(ppid) != parent or int(group) in workers:
+                continue
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                marks = [m for m in file.read().split(b"\0") if m.startswith(_OWNER.encode())]
+        except OSError:
+            continue
+        owners = [mark.partition(b"=")[2] for mark in marks]
+        if not any(owner.isdigit() and int(owner) in workers for owner in owners):
+            found.append(int(entry))
+    return found
 
 
 def _line_writer(fd: int) -> TextIO:

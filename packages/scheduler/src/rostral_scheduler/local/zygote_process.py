@@ -34,7 +34,8 @@ __all__ = ["ZygoteListener", "ZygoteProcess"]
 logger = logging.getLogger("rostral.scheduler.zygote")
 
 # A worker shares its machine with as many others as there are CPUs: a BLAS that starts a thread for
-# each CPU in every one of them makes all of them slow. Whoever wants threads sets these.
+# each CPU in every one of them makes all of them slow. What is loaded here has one thread; what a
+# worker loads later has as many as its first task has CPUs. Whoever wants otherwise sets these.
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
