@@ -93,7 +93,7 @@ def test_a_wrong_value_of_a_task_option_is_refused(
         ("get_if_exists", 1, TypeError),
         ("get_if_exists", True, ValueError),  # it needs a name
         ("namespace", "", ValueError),
-        ("max_pending_calls", 5, UnsupportedOptionError),
+        ("max_pending_calls", 0, ValueError),
         ("num_returns", 2, UnsupportedOptionError),
     ],
 )

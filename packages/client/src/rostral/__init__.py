@@ -1,7 +1,7 @@
 """Rostral: tasks, actors and futures across processes and machines, at shared-memory speed."""
 
 from rostral import exceptions, experimental, util
-from rostral.actor import ActorClass, ActorHandle, get_actor, method
+from rostral.actor import ActorClass, ActorHandle, get_actor
 from rostral.api import (
     available_resources,
     cluster_resources,
@@ -14,6 +14,7 @@ from rostral.api import (
 from rostral.context import Context
 from rostral.decorator import remote
 from rostral.driver import init, is_initialized, shutdown
+from rostral.method_options import method
 from rostral.object_ref import ObjectRef
 from rostral.remote_function import RemoteFunction
 from rostral.runtime_context import RuntimeContext, get_gpu_ids, get_runtime_context

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import inspect
 import pickle
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from rostral._context import end_of_actor, runtime
@@ -24,7 +23,6 @@ from rostral.exceptions import (
     ActorNotFoundError,
     ClusterUnavailableError,
     ObjectNotFoundError,
-    UnknownMethodOptionError,
     UnsupportedOptionError,
 )
 from rostral.object_ref import CollectedRefs, ObjectRef, is_collecting
@@ -33,11 +31,11 @@ from rostral.runtime import Runtime
 from rostral.scheduling_strategies import Placement
 from rostral.serialization import dumps
 from rostral.signature import Signature
+from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore.errors import QueueClosedError
 from rostral_objectstore.layout import RETRY_FOREVER, ObjectFlag
 from rostral_objectstore.serialization import KIND_PICKLE
 
-F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -78,31 +76,6 @@ def method_names(cls: type) -> tuple[str, ...]:
         if not isinstance(getattr(member, "__self__", None), ActorClass)
     ]
     return (*own, *BUILT_IN_METHODS)
-
-
-def method(**options: Any) -> Callable[[F], F]:
-    """Decorates a method of an actor class with options: how it is called unless a call says else.
-
-    Raises:
-        UnknownMethodOptionError: No such option, or none at all (an AssertionError, as in Ray).
-        TypeError: An option of the wrong type.
-        ValueError: An option out of range.
-    """
-    known = [field.name for field in dataclasses.fields(MethodOptions)]
-    for name in options:
-        if name not in known:
-            raise UnknownMethodOptionError.unknown(name, known)
-    if not options:
-        raise UnknownMethodOptionError(
-            "@method was given no options", hint="options are " + ", ".join(known)
-        )
-    checked = changed(MethodOptions(), options)
-
-    def decorate(function: F) -> F:
-        function.__rostral_method__ = checked  # type: ignore[attr-defined]
-        return function
-
-    return decorate
 
 
 class ActorClass(Generic[P, T]):
@@ -151,6 +124,7 @@ class ActorClass(Generic[P, T]):
                 self._method_options(),
                 self._options.max_task_retries,
                 tuple(self._settings.groups),
+                self._options.max_pending_calls,
             )
         )
 
@@ -349,7 +323,10 @@ class ActorHandle(Generic[T]):
             self._method_options,
             self._max_task_retries,
             self._groups,
+            self._max_pending_calls,
         ) = pickle.loads(meta)
+        # Of all methods of this handle together, from its first call on.
+        self._pending: PendingCalls | None = None
         self._numbers: dict[str, int] = {name: number for number, name in enumerate(methods)}
 
     def __getattr__(self, name: str) -> ActorMethod:
@@ -368,6 +345,8 @@ class ActorHandle(Generic[T]):
         return method
 
     def _address(self) -> ActorAddress:
+        if self._max_pending_calls > 0 and self._pending is None:
+            self._pending = PendingCalls(runtime().store.segment, self._max_pending_calls)
         return ActorAddress(
             self._actor_id,
             self._mailbox,
@@ -375,6 +354,7 @@ class ActorHandle(Generic[T]):
             self._class_name,
             self._max_task_retries,
             self._groups,
+            self._pending,
         )
 
     def __repr__(self) -> str:
@@ -395,7 +375,10 @@ class ActorHandle(Generic[T]):
 class ActorAddress:
     """Where an actor's calls go, and what says why they do not arrive."""
 
-    __slots__ = ("actor_id", "class_name", "creation", "groups", "mailbox", "max_task_retries")
+    __slots__ = (
+        *("actor_id", "class_name", "creation", "groups", "mailbox", "max_task_retries"),
+        "pending",
+    )
 
     def __init__(
         self,
@@ -405,6 +388,7 @@ class ActorAddress:
         class_name: str,
         max_task_retries: int,
         groups: tuple[str, ...],
+        pending: PendingCalls | None,
     ) -> None:
         self.actor_id = actor_id
         self.mailbox = mailbox
@@ -412,6 +396,7 @@ class ActorAddress:
         self.class_name = class_name
         self.max_task_retries = max_task_retries
         self.groups = groups
+        self.pending = pending
 
     def death(self) -> Exception:
         """Why the actor's mailbox is closed."""
@@ -491,14 +476,19 @@ class ActorMethod:
         Returns a reference, or a list, or None, as `num_returns` says. A call of a dead actor gives
         a reference whose `get` raises ActorDiedError.
 
-        Raises: NotPicklableError, ObjectStoreFullError.
+        Raises:
+            NotPicklableError: An argument cannot be sent.
+            ObjectStoreFullError: No room for the call.
+            PendingCallsLimitError: As many calls of this handle wait or run as the actor's
+                `max_pending_calls` allows.
         """
         current = runtime()
         actor = self._actor
         count = self._options.num_returns
         arguments = encode(args, kwargs, current.put)
         if self._listed:
-            nested = [current.put(self._listed), *arguments.nested]
+            # The last of what the call keeps, where the actor looks for it.
+            nested = [*arguments.nested, current.put(self._listed)]
             arguments = Arguments(arguments.payload, arguments.dependencies, nested)
         try:
             refs = current.call_actor(
@@ -508,6 +498,7 @@ class ActorMethod:
                 actor.creation,
                 return_count=count,
                 retries=self._retries,
+                pending=actor.pending,
             )
         except QueueClosedError:
             refs = [put_error(current, actor.death()) for _ in range(count)]

@@ -23,7 +23,7 @@ from rostral.actor import method_names
 from rostral.actor_coroutines import AsyncCalls
 from rostral.actor_settings import ActorSettings
 from rostral.actor_threads import ThreadedCalls
-from rostral.arguments import decode, value_count
+from rostral.arguments import decode
 from rostral.assignment import ActorAssignment
 from rostral.call_word import METHOD_MASK, RETRY_SHIFT, Retry, retry_of
 from rostral.concurrency import Groups
@@ -247,8 +247,8 @@ class ActorProcess:
         said = retry_of(call.function)
         if said is not Retry.LISTED:
             return said is Retry.ALWAYS
-        # What the call keeps for it, after its values and the actor's creation.
-        loc = call.dependencies[value_count(call.payload) + 1]
+        # The last of what the call keeps.
+        loc = call.dependencies[-1]
         listed: tuple[type[BaseException], ...] = self.runtime.get(
             [self.runtime.table.adopt_held(ObjectRef, loc)], None
         )[0]

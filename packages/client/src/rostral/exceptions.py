@@ -55,6 +55,7 @@ from rostral_objectstore.errors import (
     ObjectStoreError,
     ObjectStoreFullError,
     OutOfDiskError,
+    PendingCallsLimitError,
     StoreUnavailableError,
 )
 from rostral_scheduler.errors import (
@@ -276,6 +277,7 @@ ObjectReconstructionFailedError = ObjectLostError
 OufOfBandObjectRefSerializationException = OutOfBandReferenceError  # misspelt there
 OutOfBandObjectRefSerializationException = OutOfBandReferenceError
 OwnerDiedError = ObjectLostError
+PendingCallsLimitExceeded = PendingCallsLimitError
 PlasmaObjectNotAvailable = ObjectNotFoundError
 RayActorError = ActorError
 RayError = RostralError
@@ -324,6 +326,8 @@ __all__ = [
     "OutOfMemoryError",
     "OwnerDiedError",
     "PlacementGroupNotFoundError",
+    "PendingCallsLimitError",
+    "PendingCallsLimitExceeded",
     "PlasmaObjectNotAvailable",
     "RayActorError",
     "RayError",

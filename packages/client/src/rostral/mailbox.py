@@ -98,9 +98,13 @@ class Mailbox:
 
     def _must_wait(self, call: ClaimedTask) -> bool:
         """Parks the call if an input is missing, or if one before it in its line is parked."""
+        missing = self._missing(call)
+        if not (missing or self._parked):
+            return False
         line = self._order_of(call)
-        missing = [] if line in self._parked else self._missing(call)
-        if line not in self._parked and not missing:
+        if line in self._parked:
+            missing = []  # those of the first in the line tell when to look again
+        elif not missing:
             return False
         self._parked.setdefault(line, deque()).append(call)
         self._late += missing

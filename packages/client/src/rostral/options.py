@@ -22,6 +22,7 @@ from rostral_objectstore.layout import RETRY_FOREVER
 RETURNS_MAX = 3000
 CONCURRENCY_MAX = 1 << 20
 GROUPS_MAX = 256
+PENDING_CALLS_MAX = 1 << 30
 # Each call since an actor's last checkpoint keeps its task record and its arguments.
 CHECKPOINT_CALLS_MAX = 100_000
 
@@ -239,11 +240,8 @@ class ActorOptions:
         _actor_name("namespace", self.namespace)
         _count("max_restarts", self.max_restarts, -1)
         _count("max_task_retries", self.max_task_retries, -1)
-        if _count("max_pending_calls", self.max_pending_calls, -1) != -1:
-            raise UnsupportedOptionError(
-                f"max_pending_calls is {self.max_pending_calls}: this version has no such limit",
-                hint="a mailbox that is full makes its callers wait",
-            )
+        if self.max_pending_calls != -1:
+            _count("max_pending_calls", self.max_pending_calls, 1, PENDING_CALLS_MAX)
         if self.max_concurrency is not None:
             _count("max_concurrency", self.max_concurrency, 1, CONCURRENCY_MAX)
         if self.concurrency_groups is not None:

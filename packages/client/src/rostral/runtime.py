@@ -34,6 +34,7 @@ from rostral.packages import pack as pack_files
 from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
 from rostral.serialization import pack
+from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore._native.task import TaskContext
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import Body, ControlClient
@@ -326,19 +327,28 @@ class Runtime:
         *,
         return_count: int,
         retries: int,
+        pending: PendingCalls | None,
     ) -> list[ObjectRef[Any]]:
         """Puts a call into an actor's mailbox, in this caller's order.
 
         The call keeps `creation` until it is done, and with it the actor; an actor ends after the
         calls in its mailbox anyway.
 
-        Raises QueueClosedError when it is dead.
+        Raises QueueClosedError when it is dead, and PendingCallsLimitError when `pending` is full.
         """
         nested: list[Any] = arguments.nested
         if creation is not None:
             nested = [creation, *nested]
         return self._submit(
-            mailbox, method, arguments, nested, return_count, retries, TaskFlag.ACTOR_CALL, True
+            mailbox,
+            method,
+            arguments,
+            nested,
+            return_count,
+            retries,
+            TaskFlag.ACTOR_CALL,
+            True,
+            pending,
         )
 
     def _submit(
@@ -351,6 +361,7 @@ class Runtime:
         retries: int,
         flags: int,
         in_order: bool,  # noqa: FBT001 - by position: a keyword takes time
+        pending: PendingCalls | None = None,
     ) -> list[ObjectRef[Any]]:
         context = self.scope().context
         pause_s = QUEUE_FULL_PAUSE_S
@@ -368,6 +379,8 @@ class Runtime:
                     retries,
                     flags,
                     in_order,
+                    None,
+                    pending,
                 )
             except QueueFullError:
                 # Back-pressure. The id drawn for the refused try is not used again, and nothing of

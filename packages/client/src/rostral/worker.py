@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from rostral import _context, worker_environment
+from rostral.actor_process import run_actor
 from rostral.exceptions import RuntimeEnvSetupError
 from rostral.execution import execute, store_error
 from rostral.failure import StoredError, seal_error
@@ -62,8 +63,6 @@ def main(start: WorkerStart) -> None:
     sys.stdout = NamedOutput(sys.stdout, scheduler)
     sys.stderr = NamedOutput(sys.stderr, scheduler)
     if start.kind == "actor":
-        from rostral.actor_process import run_actor
-
         assignment = scheduler.call("worker_assignment", {"worker_id": start.worker_id})
         try:
             runtime = join_job(store, scheduler, start, assignment["job_id"])

@@ -14,6 +14,7 @@ RostralError (rostral_gcs)
     │   ├── ObjectStoreFullError                    no room, after all that could be freed was
     │   │   └── OutOfDiskError                      nor does a disk take anything
     │   ├── QueueFullError                          as many tasks are queued as the queue can hold
+    │   ├── PendingCallsLimitError                  as many calls of a handle wait as it allows
     │   ├── OutOfMemoryError (MemoryError)          the machine has no pages left
     │   ├── TooManyClientsError                     all client slots are taken
     │   ├── StoreUnavailableError (ConnectionError) nothing listens at the socket
@@ -70,6 +71,10 @@ class QueueClosedError(ObjectStoreError):
 
 class QueueFullError(ObjectStoreError):
     """The queue holds as many tasks as it can."""
+
+
+class PendingCallsLimitError(ObjectStoreError):
+    """As many calls of a handle are pending as were allowed."""
 
 
 class ObjectStoreFullError(ObjectStoreError):

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from rostral_objectstore._native.layout cimport dependency, queue, task
+from rostral_objectstore._native.pending cimport PendingCalls
 from rostral_objectstore._native.segment cimport Segment, attachment
 from rostral_objectstore._native.table cimport ObjectTable
 
@@ -28,7 +29,7 @@ cdef class Tasks:
     cdef list _submit(
         self, object cls, const uint8_t *id, queue *q, uint32_t queue_loc, uint64_t function,
         bytes payload, list dependencies, list nested, uint32_t return_count, uint32_t retries,
-        uint32_t flags, bint in_order)
+        uint32_t flags, bint in_order, PendingCalls pending)
     cdef void _take_back(self, attachment *a, uint32_t loc) noexcept
     cdef void _sweep_front(self, attachment *a) noexcept
     cdef bint _spin(

@@ -1,5 +1,6 @@
 from typing import TypeVar
 
+from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
 
@@ -51,6 +52,7 @@ class Tasks:
         flags: int,
         in_order: bool,
         task_id: bytes | None = None,
+        pending: PendingCalls | None = None,
     ) -> list[_H]: ...
     def sweep(self) -> int: ...
     @property

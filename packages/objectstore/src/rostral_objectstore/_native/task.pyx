@@ -23,6 +23,7 @@ from rostral_objectstore._native.heap cimport (
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport drop, new_object, try_delete
+from rostral_objectstore._native.pending cimport PendingCalls
 from rostral_objectstore._native.queue cimport (
     claim_next, enqueue, looks_empty, push, queue_at, restack, stack,
     wake_worker)
@@ -312,7 +313,7 @@ cdef class Tasks:
     def submit(self, object cls, TaskContext context not None, uint32_t queue_loc,
                uint64_t function, bytes payload not None, list dependencies not None,
                list nested not None, uint32_t return_count, uint32_t retries, uint32_t flags,
-               bint in_order, bytes task_id=None):
+               bint in_order, bytes task_id=None, PendingCalls pending=None):
         """Submits one task. Returns the handles, of class `cls`, of its results.
 
         Args:
@@ -327,10 +328,12 @@ cdef class Tasks:
             flags: TASK_FLAG_*.
             in_order: enqueue it at once, whether its inputs are there or not: a mailbox keeps its
                 callers' order.
+            pending: counts the task until it is done.
 
         Returns at once what is there already if a task with that id was submitted before and all
         its results are made, or will be. Raises QueueClosedError, QueueFullError (try again:
-        nothing is left behind, and the id is the same), ObjectStoreFullError, StoreClosedError.
+        nothing is left behind, and the id is the same), PendingCallsLimitError,
+        ObjectStoreFullError, StoreClosedError.
         """
         cdef attachment *a = self._open()
         cdef queue *q = queue_at(a, queue_loc)
@@ -357,17 +360,19 @@ cdef class Tasks:
             if self.since_sweep >= SWEEP_INTERVAL and self.since_sweep >= self.count:
                 self.sweep()
         self._reserve()
+        if pending is not None:
+            pending.check()
         if task_id is not None:
             if len(task_id) != 16:
                 raise ValueError(f"a task id has 16 bytes, not {len(task_id)}")
             memcpy(id, <char *>task_id, 16)
             return self._submit(cls, id, q, queue_loc, function, payload, dependencies, nested,
-                                return_count, retries, flags, in_order)
+                                return_count, retries, flags, in_order, pending)
         context._derive(id)
         derived = context.child_count
         try:
             return self._submit(cls, id, q, queue_loc, function, payload, dependencies, nested,
-                                return_count, retries, flags, in_order)
+                                return_count, retries, flags, in_order, pending)
         except BaseException:
             # Who tries again submits the same child, and so does a parent that runs again.
             if context.child_count == derived:
@@ -376,7 +381,8 @@ cdef class Tasks:
 
     cdef list _submit(self, object cls, const uint8_t *id, queue *q, uint32_t queue_loc,
                       uint64_t function, bytes payload, list dependencies, list nested,
-                      uint32_t return_count, uint32_t retries, uint32_t flags, bint in_order):
+                      uint32_t return_count, uint32_t retries, uint32_t flags, bint in_order,
+                      PendingCalls pending):
         cdef attachment *a = &self.segment.a
         cdef uint32_t payload_size = PyBytes_GET_SIZE(payload), i, loc, size, inner
         cdef uint32_t dependency_count = len(dependencies) + len(nested)
@@ -464,10 +470,14 @@ cdef class Tasks:
                 raise QueueFullError(
                     f"{q.capacity} tasks are queued already", hint="wait for some of them first")
             self._remember(loc)
+            if pending is not None:
+                pending.add(loc, version)
             wake_worker(a, q)
             return results
 
         self._remember(loc)
+        if pending is not None:
+            pending.add(loc, version)
         store64(&t.word, TASK_WORD(TASK_WAITING, flags, a.my_slot, version))
         FAILPOINT(a.plan, SUBMIT_STEP_WAITING)
         for i in range(len(dependencies)):
