@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import signal
 import socket
 import threading
 import time
@@ -500,3 +501,52 @@ def test_the_order_of_one_caller_holds_over_threads_and_several_handles() -> Non
     lines = get(log.read.remote())
     for number in range(4):
         assert [n for thread, n in lines if thread == number] == list(range(200))
+
+
+# ---- deaths
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_concurrency": 4}, {"concurrency_groups": {"io": 2}}, {}],
+    ids=["threads", "groups", "async"],
+)
+def test_calls_begun_and_held_run_again_after_a_concurrent_actors_death(
+    options: dict[str, Any], marks: Path
+) -> None:
+    """The process dies with calls running, held for their group, and waiting in the mailbox."""
+
+    class Fragile:
+        def work(self, n: int) -> int:
+            with marks.open("a") as file:
+                file.write("x")
+            # The first process never answers.
+            while os.getpid() == first_pid():
+                time.sleep(0.005)
+            return n
+
+        def pid(self) -> int:
+            marks.with_name("pid").write_text(str(os.getpid()))
+            return os.getpid()
+
+    class AsyncFragile(Fragile):
+        async def work(self, n: int) -> int:  # type: ignore[override]
+            with marks.open("a") as file:
+                file.write("x")
+            if os.getpid() == first_pid():
+                await asyncio.sleep(GET_TIMEOUT_S)
+            return n
+
+    def first_pid() -> int:
+        return int(marks.with_name("pid").read_text())
+
+    remote_class = rostral.remote(max_restarts=1, max_task_retries=1, **options)
+    actor: Any = remote_class(Fragile if options else AsyncFragile).remote()
+    pid = get(actor.pid.remote())
+    work = actor.work
+    if "concurrency_groups" in options:
+        work = work.options(concurrency_group="io")
+    refs = [work.remote(n) for n in range(20)]
+    until(lambda: len(marks.read_text()) >= 2, "two running calls")
+    os.kill(pid, signal.SIGKILL)
+    assert get(refs) == list(range(20))

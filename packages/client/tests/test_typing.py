@@ -37,7 +37,15 @@ class Counter:
         return 1
 
 
+class Grouped:
+    @rostral.method(concurrency_group="io", retry_exceptions=[OSError])
+    def read(self) -> bytes:
+        return b""
+
+
 Counters = rostral.remote(Counter)
+Groups = rostral.remote(concurrency_groups={"io": 2}, max_concurrency=4)(Grouped)
+assert_type(Grouped().read(), bytes)
 Others = rostral.remote(num_cpus=1, max_restarts=3)(Counter)
 
 ref = f.remote(1, scale=2.0)
@@ -55,6 +63,10 @@ ready, rest = rostral.wait([ref])
 assert_type(ready, list[ObjectRef[str]])
 assert_type(Counters.options(name="one").remote(), ActorHandle[Counter])
 assert_type(Others.remote(), ActorHandle[Counter])
+assert_type(
+    Groups.options(max_pending_calls=9, allow_out_of_order_execution=True).remote(),
+    ActorHandle[Grouped],
+)
 
 
 async def wait_for(ref: ObjectRef[str]) -> None:
@@ -71,6 +83,9 @@ WRONG = {
     "rostral.wait(ref)": "arg-type",
     "rostral.init(num_cpus='2')": "arg-type",
     "Counters.options(max_restart=1)": "call-arg",
+    "Counters.options(max_pending_calls='9')": "arg-type",
+    "Groups.options(concurrency_groups={'io': 3})": "call-arg",
+    "rostral.remote(concurrency_groups=['io'])(Grouped)": "call-overload",
     "rostral.get(ref).no_such_method()": "attr-defined",
 }
 
