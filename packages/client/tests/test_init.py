@@ -109,7 +109,7 @@ def test_an_unknown_argument_names_the_nearest() -> None:
         ("include_dashboard", True, UnsupportedOptionError),
         ("dashboard_port", "8265", TypeError),
         ("job_config", object(), UnsupportedOptionError),
-        ("logging_config", object(), UnsupportedOptionError),
+        ("logging_config", object(), TypeError),
         ("enable_resource_isolation", True, UnsupportedOptionError),
         ("cgroup_path", "/sys/fs/cgroup", UnsupportedOptionError),
         ("system_reserved_cpu", 1, UnsupportedOptionError),

@@ -15,6 +15,7 @@ PUBLIC = [
     "ActorClass",
     "ActorHandle",
     "Context",
+    "LoggingConfig",
     "ObjectRef",
     "RemoteFunction",
     "RuntimeContext",

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rostral_scheduler.local.logs import LogLimits, StreamName, WorkerOutput, make_pipe
 
-LIMITS = LogLimits(line_size_max=10, file_size_max=100, lines_kept_max=3, stderr_lines_kept=2)
+LIMITS = LogLimits(
+    line_size_max=10, file_size_max=100, old_files_kept=2, lines_kept_max=3, stderr_lines_kept=2
+)
 
 
 class Shown:
@@ -39,6 +41,11 @@ class Worker:
         os.close(self.out)
         os.close(self.err)
         self.output.close()
+
+
+def sizes(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes of its files."""
+    return sorted((path.name, path.stat().st_size) for path in folder.iterdir())
 
 
 def test_lines_are_shown_when_complete_and_kept_in_a_file(tmp_path: Path) -> None:
@@ -88,13 +95,16 @@ def test_long_lines_are_split(tmp_path: Path) -> None:
 def test_log_file_begins_anew_at_its_limit(tmp_path: Path) -> None:
     async def scenario() -> None:
         worker = Worker(tmp_path, Shown())
-        for _ in range(30):
-            os.write(worker.out, b"1234567\n")
+        for number in range(60):
+            os.write(worker.out, b"%7d\n" % number)
             worker.output.drain()
         worker.close()
-        old = worker.paths[0].with_name("w.out.1")
-        assert 0 < worker.paths[0].stat().st_size <= 100
-        assert 0 < old.stat().st_size <= 100
+        names = ["w.out", "w.out.1", "w.out.2"]
+        assert [name for name, size in sizes(tmp_path) if 0 < size <= 100] == names
+        worker.output.remove_files(only_empty=True)
+        assert [name for name, _ in sizes(tmp_path)] == names
+        worker.output.remove_files(only_empty=False)
+        assert sizes(tmp_path) == []
 
     asyncio.run(scenario())
 

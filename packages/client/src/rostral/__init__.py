@@ -14,6 +14,7 @@ from rostral.api import (
 from rostral.context import Context
 from rostral.decorator import remote
 from rostral.driver import init, is_initialized, shutdown
+from rostral.logging_config import LoggingConfig
 from rostral.method_options import method
 from rostral.object_ref import ObjectRef
 from rostral.remote_function import RemoteFunction
@@ -25,6 +26,7 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "Context",
+    "LoggingConfig",
     "ObjectRef",
     "RemoteFunction",
     "RuntimeContext",

@@ -32,7 +32,9 @@ from rostral.init_arguments import (
     check_shape,
 )
 from rostral.launcher import NodeProcess, NodeSettings, start_node
-from rostral.output import print_line
+from rostral.logging_config import LoggingConfig
+from rostral.logging_config import apply as apply_logging
+from rostral.output import Terminal
 from rostral.runtime import Runtime, TaskScope
 from rostral.runtime_env import RuntimeEnv, parse
 from rostral.session import NodeRecord, live_records
@@ -80,6 +82,7 @@ def init(
     configure_logging: bool = True,
     logging_level: int | str = logging.INFO,
     runtime_env: Mapping[str, Any] | None = None,
+    logging_config: LoggingConfig | None = None,
     **others: object,
 ) -> Context:
     """Connects this process to a cluster as a driver, starting one on this machine if needed.
@@ -103,6 +106,7 @@ def init(
         logging_level: Likewise.
         runtime_env: What this job's tasks and actors have in their processes, unless they say
             otherwise; see `rostral.runtime_env.RuntimeEnv`.
+        logging_config: How `logging` writes, here until `shutdown` and in this job's workers.
         others: What else Ray's programs pass. `_memory` is how much of the resource `memory` a new
             node offers, in bytes; what changes nothing here is accepted; what would be silently
             ignored is refused, as is what nobody knows.
@@ -130,6 +134,10 @@ def init(
             )
         check_namespace(namespace)
         environment = parse(runtime_env)
+        if not isinstance(logging_config, LoggingConfig | None):
+            raise TypeError(
+                f"logging_config must be a LoggingConfig, not {type(logging_config).__name__}"
+            )
         shape |= check_shape(num_cpus, num_gpus, resources, labels, object_store_memory)
         if object_spilling_directory is not None:
             shape["spill_directory"] = check_directory(object_spilling_directory)
@@ -141,7 +149,13 @@ def init(
             node = start_node(NodeSettings(**shape))
             record = node.record
         try:
-            context = _connect(record, node, namespace, log_to_driver=log_to_driver)
+            context = _connect(
+                record,
+                node,
+                namespace,
+                terminal=Terminal() if log_to_driver else None,
+                logging_config=logging_config,
+            )
             try:
                 _set_environment(environment)
             except BaseException:
@@ -216,7 +230,12 @@ def _node_at(address: str) -> NodeRecord:
 
 
 def _connect(
-    record: NodeRecord, node: NodeProcess | None, namespace: str | None, *, log_to_driver: bool
+    record: NodeRecord,
+    node: NodeProcess | None,
+    namespace: str | None,
+    *,
+    terminal: Terminal | None,
+    logging_config: LoggingConfig | None,
 ) -> Context:
     job_id = os.urandom(16)
     namespace = namespace or job_id.hex()
@@ -232,7 +251,7 @@ def _connect(
             undo.callback(store.close)
             scheduler = ControlClient(
                 record.scheduler_socket,
-                on_push=print_line if log_to_driver else None,
+                on_push=None if terminal is None else terminal.show,
                 on_close=lost,
             )
             undo.callback(scheduler.close)
@@ -249,6 +268,7 @@ def _connect(
                 "entrypoint": sys.argv[0],
                 "sys_path": _import_path(),
                 "cwd": os.getcwd(),
+                "logging_config": "" if logging_config is None else logging_config.encode(),
             },
         )
         undo.pop_all()
@@ -263,6 +283,11 @@ def _connect(
         facts=facts,
     )
     runtime.at_close(Sweeper(store.tasks).stop)
+    if terminal is not None:
+        runtime.at_close(terminal.close)
+    if logging_config is not None:
+        ids = {"job_id": job_id.hex(), "node_id": record.node_id}
+        runtime.at_close(apply_logging(logging_config, ids))
     _context.set_runtime(runtime)
     _session.node = node
     _session.context = Context(facts, shutdown)

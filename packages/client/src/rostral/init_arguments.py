@@ -32,7 +32,6 @@ HARMLESS: dict[str, tuple[type, ...]] = {
 REFUSED = {
     "include_dashboard": "this version has no dashboard",
     "job_config": "give runtime_env, namespace and the others to init itself",
-    "logging_config": "Rostral leaves logging alone: configure it in the worker's own code",
     "enable_resource_isolation": "this version makes no cgroups",
     "cgroup_path": "this version makes no cgroups",
     "system_reserved_cpu": "this version makes no cgroups; give num_cpus less",

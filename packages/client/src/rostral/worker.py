@@ -126,8 +126,22 @@ def join_job(
         },
     )
     _context.set_runtime(runtime)
+    if job["logging_config"]:
+        _apply_logging(job["logging_config"], start, job_id)
     worker_environment.run_setup_hook(start)
     return runtime
+
+
+def _apply_logging(text: str, start: WorkerStart, job_id: bytes) -> None:
+    # Not for every worker: `logging` and `json` take longer to import than all else here.
+    from rostral import logging_config
+
+    facts = {
+        "job_id": job_id.hex(),
+        "worker_id": start.worker_id.hex(),
+        "node_id": start.node_id.hex(),
+    }
+    logging_config.apply(logging_config.decode(text), facts)
 
 
 def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart) -> None:

@@ -90,8 +90,10 @@ class LocalSchedulerConfig:
         group_queue_capacity: Tasks queued at once for one shape in a placement group; a power of
             two. Smaller than other queues, since a program may use up many groups.
         log_line_size_max: Longer lines are split, bytes.
-        log_file_size_max: A worker's log file is begun anew after this, bytes; one old one is
-            kept.
+        log_file_size_max: A worker's log file is begun anew after this, bytes.
+        log_old_files_kept: Old ones that are kept of each.
+        log_dead_workers_kept: Dead workers whose log files are kept: what a session takes on disk
+            must not grow with the number of workers it ever had.
         log_lines_kept_max: Lines kept for a driver that is not known yet, for each worker.
         stderr_lines_kept: Last lines of stderr that go into the error of a crash.
         gcs_address: ``host:port`` of the GCS; None: this node is alone.
@@ -147,6 +149,8 @@ class LocalSchedulerConfig:
     group_queue_capacity: int = 1 << 12
     log_line_size_max: int = 64 * 1024
     log_file_size_max: int = 64 * 1024 * 1024
+    log_old_files_kept: int = 1
+    log_dead_workers_kept: int = 500
     log_lines_kept_max: int = 200
     stderr_lines_kept: int = 20
     gcs_address: str | None = None

@@ -39,6 +39,8 @@ class Job:
     entrypoint: str
     sys_path: list[str]
     cwd: str
+    logging_config: str = ""
+    """How its workers log, as the client understands it; empty: as they like."""
     session: Session | None = None
     driver_slot: int | None = None
     driver_generation: int = 0
@@ -107,6 +109,7 @@ class Jobs:
                 entrypoint=str(body["entrypoint"]),
                 sys_path=[str(path) for path in body["sys_path"]],
                 cwd=str(body["cwd"]),
+                logging_config=str(body.get("logging_config", "")),
                 session=session,
                 driver_slot=slot,
                 driver_generation=info.generation,
@@ -124,6 +127,7 @@ class Jobs:
                 entrypoint=maker.entrypoint,
                 sys_path=maker.sys_path,
                 cwd=maker.cwd,
+                logging_config=maker.logging_config,
                 session=maker.session,
             )
         )
@@ -216,7 +220,8 @@ class Jobs:
         if job.session is not None:
             job.session.state.pop("job", None)
             for other in self.by_id.values():
-                if other.session is job.session:
+                # Its own workers' last lines are still shown: the driver waits for them.
+                if other is not job and other.session is job.session:
                     other.session = None  # Detached actors write to the log files alone now.
         for queue in (*job.queues.values(), *job.retired_queues):
             self._memory.close_queue(queue)

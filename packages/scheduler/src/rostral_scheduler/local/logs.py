@@ -34,6 +34,7 @@ class LogLimits:
 
     line_size_max: int
     file_size_max: int
+    old_files_kept: int
     lines_kept_max: int
     stderr_lines_kept: int
 
@@ -58,14 +59,26 @@ class _Stream:
         self.written = 0
         self.partial = b""
 
-    def write(self, data: bytes, size_max: int) -> None:
-        if self.written and self.written + len(data) > size_max:
+    def write(self, data: bytes, limits: LogLimits) -> None:
+        if self.written and self.written + len(data) > limits.file_size_max:
             self.file.close()
-            self.path.replace(self.path.with_name(self.path.name + ".1"))
+            self._rotate(limits.old_files_kept)
             self.file = self.path.open("ab", buffering=0)
             self.written = 0
         self.file.write(data)
         self.written += len(data)
+
+    def _rotate(self, kept: int) -> None:
+        """Each old file takes the name of the next older one; the oldest is overwritten."""
+        for age in range(kept, 0, -1):
+            younger = self.path if age == 1 else old_file(self.path, age - 1)
+            with contextlib.suppress(FileNotFoundError):
+                younger.replace(old_file(self.path, age))
+
+
+def old_file(path: Path, age: int) -> Path:
+    """The name of a log file that was begun anew ``age`` times since."""
+    return path.with_name(f"{path.name}.{age}")
 
 
 class WorkerOutput:
@@ -82,6 +95,7 @@ class WorkerOutput:
         self, *, paths: tuple[Path, Path], fds: tuple[int, int], limits: LogLimits, sink: Sink
     ) -> None:
         self.last_stderr: deque[str] = deque(maxlen=limits.stderr_lines_kept)
+        self.paths = paths
         self._limits = limits
         self._sink = sink
         self._waiting: deque[tuple[StreamName, list[str]]] = deque(maxlen=limits.lines_kept_max)
@@ -114,6 +128,15 @@ class WorkerOutput:
         for name in list(self._streams):
             self._close(name)
 
+    def remove_files(self, *, only_empty: bool) -> None:
+        """Takes the closed log files away, or those in which nothing was written."""
+        for path in self.paths:
+            ages = range(1, self._limits.old_files_kept + 1)
+            for file in (path, *(old_file(path, age) for age in ages)):
+                with contextlib.suppress(OSError):
+                    if not only_empty or not file.stat().st_size:
+                        file.unlink()
+
     def _readable(self, name: StreamName) -> None:
         # A worker that never stops writing must not keep the loop from everybody else.
         for _ in range(_READS_PER_TURN):
@@ -141,7 +164,7 @@ class WorkerOutput:
 
     def _take(self, name: StreamName, stream: _Stream, data: bytes) -> None:
         try:
-            stream.write(data, self._limits.file_size_max)
+            stream.write(data, self._limits)
         except OSError as error:
             logger.warning("cannot write %s: %s", stream.path, error.strerror)
         complete, stream.partial = _split(stream.partial + data, self._limits.line_size_max)

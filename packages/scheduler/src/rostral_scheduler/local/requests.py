@@ -154,6 +154,7 @@ class Requests:
             "thread_count": max(1, int(cpus)),
             "sys_path": job.sys_path,
             "cwd": job.cwd,
+            "logging_config": job.logging_config,
             "namespace": job.namespace,
             "entrypoint": job.entrypoint,
             "gcs_address": gcs.client.address if gcs is not None else "",

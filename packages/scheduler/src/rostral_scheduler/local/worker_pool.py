@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,7 @@ class WorkerPool:
         self.by_number: dict[int, WorkerProcess] = {}
         self.by_id: dict[bytes, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
+        self._closed_logs: deque[WorkerOutput] = deque()
         self._log_dir = Path(config.session_dir) / "logs"
 
     # ---- the zygote
@@ -282,6 +284,7 @@ class WorkerPool:
             limits=LogLimits(
                 line_size_max=config.log_line_size_max,
                 file_size_max=config.log_file_size_max,
+                old_files_kept=config.log_old_files_kept,
                 lines_kept_max=config.log_lines_kept_max,
                 stderr_lines_kept=config.stderr_lines_kept,
             ),
@@ -378,6 +381,10 @@ class WorkerPool:
         if worker.output is not None:
             worker.output.drain()
             worker.output.close()
+            worker.output.remove_files(only_empty=True)
+            if len(self._closed_logs) == self._config.log_dead_workers_kept:
+                self._closed_logs.popleft().remove_files(only_empty=False)
+            self._closed_logs.append(worker.output)
         if worker.session is not None:
             worker.session.close()
 
