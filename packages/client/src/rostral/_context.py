@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rostral.exceptions import NotConnectedError
+from rostral_objectstore._native.references import set_reference_table
 
 if TYPE_CHECKING:
     from rostral.runtime import Runtime, TaskScope
@@ -27,6 +28,7 @@ def set_runtime(runtime: Runtime | None) -> None:
     """Makes `runtime` the one of this process (None: there is none)."""
     global _runtime
     _runtime = runtime
+    set_reference_table(getattr(runtime, "table", None))
 
 
 def start_on_first_use(start: Callable[[], object]) -> None:

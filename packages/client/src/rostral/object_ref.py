@@ -13,6 +13,7 @@ from rostral import _context, callbacks
 from rostral.exceptions import OutOfBandReferenceError
 from rostral_gcs.ids import JobID, ObjectID, TaskID
 from rostral_objectstore._native.handle import Handle, name_object
+from rostral_objectstore._native.references import rebuild_ref, set_reference_class
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -141,14 +142,19 @@ def check_out_of_band(ref: ObjectRef[Any]) -> None:
         )
 
 
-def rebuild_ref(packed: bytes) -> ObjectRef[Any]:
-    """Takes hold of the object behind a reference that came from another process of this node."""
+def _rebuild_unconnected(packed: bytes) -> ObjectRef[Any]:
+    """`rebuild_ref` in a process that has no runtime yet."""
     return _context.runtime().adopt(ObjectRef, packed)
 
 
 def is_collecting() -> bool:
     """Whether what this thread pickles now goes into a value whose references are counted."""
     return getattr(_collecting, "refs", None) is not None
+
+
+set_reference_class(ObjectRef, _rebuild_unconnected)
+# Pickles name it by this module: who loads one imports what it takes.
+rebuild_ref.__module__ = __name__
 
 
 class CollectedRefs:

@@ -80,8 +80,8 @@ class LocalSchedulerConfig:
         actor_grace_s: Between asking an actor to end and killing its process: for what it does at
             its exit.
         death_report_timeout_s: How long a dead worker's exit status is waited for.
-        ready_queue_capacity: Tasks queued at once for one job and shape; a power of two. 8 bytes
-            each.
+        ready_queue_capacity: Tasks queued at once for one job and shape, beyond which submitting
+            waits; a power of two. Fewer where 8 bytes for each would be over 1/512 of the store.
         queues_per_job_max: Shapes that one job may use.
         mailbox_capacity_max: Calls queued at once for one actor; a power of two.
         jobs_max: Drivers at once.
@@ -140,7 +140,7 @@ class LocalSchedulerConfig:
     poke_interval_s: float = 0.001
     actor_grace_s: float = 30.0
     death_report_timeout_s: float = 0.1
-    ready_queue_capacity: int = 1 << 16
+    ready_queue_capacity: int = 1 << 20
     queues_per_job_max: int = 256
     mailbox_capacity_max: int = 1 << 16
     jobs_max: int = 256

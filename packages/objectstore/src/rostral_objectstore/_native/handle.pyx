@@ -4,6 +4,8 @@ A handle owns one of the process's private counts of the object and nothing else
 and everything that makes handles are in other modules.
 """
 cimport cython
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.type cimport PyType_Check
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
@@ -66,10 +68,17 @@ cdef class Handle:
             f"{type(self).__name__} cannot be pickled: it is this process's hold; pass the id")
 
 
+cdef tuple NO_ARGUMENTS = ()
+
+
 cdef Handle new_handle(object cls, Segment segment, uint32_t loc):
     """Wraps one hold that the caller has taken."""
     cdef object_record *o = <object_record *>at(&segment.a, loc)
-    cdef Handle handle = cls.__new__(cls)
+    cdef Handle handle
+    if not PyType_Check(cls):
+        raise TypeError(f"the class of a handle must be one, not {cls!r}")
+    # As `cls.__new__(cls)`, which takes longer than all the rest.
+    handle = <Handle?>(<PyTypeObject *>cls).tp_new(<type>cls, <PyObject *>NO_ARGUMENTS, NULL)
     handle.segment = segment
     handle.loc = loc
     handle.version = load64(&o.word) >> 32

@@ -4,7 +4,7 @@ A page of the segment costs three things at its first use: the kernel takes it f
 clears it, each process maps it, and the bytes are copied. benchmarks/bench_pages.py measures them;
 docs/design.md has the figures. What follows from them:
  1. A chunk's pages are taken by fallocate before the chunk is used: a full machine is an error of
-    that call, never a SIGBUS in the middle of a copy. One bit per chunk, shared and never cleared,
+    that call, never a SIGBUS in the middle of a copy. One bit per chunk, shared,
     says that this was done; the daemon does it ahead of use (`reserve_ahead`).
  2. What is copied into pages that this process has not mapped goes in by pwrite, which neither
     clears nor maps them: twice as fast as mapping first. At the second time they are mapped.
@@ -14,7 +14,7 @@ docs/design.md has the figures. What follows from them:
 Must not know what lies in the chunks.
 """
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.segment cimport Segment, attachment, make_pages
@@ -30,6 +30,8 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
+    enum: FALLOC_FL_KEEP_SIZE
+    enum: FALLOC_FL_PUNCH_HOLE
 
 cdef extern from "<errno.h>" nogil:
     int errno
@@ -91,6 +93,21 @@ cdef int reserve_chunks(attachment *a, uint64_t first, uint64_t count) noexcept 
             a.machine_full = True
             return -1
     return 0
+
+
+cdef void drop_pages(attachment *a, uint64_t chunk) noexcept nogil:
+    """Gives the pages of a chunk that this process has claimed back to the machine: it reads 0.
+
+    A chunk without the bit has never been written to since it was made, so it reads 0 anyway.
+    """
+    if not has_pages(a, chunk):
+        return
+    while fallocate(a.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    a.hdr.chunks_offset + chunk * CHUNK_SIZE, CHUNK_SIZE) != 0:
+        if errno != EINTR:
+            memset(a.chunks + chunk * CHUNK_SIZE, 0, CHUNK_SIZE)
+            return
+    and64(&a.page_bits[chunk >> 6], ~(<uint64_t>1 << (chunk & 63)))
 
 
 cdef void map_chunks(attachment *a, uint64_t first, uint64_t count) noexcept nogil:

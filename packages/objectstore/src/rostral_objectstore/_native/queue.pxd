@@ -10,7 +10,7 @@ cdef bint looks_empty(queue *q) noexcept nogil
 cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil
 cdef uint64_t *cells(queue *q) noexcept nogil
 cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noexcept nogil
-cdef bint is_queued(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
+cdef void mark_queued(attachment *a, queue *q, uint64_t *marks) noexcept nogil
 cdef bint restack(attachment *a, uint32_t object_loc, uint64_t sought) noexcept nogil
 cdef bint stack(
     attachment *a, object_record *o, dependency *d, uint64_t element) noexcept nogil

@@ -15,22 +15,60 @@ from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport allocate_run, release_block
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
+from rostral_objectstore._native.pages cimport drop_pages, reserve_chunks
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, locator, poke_scheduler, wake_slot)
 from rostral_objectstore.errors import ObjectStoreFullError
+
+
+cdef enum:
+    # Producers see to it that the pages of so many cells beyond the tail exist: whoever looks at
+    # the head or the tail finds one.
+    CELLS_AHEAD = 64
 
 
 cdef uint64_t *cells(queue *q) noexcept nogil:
     return <uint64_t *>(<char *>q + QUEUE_CELLS_OFFSET)
 
 
+cdef inline uint64_t cells_before(uint64_t chunk) noexcept nogil:
+    """How many cells lie in the first chunks of a queue."""
+    return (chunk * CHUNK_SIZE - QUEUE_CELLS_OFFSET) // 8
+
+
+cdef bint reserve_cells(attachment *a, queue *q, uint32_t reserved) noexcept nogil:
+    """Makes the next chunk's pages of a ring that had `reserved` cells. False: none are left.
+
+    May be done twice, or by one who dies before he has said so: the pages are as they were then.
+    """
+    cdef uint64_t chunk = (reserved * 8 + QUEUE_CELLS_OFFSET) // CHUNK_SIZE
+    cdef uint64_t first = (<char *>q - a.chunks) // CHUNK_SIZE
+    if reserve_chunks(a, first + chunk, 1) != 0:
+        return False
+    cas32(&q.reserved_cells, reserved, min(<uint64_t>q.capacity, cells_before(chunk + 1)))
+    return True
+
+
+cdef void clear_rest(attachment *a, uint64_t first, uint64_t size) noexcept nogil:
+    """Takes the pages from all chunks of a new queue but its first: what is there then is 0."""
+    cdef uint64_t i
+    for i in range(first + 1, first + (size + CHUNK_SIZE - 1) // CHUNK_SIZE):
+        drop_pages(a, i)
+
+
 cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
-    """Appends a task. False when the queue is full."""
+    """Appends a task. False when the queue is full, or the machine has no memory for its pages."""
     cdef uint64_t mask = q.capacity - 1
     cdef uint64_t tail, lap, cell
     cdef uint64_t *c = cells(q)
+    cdef uint32_t reserved
     while True:
         tail = load64(&q.tail)
+        reserved = load32(&q.reserved_cells)
+        if tail + CELLS_AHEAD > reserved and reserved < q.capacity:
+            if not reserve_cells(a, q, reserved):
+                return False
+            continue
         lap = LAP(tail, q.capacity)
         cell = load64(&c[tail & mask])
         if cell == lap << 32:
@@ -170,14 +208,16 @@ cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noe
     return False
 
 
-cdef bint is_queued(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
-    """Whether some cell names the task. Cells change meanwhile, but a READY task keeps its own."""
+cdef void mark_queued(attachment *a, queue *q, uint64_t *marks) noexcept nogil:
+    """Sets the bit of each task that a cell names: cells change, but a READY task keeps its own."""
     cdef uint64_t *c = cells(q)
-    cdef uint32_t i
-    for i in range(q.capacity):
-        if <uint32_t>load64(&c[i]) == task_loc:
-            return True
-    return False
+    cdef uint64_t position = load64(&q.head), capacity = q.capacity, i
+    cdef uint32_t loc
+    # The cell at the tail may be filled already.
+    for i in range(min(load64(&q.tail) - position + 1, capacity)):
+        loc = <uint32_t>load64(&c[(position + i) & (capacity - 1)])
+        if <uint64_t>loc << 6 < a.hdr.wide_offset:
+            marks[loc >> 6] |= <uint64_t>1 << (loc & 63)
 
 
 cdef bint restack(attachment *a, uint32_t object_loc, uint64_t sought) noexcept nogil:
@@ -267,8 +307,10 @@ cdef class Queue:
                 hint="start the store with more memory",
             )
         cdef queue *q = <queue *>at(&segment.a, loc)
-        memset(q, 0, size)
+        memset(q, 0, min(size, <uint64_t>CHUNK_SIZE))
+        clear_rest(&segment.a, (<char *>q - segment.a.chunks) // CHUNK_SIZE, size)
         q.capacity = capacity
+        q.reserved_cells = min(<uint64_t>capacity, cells_before(1))
         q.kind = kind
         memcpy(q.job_id, <char *>job_id, 16)
         memcpy(q.key, <char *>key, 16)

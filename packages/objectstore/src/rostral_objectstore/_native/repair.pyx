@@ -10,6 +10,7 @@ death.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
 from rostral_objectstore._native.heap cimport class_size, initial_word, release_block
@@ -20,7 +21,7 @@ from rostral_objectstore._native.objects cimport (
     hold, holder_bits, is_object, settle_count, settle_deletion, try_delete, undo_created,
     wake_holders)
 from rostral_objectstore._native.queue cimport (
-    claim_next, is_queued, push, queue_at, resolve_dependents, wake_worker)
+    claim_next, mark_queued, push, queue_at, resolve_dependents, wake_worker)
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, slot_is_live, wide_of)
@@ -120,9 +121,37 @@ cdef void end_lost_promise(attachment *a, uint32_t loc, uint64_t word) noexcept 
 
 cdef reap_tasks(ObjectTable table, uint32_t dead):
     """Ends what the dead one had begun with tasks: of its own, and those it was to start."""
-    cdef attachment *a = &table.segment.a
-    cdef Records walk = Records.over(table.segment, CHUNK_TASKS)
-    cdef uint32_t loc, state, queue_loc
+    cdef uint64_t *queued = NULL
+    try:
+        queued = queued_tasks(&table.segment.a)
+        end_begun_tasks(table.segment, dead, queued)
+    finally:
+        free(queued)
+
+
+cdef uint64_t *queued_tasks(attachment *a) except NULL:
+    """A bit for each locator that a cell of some queue names. The caller frees it.
+
+    Of a READY task that the dead one had made so, nobody fills a cell any more.
+    """
+    cdef uint64_t *marks = <uint64_t *>calloc((a.hdr.wide_offset >> 12) + 1, 8)
+    cdef uint64_t i, word
+    cdef queue *q
+    if marks == NULL:
+        raise MemoryError
+    for i in range(a.hdr.chunk_count):
+        word = load64(&a.chunk_words[i])
+        q = <queue *>(a.chunks + i * CHUNK_SIZE)
+        if (word & 0xff) == CHUNK_QUEUE and load32(&q.magic) == QUEUE_MAGIC and (
+                QUEUE_CELLS_OFFSET + <uint64_t>q.capacity * 8 <= (word >> 32) * CHUNK_SIZE):
+            mark_queued(a, q, marks)
+    return marks
+
+
+cdef end_begun_tasks(Segment segment, uint32_t dead, uint64_t *queued):
+    cdef attachment *a = &segment.a
+    cdef Records walk = Records.over(segment, CHUNK_TASKS)
+    cdef uint32_t loc, state
     cdef uint64_t word
     cdef task *t
     cdef queue *q
@@ -139,9 +168,8 @@ cdef reap_tasks(ObjectTable table, uint32_t dead):
             mark_resolved(a, loc, dead)
             make_ready(a, loc)
         elif state == TASK_READY and ((word >> 16) & 0xffff) == dead:
-            queue_loc = t.queue
-            q = queue_at(a, queue_loc)
-            if q == NULL or load64(&t.word) != word or is_queued(a, q, loc):
+            q = queue_at(a, t.queue)
+            if q == NULL or load64(&t.word) != word or queued[loc >> 6] >> (loc & 63) & 1:
                 continue
             # In no cell and, if it is still READY, in none before: nobody else will enqueue it.
             if cas64(&t.word, word, TASK_WORD(

@@ -15,6 +15,7 @@ cdef class ObjectTable:
     cdef uint32_t _record(self, bytes id, uint64_t state, uint64_t flags, bint *existed) except 0
     cdef uint32_t _new(
         self, const uint8_t *id, uint64_t state, uint64_t flags, bint *existed) except 0
+    cdef Handle _adopt(self, object cls, uint32_t loc, uint32_t version, const char *id)
     cdef uint64_t _pin_sealed(self, Handle handle) except? 0
     cdef _publish(self, Handle handle, uint32_t flags)
     cdef tuple _read_block(self, uint32_t loc, object_record *o, bint error, uint32_t flags)

@@ -362,29 +362,28 @@ cdef class ObjectTable:
                 drop(a, loc)
 
     def adopt(self, object cls, uint32_t loc, uint32_t version, bytes id not None):
-        """A handle from a reference that another process sent, while somebody keeps the object.
-
-        Raises ObjectNotFoundError when the object is gone.
-        """
-        cdef attachment *a = self._open()
-        cdef Handle handle
-        if len(id) == 20 and is_object(a, loc) and hold(a, loc, version):
-            handle = new_handle(cls, self.segment, loc)
-            if memcmp(handle.id_bytes, <char *>id, 20) == 0:
-                return handle
-        raise ObjectNotFoundError(
-            f"object {id.hex()} is gone from this node",
-            hint="keep a reference to what you pass on")
+        """A handle from a reference that another process sent. Raises ObjectNotFoundError."""
+        if len(id) != 20:
+            raise ObjectNotFoundError(f"{id.hex()} is no object's id")
+        return self._adopt(cls, loc, version, PyBytes_AS_STRING(id))
 
     def adopt_packed(self, object cls, bytes packed not None):
         """`adopt` from what Handle.packed gave. Raises ObjectNotFoundError, ValueError."""
-        cdef uint32_t loc, version
-        cdef const char *p = packed
         if PyBytes_GET_SIZE(packed) != 28:
             raise ValueError(f"a packed reference has 28 bytes, not {len(packed)}")
-        memcpy(&loc, p + 20, 4)
-        memcpy(&version, p + 24, 4)
-        return self.adopt(cls, loc, version, packed[:20])
+        cdef uint32_t *p = <uint32_t *>PyBytes_AS_STRING(packed)
+        return self._adopt(cls, p[5], p[6], <char *>p)
+
+    cdef Handle _adopt(self, object cls, uint32_t loc, uint32_t version, const char *id):
+        cdef attachment *a = self._open()
+        cdef Handle handle
+        if is_object(a, loc) and hold(a, loc, version):
+            handle = new_handle(cls, self.segment, loc)
+            if memcmp(handle.id_bytes, id, 20) == 0:
+                return handle
+        raise ObjectNotFoundError(
+            f"object {id[:20].hex()} is gone from this node",
+            hint="keep a reference to what you pass on")
 
     def share(self, object cls, Handle handle not None):
         """One more handle of the same object."""

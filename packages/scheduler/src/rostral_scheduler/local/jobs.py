@@ -192,7 +192,8 @@ class Jobs:
                 hint="round the amounts that tasks ask for",
             )
         config = self._config
-        capacity = config.group_queue_capacity if in_group else config.ready_queue_capacity
+        wanted = config.group_queue_capacity if in_group else config.ready_queue_capacity
+        capacity = self._memory.fitting_capacity(wanted)
         queue = self._memory.make_queue(QUEUE_READY, job_id, key, capacity)
         job.queues[key] = queue
         self._job_of_queue[queue] = job_id

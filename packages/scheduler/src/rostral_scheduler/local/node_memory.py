@@ -43,6 +43,9 @@ QUEUE_READY: Final = layout.QUEUE_READY
 QUEUE_MAILBOX: Final = layout.QUEUE_MAILBOX
 
 KIND_PICKLE: Final = 1
+# A queue's ring has at most one part in so many of the store.
+QUEUE_SHARE: Final = 512
+CELL_BYTES: Final = 8
 _WAIT_NS: Final = 1_000_000_000
 
 Hold = NewType("Hold", object)
@@ -166,6 +169,14 @@ class NodeMemory:
         queue = Queue.create(self._segment, capacity, kind, job_id, key)
         self._queues[queue.loc] = queue
         return int(queue.loc)
+
+    def fitting_capacity(self, wanted: int) -> int:
+        """How many tasks a ready queue may hold: so many, or fewer in a small store.
+
+        The ring is made of the store's own chunks, though its pages only as they are needed.
+        """
+        fitting = self.capacity_bytes // QUEUE_SHARE // CELL_BYTES
+        return max(1, min(wanted, 1 << (fitting.bit_length() - 1)))
 
     def queue_length(self, queue: int) -> int:
         """Tasks in it."""

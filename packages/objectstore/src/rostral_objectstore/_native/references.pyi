@@ -1,0 +1,9 @@
+from collections.abc import Callable
+from typing import Any
+
+from rostral_objectstore._native.handle import Handle
+from rostral_objectstore._native.table import ObjectTable
+
+def set_reference_class(cls: type[Handle], without_table: Callable[[bytes], Handle]) -> None: ...
+def set_reference_table(table: ObjectTable | None) -> None: ...
+def rebuild_ref(packed: bytes) -> Any: ...
