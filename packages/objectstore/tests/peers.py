@@ -18,7 +18,7 @@ import hashlib, itertools, os, pickle, random, signal, threading, time
 import numpy as np
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import ObjectHandle, StoreClient
-from rostral_objectstore._native import repair
+from rostral_objectstore._native import cancelling, repair
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext

@@ -29,7 +29,7 @@ PATIENCE_S = 15.0
 RARE = {"chunk.adopted"}
 # Only two processes together come here: see below.
 MET_BY_TWO = {"delete.disturbed"}
-OF_TASKS = ("submit.", "queue.", "claim.", "finish.", "resolve.", "task.")
+OF_TASKS = ("submit.", "queue.", "claim.", "cancel.", "finish.", "resolve.", "task.")
 CASES = [
     (name, visit)
     for name in failpoints.NAMES
@@ -60,6 +60,8 @@ while time.monotonic() < end:
             ObjectHandle, context, queue, 0, bytes(work.chooser.choice([1, 600])), late, [], 2, 0,
             0, False)
         results += tasks.submit(ObjectHandle, context, queue, 0, b"", [], late, 1, 0, 0, False)
+        results += tasks.submit(ObjectHandle, context, queue, 0, b"", late, [], 1, 0, 0, False)
+        assert cancelling.cancel_result(table, results[-1], 0, 2, b"cancelled", 0) == 0
         for handle in late:
             table.fill(handle, 2, b"", [], [])
         while task := tasks.next(queue, 0, []):

@@ -11,9 +11,11 @@ from rostral.api import (
     put,
     wait,
 )
+from rostral.cancellation import cancel
 from rostral.context import Context
 from rostral.decorator import remote
 from rostral.driver import init, is_initialized, shutdown
+from rostral.interrupt import is_cancelled
 from rostral.logging_config import LoggingConfig
 from rostral.method_options import method
 from rostral.object_ref import ObjectRef
@@ -32,6 +34,7 @@ __all__ = [
     "RuntimeContext",
     "__version__",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "experimental",
@@ -40,6 +43,7 @@ __all__ = [
     "get_gpu_ids",
     "get_runtime_context",
     "init",
+    "is_cancelled",
     "is_initialized",
     "kill",
     "method",

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from rostral.actor_loop import ActorLoop, MailboxSelector
 from rostral.concurrency import Group, Groups
 from rostral.exceptions import ActorExit
+from rostral.interrupt import interrupted_by
 from rostral.mailbox import Mailbox
 from rostral.runtime import Runtime
 from rostral.sweeper import sweep_timeout_ns
@@ -56,6 +57,7 @@ class AsyncCalls:
         store = runtime.store
         self._mailbox = mailbox
         self._runner = runner
+        self._is_cancelled = runtime.tasks.is_cancelled
         self._selector = MailboxSelector(
             mailbox, store.segment, lambda: sweep_timeout_ns(runtime.tasks)
         )
@@ -169,8 +171,13 @@ class AsyncCalls:
         return None
 
     async def _other_steps(self, call: ClaimedTask, waiting: Waiting) -> None:
+        me = asyncio.current_task()
+        assert me is not None
         try:
-            value = await resumed(*waiting)
+            with interrupted_by(call, lambda: self.loop.call_soon_threadsafe(me.cancel)):
+                if self._is_cancelled(call):
+                    me.cancel()
+                value = await resumed(*waiting)
         except GeneratorExit:
             raise
         except BaseException as error:

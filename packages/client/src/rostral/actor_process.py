@@ -38,6 +38,7 @@ from rostral.execution import (
     store_results,
 )
 from rostral.failure import StoredError, seal_error, task_error
+from rostral.interrupt import end_cancelled
 from rostral.mailbox import Mailbox
 from rostral.object_ref import ObjectRef
 from rostral.own_name import bind_own_name
@@ -138,9 +139,14 @@ class ActorProcess:
         else:
             self.instance = self._class(*args, **kwargs)
 
-    def scope(self, task_id: bytes, method: str = "") -> TaskScope:
+    def scope(self, task_id: bytes, method: str = "", call: ClaimedTask | None = None) -> TaskScope:
         """The scope of one call, of the method with this name; of the constructor without."""
-        return TaskScope(task_id, self.class_name, self.actor_id, self._placement, method)
+        return TaskScope(task_id, self.class_name, self.actor_id, self._placement, method, call)
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether one call runs after the other, in the main thread."""
+        return not self.settings.is_async and self.groups.limit == 1
 
     def method_name(self, task: ClaimedTask) -> str:
         """Class and method, for errors."""
@@ -187,7 +193,7 @@ class ActorProcess:
     def run_call(self, call: ClaimedTask) -> None:
         """One call, in this thread."""
         name = self.method_name(call)
-        scope = self.scope(call.id, name)
+        scope = self.scope(call.id, name, call)
         try:
             execute(
                 self.runtime,
@@ -213,7 +219,9 @@ class ActorProcess:
 
     def begin(self, call: ClaimedTask) -> Any:
         """CallRunner: on the event loop, in a context of the call's own."""
-        task_scope.set(self.scope(call.id, self.method_name(call)))
+        task_scope.set(self.scope(call.id, self.method_name(call), call))
+        if self.runtime.tasks.is_cancelled(call):
+            raise asyncio.CancelledError
         args, kwargs = fetch_arguments(self.runtime, call)
         return self.methods[call.function & METHOD_MASK](*args, **kwargs)
 
@@ -221,6 +229,8 @@ class ActorProcess:
         """CallRunner."""
         if self._is_leaving and call.id in self._left_by:
             self._exited(call, ActorExit())
+            return
+        if self._end_if_cancelled(call):
             return
         try:
             store_results(self.runtime, call, self.method_name(call), value)
@@ -233,12 +243,21 @@ class ActorProcess:
         if isinstance(error, SystemExit):
             self._exited(call, error)
             return
+        if self._end_if_cancelled(call):
+            return
         retried = self._retried_errors(call)
         if should_retry(error, retried) and repair.run_again(self.runtime.store.segment, call.loc):
             self.runtime.tasks.forget(call)
             return
         store_error(self.runtime, call, self.method_name(call), error)
         self.runtime.tasks.finish(call)
+
+    def _end_if_cancelled(self, call: ClaimedTask) -> bool:
+        is_cancelled = self.runtime.tasks.is_cancelled(call)
+        if is_cancelled:
+            end_cancelled(self.runtime, call)
+            self.runtime.tasks.finish(call)
+        return is_cancelled
 
     def _retried_errors(self, call: ClaimedTask) -> RetriedErrors:
         """The exceptions after which the call runs again, if it has retries."""
@@ -334,7 +353,8 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
         )
         runtime.ask("actor_failed", {"actor_id": actor.actor_id, "error": pickle.dumps(death)})
         sys.exit(1)
-    answer = runtime.ask("actor_ready", {"actor_id": actor.actor_id})
+    ready = {"actor_id": actor.actor_id, "is_serial": actor.is_serial}
+    answer = runtime.ask("actor_ready", ready)
     actor.mailbox.admit(actor.retried_calls(int(answer["waiting"])))
     actor.run()
     _end(actor)

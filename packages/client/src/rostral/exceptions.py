@@ -9,6 +9,8 @@ RostralError
 │   └── OutOfMemoryError          it was ended because memory was short
 ├── RuntimeEnvSetupError          the runtime environment of a task or actor cannot be made
 ├── NodeDiedError                 the node that had it is gone
+├── TaskCancelledError            the task was cancelled
+│   └── TaskDeadlineExceededError (TimeoutError)   by its own deadline
 ├── ActorError
 │   ├── ActorDiedError            for good: killed, crashed, or its constructor raised
 │   │   └── ActorPlacementGroupRemovedError
@@ -69,6 +71,8 @@ from rostral_scheduler.errors import (
     OutOfMemoryError,
     PlacementGroupNotFoundError,
     RuntimeEnvSetupError,
+    TaskCancelledError,
+    TaskDeadlineExceededError,
     TaskPlacementGroupRemovedError,
     UnschedulableError,
     WorkerCrashedError,
@@ -338,6 +342,8 @@ __all__ = [
     "RpcError",
     "RuntimeEnvSetupError",
     "StoreUnavailableError",
+    "TaskCancelledError",
+    "TaskDeadlineExceededError",
     "TaskError",
     "TaskPlacementGroupRemoved",
     "TaskPlacementGroupRemovedError",

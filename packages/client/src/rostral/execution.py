@@ -14,6 +14,7 @@ from rostral._context import task_scope
 from rostral.arguments import decode, value_count
 from rostral.exceptions import ObjectLostError, RostralError, TaskError, UserCodeError
 from rostral.failure import dump_task_error, pass_on, seal_error, task_error
+from rostral.interrupt import end_cancelled, raise_interrupt
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral.serialization import Packed, pack
@@ -111,16 +112,31 @@ def execute(
     SystemExit is the process's end, and passes through.
     """
     token = task_scope.set(scope)
+    is_cancelled = runtime.tasks.is_cancelled
     try:
+        if task.dependencies and is_cancelled(task):
+            raise_interrupt()  # its inputs may be missing
         args, kwargs = fetch_arguments(runtime, task)
-        store_results(runtime, task, name, code(*args, **kwargs))
+        # In this order: who cancels sets the flag, and then has this process look at `interrupt`.
+        scope.interrupt = raise_interrupt
+        if is_cancelled(task):
+            raise_interrupt()
+        value = code(*args, **kwargs)
+        scope.interrupt = None
+        if is_cancelled(task):
+            raise_interrupt()
+        store_results(runtime, task, name, value)
     except SystemExit:
         raise
     except BaseException as error:
-        if should_retry(error, retried) and repair.run_again(runtime.store.segment, task.loc):
+        scope.interrupt = None
+        if is_cancelled(task):
+            end_cancelled(runtime, task)
+        elif should_retry(error, retried) and repair.run_again(runtime.store.segment, task.loc):
             runtime.tasks.forget(task)
             return
-        store_error(runtime, task, name, error)
+        else:
+            store_error(runtime, task, name, error)
     finally:
         task_scope.reset(token)
     runtime.tasks.finish(task)

@@ -88,8 +88,12 @@ class Mailbox:
         is_there = self._tasks.wait(self._loc, timeout_ns, self._late, seen)
         if not is_there and timeout_ns:
             self._tasks.sweep()
-        is_sealed = self._table.is_sealed
-        return is_there or any(is_sealed(ref) for ref in self._late)
+        is_sealed, is_cancelled = self._table.is_sealed, self._tasks.is_cancelled
+        return (
+            is_there
+            or any(is_sealed(ref) for ref in self._late)
+            or any(is_cancelled(calls[0]) for calls in self._parked.values())
+        )
 
     def close(self) -> None:
         """Yields no more calls. Callable from any thread."""
@@ -129,7 +133,7 @@ class Mailbox:
         for line, calls in list(self._parked.items()):
             while calls:
                 missing = self._missing(calls[0])
-                if missing:
+                if missing and not self._tasks.is_cancelled(calls[0]):
                     self._late += missing
                     break
                 self._ready.append(calls.popleft())

@@ -35,7 +35,7 @@ from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
 from rostral.serialization import pack
 from rostral_objectstore._native.pending import PendingCalls
-from rostral_objectstore._native.task import TaskContext
+from rostral_objectstore._native.task import ClaimedTask, TaskContext
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import Body, ControlClient
 from rostral_objectstore.errors import (
@@ -69,7 +69,16 @@ Read = tuple[int, bool, Any, Sequence[Any]]
 class TaskScope:
     """What is running in this thread: names the children of a task."""
 
-    __slots__ = ("actor_id", "context", "function_name", "name", "placement", "task_id")
+    __slots__ = (
+        "actor_id",
+        "context",
+        "function_name",
+        "interrupt",
+        "name",
+        "placement",
+        "task",
+        "task_id",
+    )
 
     def __init__(
         self,
@@ -78,12 +87,16 @@ class TaskScope:
         actor_id: bytes | None = None,
         placement: Placement | None = None,
         function_name: str = "",
+        task: ClaimedTask | None = None,
     ) -> None:
         self.task_id = task_id
         self.placement = placement
         self.name = name
         self.actor_id = actor_id
         self.function_name = function_name or name
+        self.task = task
+        # While the task's code runs: how it is interrupted.
+        self.interrupt: Callable[[], None] | None = None
         self.context = TaskContext(task_id)
 
 

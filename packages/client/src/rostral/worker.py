@@ -11,7 +11,7 @@ import pickle
 import sys
 from typing import Any
 
-from rostral import _context, worker_environment
+from rostral import _context, interrupt, worker_environment
 from rostral.actor_process import run_actor
 from rostral.exceptions import RuntimeEnvSetupError
 from rostral.execution import execute, store_error
@@ -53,6 +53,7 @@ def main(start: WorkerStart) -> None:
     """Runs a worker or an actor until its end. Called in a fresh process."""
     worker_environment.enter(start)
     store = StoreClient.connect(start.store_socket, kind=start.kind, worker_id=start.worker_id)
+    interrupt.install()
     # Without its scheduler a worker has no purpose, and nobody to count it.
     scheduler = ControlClient(
         start.scheduler_socket, on_push=leave_when_told, on_close=lambda: os._exit(1)
@@ -175,7 +176,7 @@ def run_task(runtime: Runtime, task: ClaimedTask) -> None:
         runtime.tasks.finish(task)
         return
     function_name = getattr(function, "__qualname__", name)
-    scope = TaskScope(task.id, name, None, meta["placement"], function_name)
+    scope = TaskScope(task.id, name, None, meta["placement"], function_name, task)
     if scope.placement is not None and scope.placement.captures:
         runtime.captures = True
     retried = meta.get("retry_exceptions", False)

@@ -67,6 +67,9 @@ class TaskFlag(IntEnum):
 
     CANCELLED = 1
     ACTOR_CALL = 2
+    CANCEL_CHILDREN = 4
+    INTERRUPT = 8
+    LATE = 32
 
 
 class SlotInfo(TypedDict):
@@ -115,6 +118,7 @@ class TaskInfo(TypedDict):
     flags: int
     function: int
     returns: list[int]
+    deadline_ns: int
 
 
 class Audit(TypedDict):

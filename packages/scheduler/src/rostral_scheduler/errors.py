@@ -17,6 +17,8 @@ RostralError (rostral_gcs)
     ├── WorkerCrashedError                        the process that ran the task died
     │   └── OutOfMemoryError                      it was ended because memory was short
     ├── TaskPlacementGroupRemovedError            the group that the task was to run in is gone
+    ├── TaskCancelledError                        the task was cancelled
+    │   └── TaskDeadlineExceededError (TimeoutError)  by its own deadline
     └── ActorError                                what a caller sees of an actor that cannot answer
         ├── ActorDiedError                        it will not come back
         │   └── ActorPlacementGroupRemovedError   its placement group was removed
@@ -48,6 +50,8 @@ __all__ = [
     "RuntimeEnvSetupError",
     "SchedulerError",
     "TaskPlacementGroupRemovedError",
+    "TaskCancelledError",
+    "TaskDeadlineExceededError",
     "UnschedulableError",
     "WorkerCrashedError",
     "WorkerStartError",
@@ -174,6 +178,35 @@ class OutOfMemoryError(WorkerCrashedError):
 
 class TaskPlacementGroupRemovedError(SchedulerError):
     """The placement group in which the task was to run has been removed."""
+
+
+class TaskCancelledError(SchedulerError):
+    """The task was cancelled: it never ran, or what it returned or raised is not kept.
+
+    Attributes:
+        task_id: The task's id, 16 bytes; empty when not known.
+    """
+
+    task_id: bytes
+
+    def __init__(self, message: str, *, hint: str | None = None, task_id: bytes = b"") -> None:
+        super().__init__(message, hint=hint)
+        self.task_id = task_id
+
+    @staticmethod
+    def of(task_id: bytes, *, is_late: bool) -> TaskCancelledError:
+        """The error of a task that was cancelled, by its deadline or by somebody."""
+        if is_late:
+            return TaskDeadlineExceededError(
+                f"task {task_id.hex()} was not done by its deadline",
+                hint="give it more with deadline_s, counted from its submission",
+                task_id=task_id,
+            )
+        return TaskCancelledError(f"task {task_id.hex()} was cancelled", task_id=task_id)
+
+
+class TaskDeadlineExceededError(TaskCancelledError, TimeoutError):
+    """The task was not done by its deadline, and was cancelled or never begun."""
 
 
 class ActorError(SchedulerError):

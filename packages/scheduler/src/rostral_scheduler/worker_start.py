@@ -1,16 +1,21 @@
 """What a freshly forked worker process is told: the argument of the worker module's ``main``.
 
-This file owns that one record. It imports nothing slow: the zygote and every worker read it.
+This file owns that one record, and the signal that a worker must expect. It imports nothing slow:
+the zygote and every worker read it.
 """
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["WorkerKind", "WorkerStart"]
+__all__ = ["CANCEL_SIGNAL", "WorkerKind", "WorkerStart"]
 
 WorkerKind = Literal["worker", "actor"]
+
+CANCEL_SIGNAL: Final[int] = signal.SIGRTMIN + 5
+"""Tells a worker that a task of its was cancelled. One that users' programs have no use for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@
     STEP(CLAIM_STEP_SAID, "claim.said")                                                        \
     STEP(CLAIM_STEP_CLAIMED, "claim.claimed")                                                  \
     STEP(CLAIM_STEP_EMPTIED, "claim.emptied")                                                  \
+    STEP(CANCEL_STEP_MARKED, "cancel.marked")                                                  \
     STEP(FINISH_STEP_DONE, "finish.done")                                                      \
     STEP(RESOLVE_STEP_MARKED, "resolve.marked")                                                \
     STEP(RESOLVE_STEP_READY, "resolve.ready")                                                  \

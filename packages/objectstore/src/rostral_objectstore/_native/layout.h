@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 8u
+#define LAYOUT_VERSION 9u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -330,6 +330,9 @@ struct index_group {
  *    |                 ^  ^       |
  *    '-----------------'  '-------'  the claimer died: run again
  *
+ * Who cancels a task that is WAITING or READY claims it, and ends it in place of a worker; of one
+ * that is CLAIMED he sets the flag, and its claimer is to see that. So nothing WAITING or READY has
+ * the flag CANCELLED, and a task with it is never READY again.
  * WAITING: some dependency is not sealed. DONE: the results are sealed; the submitter frees it.
  */
 /* As with objects, a record in use and FREE is in the hands of `slot`. A record stays while an
@@ -343,8 +346,11 @@ enum task_state {
     TASK_DONE = 4
 };
 #define RETRY_FOREVER 0xffffffffu
-#define TASK_FLAG_CANCELLED 1u
+#define TASK_FLAG_CANCELLED 1u       /* its results are to be the error that it was cancelled */
 #define TASK_FLAG_ACTOR_CALL 2u
+#define TASK_FLAG_CANCEL_CHILDREN 4u /* with CANCELLED: and so are its children's */
+#define TASK_FLAG_INTERRUPT 8u       /* with CANCELLED: the code that it runs may be interrupted */
+#define TASK_FLAG_LATE 32u           /* with CANCELLED: because its deadline is over */
 /* state | flags << 8 | slot << 16 | version << 32 */
 #define TASK_WORD(state, flags, slot, version) OBJECT_WORD(state, flags, slot, version)
 
@@ -360,6 +366,8 @@ struct task {
     uint32_t attempt;
     uint32_t retries_left; /* RETRY_FOREVER: no limit */
     uint64_t function;     /* opaque to the store: the client's key of the code to run */
+    uint64_t parent;       /* the first 8 bytes of the id of the task that submitted it */
+    int64_t deadline;      /* CLOCK_MONOTONIC, ns: it shall not run any more; 0: none */
     /* follows: uint32_t returns[return_count] padded to 16; struct dependency[dependency_count];
      * payload */
 };
@@ -417,7 +425,7 @@ _Static_assert(sizeof(struct compound) == 64, "compound");
 _Static_assert(sizeof(struct event) == 64, "event");
 _Static_assert(sizeof(struct contained) == 32, "contained");
 _Static_assert(sizeof(struct index_group) == 64, "index_group");
-_Static_assert(sizeof(struct task) == 64, "task");
+_Static_assert(sizeof(struct task) == 80, "task");
 _Static_assert(sizeof(struct dependency) == 16, "dependency");
 _Static_assert(sizeof(struct queue) <= QUEUE_CELLS_OFFSET, "queue");
 _Static_assert(sizeof(struct header) <= 4096, "header");

@@ -16,7 +16,8 @@ cdef extern from "layout.h" nogil:
     enum: OBJECT_FLAG_WIDE, OBJECT_FLAG_ON_DISK, OBJECT_FLAG_SPILLED, OBJECT_FLAG_KEPT
     enum: OBJECT_SIZE, INLINE_SIZE, WIDE_CHUNK, DEPENDENTS_CLOSED, DELETE_LAST
     enum: TASK_FREE, TASK_WAITING, TASK_READY, TASK_CLAIMED, TASK_DONE
-    enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL
+    enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL, TASK_FLAG_CANCEL_CHILDREN
+    enum: TASK_FLAG_INTERRUPT, TASK_FLAG_LATE
     enum: DEPENDENCY_RESOLVED, DEPENDENCY_LINKED
     enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET
     enum: RETRY_FOREVER
@@ -106,7 +107,8 @@ cdef extern from "layout.h" nogil:
         uint8_t id[16]
         uint32_t queue, submitter, return_count, dependency_count, payload, payload_size
         uint32_t attempt, retries_left
-        uint64_t function
+        uint64_t function, parent
+        int64_t deadline
 
     struct dependency:
         uint32_t loc, resolved

@@ -202,8 +202,8 @@ cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noe
         wake_worker(a, q)
         return True
     # Waiting here for room could stop the very worker that would make it. The scheduler looks for
-    # tasks that wait for nothing whenever it is poked.
-    store64(&t.word, word)
+    # tasks that wait for nothing whenever it is poked. (Unless it was cancelled at this moment.)
+    cas64(&t.word, TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32), word)
     poke_scheduler(a)
     return False
 

@@ -311,6 +311,7 @@ def task_info(Segment segment not None, uint32_t loc):
         "slot": (word >> 16) & 0xffff, "queue": t.queue, "submitter": t.submitter, "attempt":
         t.attempt, "retries_left": t.retries_left, "flags": (word >> 8) & 0xff, "function":
         t.function, "returns": [returns[i] for i in range(return_count)],
+        "deadline_ns": t.deadline,
     }
 
 
@@ -341,8 +342,9 @@ def take_claim(Segment segment not None, uint32_t loc):
     if (word & 0xff) != TASK_CLAIMED or has_all_results(a, t):
         return False
     undo_results(a, t, (word >> 16) & 0xffff)
-    store64(&t.word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32))
-    return True
+    # Not if it was cancelled at this moment: the mark of that must stay.
+    return cas64(
+        &t.word, word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32)) != 0
 
 
 def run_again(Segment segment not None, uint32_t loc, bint counted=True):
@@ -353,13 +355,15 @@ def run_again(Segment segment not None, uint32_t loc, bint counted=True):
     """
     cdef attachment *a = &segment.a
     cdef task *t = <task *>at(a, loc)
-    cdef uint64_t word = load64(&t.word)
+    cdef uint64_t word = load64(&t.word), ready
     cdef queue *q = queue_at(a, t.queue)
     if (word & 0xff) == TASK_CLAIMED and has_all_results(a, t):
         # Died between its last seal and its finish: an actor's call must not take effect twice.
         store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
         return True
-    if (word & 0xff) != TASK_CLAIMED or t.retries_left == 0 or q == NULL or load32(&q.closed):
+    if (word & 0xff) != TASK_CLAIMED or (word >> 8) & TASK_FLAG_CANCELLED:
+        return False
+    if t.retries_left == 0 or q == NULL or load32(&q.closed):
         return False
     # The next claimer must be able to write what this one had begun to write.
     undo_results(a, t, (word >> 16) & 0xffff)
@@ -367,15 +371,19 @@ def run_again(Segment segment not None, uint32_t loc, bint counted=True):
     if counted:
         t.retries_left -= 1
     t.attempt += 1
-    store64(&t.word, TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32))
-    if not push(a, q, loc):
-        if counted:
-            t.retries_left += 1
-        t.attempt -= 1
-        store64(&t.word, word)
-        return False
-    wake_worker(a, q)
-    return True
+    ready = TASK_WORD(TASK_READY, (word >> 8) & 0xff, a.my_slot, word >> 32)
+    if not cas64(&t.word, word, ready):
+        return False  # cancelled at this moment
+    if push(a, q, loc):
+        wake_worker(a, q)
+        return True
+    # In no cell, so nobody but a canceller can have claimed it meanwhile; then it is his to end.
+    if not cas64(&t.word, ready, word):
+        return True
+    if counted:
+        t.retries_left += 1
+    t.attempt -= 1
+    return False
 
 
 cdef bint has_all_results(attachment *a, task *t) noexcept nogil:

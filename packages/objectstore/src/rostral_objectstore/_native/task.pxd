@@ -22,6 +22,9 @@ cdef class Tasks:
     cdef uint32_t *unfinished  # ring of locators, oldest first
     cdef size_t first, count, capacity
     cdef size_t since_sweep
+    # of the task that is being submitted
+    cdef uint64_t parent
+    cdef int64_t deadline
 
     cdef attachment *_open(self) except NULL
     cdef _reserve(self)

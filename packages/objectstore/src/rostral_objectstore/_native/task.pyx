@@ -313,7 +313,8 @@ cdef class Tasks:
     def submit(self, object cls, TaskContext context not None, uint32_t queue_loc,
                uint64_t function, bytes payload not None, list dependencies not None,
                list nested not None, uint32_t return_count, uint32_t retries, uint32_t flags,
-               bint in_order, bytes task_id=None, PendingCalls pending=None):
+               bint in_order, bytes task_id=None, PendingCalls pending=None,
+               int64_t deadline_ns=0):
         """Submits one task. Returns the handles, of class `cls`, of its results.
 
         Args:
@@ -329,6 +330,8 @@ cdef class Tasks:
             in_order: enqueue it at once, whether its inputs are there or not: a mailbox keeps its
                 callers' order.
             pending: counts the task until it is done.
+            deadline_ns: on the monotonic clock, when it shall not run any more; 0: at no time. The
+                store remembers it; `late` in cancelling.pyx finds who is over it.
 
         Returns at once what is there already if a task with that id was submitted before and all
         its results are made, or will be. Raises QueueClosedError, QueueFullError (try again:
@@ -362,6 +365,8 @@ cdef class Tasks:
         self._reserve()
         if pending is not None:
             pending.check()
+        memcpy(&self.parent, context.id, 8)
+        self.deadline = deadline_ns
         if task_id is not None:
             if len(task_id) != 16:
                 raise ValueError(f"a task id has 16 bytes, not {len(task_id)}")
@@ -413,6 +418,7 @@ cdef class Tasks:
         t.queue, t.submitter = queue_loc, a.my_slot
         t.return_count, t.dependency_count = 0, 0
         t.attempt, t.retries_left, t.function = 0, retries, function
+        t.parent, t.deadline = self.parent, self.deadline
         t.payload, t.payload_size = 0, payload_size
         if payload_size > INLINE_PAYLOAD:
             try:
@@ -465,7 +471,10 @@ cdef class Tasks:
         if waited == 0:
             store64(&t.word, TASK_WORD(TASK_READY, flags, a.my_slot, version))
             FAILPOINT(a.plan, SUBMIT_STEP_READY)
-            if not push(a, q, loc):
+            if not push(a, q, loc) and cas64(&t.word, TASK_WORD(
+                    TASK_READY, flags, a.my_slot, version),
+                    TASK_WORD(TASK_FREE, 0, a.my_slot, version)):
+                # Not if who knows its results from an earlier run has cancelled it at this moment.
                 self._take_back(a, loc)
                 raise QueueFullError(
                     f"{q.capacity} tasks are queued already", hint="wait for some of them first")
@@ -690,6 +699,15 @@ cdef class Tasks:
         FAILPOINT(a.plan, FINISH_STEP_DONE)
         a.me.finished_count += 1
         store32(&a.me.running, 0)
+
+    def is_cancelled(self, ClaimedTask claimed not None):
+        """Whether a task of ours, claimed and not finished, was cancelled since."""
+        cdef task *t = <task *>at(self._open(), claimed.loc)
+        return (load64(&t.word) >> 8) & TASK_FLAG_CANCELLED != 0
+
+    def flags(self, ClaimedTask claimed not None):
+        """TASK_FLAG_* of a task of ours as they are now."""
+        return (load64(&(<task *>at(self._open(), claimed.loc)).word) >> 8) & 0xff
 
     def mark_running(self, ClaimedTask claimed not None):
         """Says which of several claimed tasks is being run: what others see of this process."""

@@ -87,6 +87,8 @@ class ActorRecord:
     stage: ActorStage = ActorStage.PENDING
     worker_id: bytes | None = None
     restarts: int = 0
+    is_serial: bool = False
+    """It runs one call after the other, in its main thread: one can be stopped alone."""
     failed_starts: int = 0
     """Processes in a row that died before their constructor returned."""
     ending: str = ""

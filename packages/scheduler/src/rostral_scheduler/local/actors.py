@@ -209,9 +209,10 @@ class Actors:
         actor.move(ActorStage.STARTING)
         actor.worker_id = worker.worker_id
 
-    def ready(self, actor_id: bytes, worker: WorkerProcess) -> int:
+    def ready(self, actor_id: bytes, worker: WorkerProcess, *, is_serial: bool) -> int:
         """Its constructor has returned. Returns how many calls reached it while it was down."""
         actor = self._of_worker(actor_id, worker)
+        actor.is_serial = is_serial
         if actor.stage is ActorStage.STARTING:
             actor.move(ActorStage.ALIVE)
             actor.failed_starts = 0

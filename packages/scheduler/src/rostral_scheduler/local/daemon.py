@@ -28,6 +28,7 @@ from rostral_scheduler.core.events import (
 from rostral_scheduler.core.local import LocalPolicy, PolicyLimits
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.logs import StreamName
@@ -108,6 +109,7 @@ class LocalScheduler:
             stack.push_async_callback(server.stop)
             await self.pool.start()
             stack.push_async_callback(self.pool.stop)
+            stack.push_async_callback(self.cancellations.stop)
             if self.gcs is not None:
                 stack.push_async_callback(self.gcs.stop)
                 await self.gcs.start()
@@ -161,6 +163,10 @@ class LocalScheduler:
         self.oom_retries = OomRetries(config, memory)
         self.monitor = MemoryMonitor(
             config, memory, self.pool, self.actors, killed=self._killed_for_memory
+        )
+        self.cancellations = Cancellations(memory, self.pool, self.actors)
+        self.repair.on_cancelled(
+            lambda task_id: self.cancellations.cancel_children(task_id, Ladder())
         )
         self.deaths = Deaths(
             memory,
@@ -229,6 +235,7 @@ class LocalScheduler:
                 self.actors.tick()
                 self.groups.tick()
                 self.jobs.finish_ended()
+                self.cancellations.tick()
                 self.repair.tick()
                 self.oom_retries.tick()
                 self._observe(tick=True)

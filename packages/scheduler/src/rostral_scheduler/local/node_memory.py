@@ -19,7 +19,7 @@ from typing import Any, Final, NewType
 from msgspec import structs
 
 from rostral_objectstore import layout
-from rostral_objectstore._native import repair
+from rostral_objectstore._native import cancelling, repair
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore.client import StoreClient
@@ -82,6 +82,10 @@ class TaskInfo:
     queue: int
     retries_left: int
     is_actor_call: bool
+    is_cancelled: bool = False
+    is_late: bool = False
+    """Cancelled because its deadline is over."""
+    cancels_children: bool = False
 
 
 class NodeMemory:
@@ -266,6 +270,9 @@ class NodeMemory:
             queue=info["queue"],
             retries_left=info["retries_left"],
             is_actor_call=bool(info["flags"] & layout.TaskFlag.ACTOR_CALL),
+            is_cancelled=bool(info["flags"] & layout.TaskFlag.CANCELLED),
+            is_late=bool(info["flags"] & layout.TaskFlag.LATE),
+            cancels_children=bool(info["flags"] & layout.TaskFlag.CANCEL_CHILDREN),
         )
 
     def run_again(self, task: int, *, counted: bool = True) -> bool:
@@ -304,6 +311,39 @@ class NodeMemory:
         """Frees tasks taken over from the dead that are done by now."""
         if self._tasks.unfinished_count:
             self._tasks.sweep()
+
+    # ---- cancelling
+
+    def cancel(self, task: int, task_id: bytes, error: bytes, *, is_late: bool) -> bool:
+        """Cancels a task, and says that its children shall be; one that has not begun ends so.
+
+        True: it runs, and is flagged. False: it has ended, or was flagged before.
+        """
+        flags = int(layout.TaskFlag.CANCEL_CHILDREN)
+        flags |= int(layout.TaskFlag.LATE) if is_late else 0
+        return bool(self._cancel_at(task, task_id, flags, error))
+
+    def _cancel_at(self, task: int, task_id: bytes, flags: int, error: bytes) -> int | None:
+        error_flag = int(layout.ObjectFlag.ERROR)
+        return cancelling.cancel_at(
+            self._table, task, task_id, flags, KIND_PICKLE, error, error_flag
+        )
+
+    def allow_interrupt(self, task: int, task_id: bytes) -> None:
+        """The code of a cancelled task that runs may be interrupted."""
+        self._cancel_at(task, task_id, int(layout.TaskFlag.INTERRUPT), b"")
+
+    def children_of(self, task_id: bytes) -> list[tuple[int, bytes]]:
+        """(task, id) of a task's children that are neither done nor cancelled."""
+        return list(cancelling.children_of(self._segment, task_id))
+
+    def late_tasks(self) -> list[tuple[int, bytes]]:
+        """(task, id) of tasks over their deadline, of those taken over from the dead."""
+        return list(cancelling.late(self._tasks, time.monotonic_ns()))
+
+    def claimer(self, task: int, task_id: bytes) -> int | None:
+        """The slot of the process that has claimed the task and not finished it."""
+        return cancelling.claimer_of(self._segment, task, task_id)
 
     # ---- objects
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.errors import TaskCancelledError
 from rostral_scheduler.local.node_memory import NodeMemory, TaskInfo, pickled
 
 __all__ = ["OomRetries"]
@@ -44,6 +45,8 @@ class OomRetries:
             tries = self._tries.pop(info.task_id, 0) + 1
             limit = self._config.task_oom_retries
             error = pickled(error_of(info))
+            if self._ends_cancelled(task, info):
+                continue
             if info.retries_left == 0 or 0 <= limit < tries or not self._memory.take_claim(task):
                 self._memory.fail_task(task, error)
                 continue
@@ -65,9 +68,18 @@ class OomRetries:
             info = self._memory.task_info(item.task)
             if info.task_id != item.task_id:
                 continue  # Its job has ended, and with it the task.
+            if self._ends_cancelled(item.task, info):
+                continue
             if self._memory.run_again(item.task, counted=False):
                 continue
             if self._memory.is_open(info.queue):
                 self._waiting.append(item)  # Its queue is full: at a later tick.
             else:
                 self._memory.fail_task(item.task, item.error)
+
+    def _ends_cancelled(self, task: int, info: TaskInfo) -> bool:
+        """A task that was cancelled before it was killed, or since, does not run again."""
+        if info.is_cancelled:
+            error = TaskCancelledError.of(info.task_id, is_late=info.is_late)
+            self._memory.fail_task(task, pickled(error))
+        return info.is_cancelled

@@ -19,6 +19,7 @@ from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
@@ -46,6 +47,7 @@ class Scheduler(Protocol):
     jobs: Jobs
     actors: Actors
     groups: PlacementGroups
+    cancellations: Cancellations
     gcs: GcsLink | None
     stopping: asyncio.Event
 
@@ -68,6 +70,7 @@ class Requests:
         self._actors = scheduler.actors
         self._groups = scheduler.groups
         self._pool = scheduler.pool
+        self._cancellations = scheduler.cancellations
         self._methods: Final[dict[str, Method]] = {
             "register_driver": self._register_driver,
             "unregister_driver": self._unregister_driver,
@@ -93,6 +96,8 @@ class Requests:
             "get_group": self._get_group,
             "list_groups": self._list_groups,
             "export_function": self._export_function,
+            "cancel_task": self._cancel_task,
+            "cancel_children": self._cancel_children,
             "nodes": self._nodes,
             "cluster_resources": self._cluster_resources,
             "available_resources": self._available_resources,
@@ -274,7 +279,8 @@ class Requests:
             raise
 
     async def _actor_ready(self, session: Session, body: Body) -> Body:
-        waiting = self._actors.ready(body["actor_id"], self._worker_of(session))
+        worker, is_serial = self._worker_of(session), bool(body.get("is_serial"))
+        waiting = self._actors.ready(body["actor_id"], worker, is_serial=is_serial)
         return {"waiting": waiting}
 
     async def _actor_failed(self, session: Session, body: Body) -> Body:
@@ -351,6 +357,19 @@ class Requests:
     async def _export_function(self, _: Session, body: Body) -> Body:
         if self._scheduler.gcs is not None:
             self._scheduler.gcs.export_function(body["function_id"], body["name"], body["blob"])
+        return {}
+
+    # ---- cancelling
+
+    async def _cancel_task(self, _: Session, body: Body) -> Body:
+        ladder = Ladder(force=bool(body["force"]), grace_s=float(body["grace_s"]))
+        self._cancellations.climb(int(body["task"]), bytes(body["task_id"]), ladder)
+        if body["recursive"]:
+            self._cancellations.cancel_children(bytes(body["task_id"]), ladder)
+        return {}
+
+    async def _cancel_children(self, _: Session, body: Body) -> Body:
+        self._cancellations.cancel_children(bytes(body["task_id"]), Ladder())
         return {}
 
     # ---- the node and the cluster

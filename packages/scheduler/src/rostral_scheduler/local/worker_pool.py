@@ -25,7 +25,7 @@ from rostral_scheduler.local.environments import Environments, WorkerPlace
 from rostral_scheduler.local.logs import LogLimits, StreamName, WorkerOutput, make_pipe
 from rostral_scheduler.local.node_memory import Session
 from rostral_scheduler.local.zygote_process import ZygoteProcess
-from rostral_scheduler.worker_start import WorkerStart
+from rostral_scheduler.worker_start import CANCEL_SIGNAL, WorkerStart
 
 __all__ = ["Death", "WorkerPool", "WorkerProcess"]
 
@@ -335,6 +335,35 @@ class WorkerPool:
         worker.kill_reason = worker.kill_reason or reason
         self._signal(worker, signal.SIGKILL)
 
+    def by_slot(self, slot: int) -> WorkerProcess | None:
+        """The living worker that attached with the slot."""
+        for worker in self.by_number.values():
+            if worker.slot == slot and worker.status is None:
+                return worker
+        return None
+
+    def interrupt(self, worker: WorkerProcess) -> None:
+        """Has the process look at which of its tasks are cancelled."""
+        # Before it has registered it has no handler, and the signal would end it.
+        if worker.session is not None:
+            self._signal(worker, CANCEL_SIGNAL)
+
+    def pause(self, worker: WorkerProcess) -> None:
+        """Stops the process where it is; ``is_paused`` tells when. ``resume`` or ``kill`` it."""
+        self._signal(worker, signal.SIGSTOP)
+
+    def is_paused(self, worker: WorkerProcess) -> bool:
+        """Whether a process that was paused, or is dead, runs no more code."""
+        try:
+            stat = Path(f"/proc/{worker.pid}/stat").read_text()
+        except OSError:
+            return True
+        return stat.rpartition(")")[2].split()[0] in "TtZX"
+
+    def resume(self, worker: WorkerProcess) -> None:
+        """Lets a paused process go on."""
+        self._signal(worker, signal.SIGCONT)
+
     def lost(self, worker: WorkerProcess) -> None:
         """A connection of the process has ended: mostly because it is dead already.
 
@@ -388,7 +417,7 @@ class WorkerPool:
         if worker.session is not None:
             worker.session.close()
 
-    def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
+    def _signal(self, worker: WorkerProcess, number: int) -> None:
         # While the zygote has not reported its death nobody has reaped it: the pid is still its.
         if worker.pid and worker.status is None:
             with contextlib.suppress(ProcessLookupError):
