@@ -103,6 +103,7 @@ def test_results_equal_a_sequential_oracle_while_workers_are_killed(seed: int) -
 
     # Nothing of it is left but the code of the functions, which the driver may call again.
     store = rostral._context.runtime().store
+    assert isinstance(store, StoreClient)
     functions = 3
     wait_until(lambda: len(store.list_objects()) <= functions, 5, "the run's objects are gone")
     wait_until(lambda: rostral.available_resources() == {"CPU": 3.0}, 5, "every CPU is free")

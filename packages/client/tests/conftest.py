@@ -5,15 +5,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 import rostral
 
 from .command_line import CommandLine
+from .inline_subset import BOTH_MODES, NOT_INLINE
 from .waiting import files_of, nothing_left, processes_of, until
 
 STORE_BYTES = 256 << 20
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of the modules that are named in `inline_subset` run in both modes."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if "cluster" not in metafunc.fixturenames or module not in BOTH_MODES:
+        return
+    # A task that waits for a mark would keep the very thread that is to write it.
+    no_sense = metafunc.function.__name__ in NOT_INLINE or "marks" in metafunc.fixturenames
+    metafunc.parametrize(
+        "cluster", ["cluster"] if no_sense else ["cluster", "inline"], indirect=True, scope="module"
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,9 +53,10 @@ def leaves_nothing(runtime_dir: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(runtime_dir: str) -> Iterator[rostral.Context]:
-    """This module's cluster: one node of 2 CPUs."""
-    with rostral.init(num_cpus=2, object_store_memory=STORE_BYTES) as context:
+def cluster(runtime_dir: str, request: pytest.FixtureRequest) -> Iterator[rostral.Context]:
+    """This module's cluster: one node of 2 CPUs, or what looks like one from inside, inline."""
+    mode: Literal["cluster", "inline"] = getattr(request, "param", "cluster")
+    with rostral.init(num_cpus=2, object_store_memory=STORE_BYTES, mode=mode) as context:
         yield context
         if rostral.is_initialized():  # a test may have ended the session itself
             nothing_left()

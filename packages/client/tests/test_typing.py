@@ -15,6 +15,7 @@ import numpy as np
 
 import rostral
 from rostral import ActorHandle, ObjectRef, RemoteFunction
+from rostral.util import as_completed, map_unordered
 
 
 @rostral.remote
@@ -71,6 +72,33 @@ assert_type(
 
 async def wait_for(ref: ObjectRef[str]) -> None:
     assert_type(await ref, str)
+    assert_type(await ref.as_future(), str)
+
+
+@rostral.remote
+def h(count: int, text: str = "x", *rest: float, flag: bool = False) -> dict[str, int]:
+    return {text: count}
+
+
+assert_type(h.remote(1), ObjectRef[dict[str, int]])
+assert_type(h.remote(1, "y", 0.5, flag=True), ObjectRef[dict[str, int]])
+assert_type(h.remote(count=1, text="y"), ObjectRef[dict[str, int]])
+assert_type(h.remote(rostral.put(1), flag=True), ObjectRef[dict[str, int]])
+assert_type(rostral.get([rostral.put(1), rostral.put(2)]), list[int])
+assert_type(rostral.remote(lambda: 1).remote(), ObjectRef[int])
+assert_type(ref.future().result(), str)
+assert_type(list(as_completed([ref])), list[str])
+assert_type(list(as_completed([ref], yield_obj_refs=True)), list[ObjectRef[str]])
+assert_type(list(map_unordered(f, [1, 2])), list[Any])
+context = rostral.get_runtime_context()
+assert_type(context.get_job_id(), str)
+assert_type(context.get_task_id(), str | None)
+assert_type(rostral.get_gpu_ids(), list[int])
+assert_type(rostral.init(mode="inline", num_cpus=2)["address"], str)
+try:
+    rostral.get(ref)
+except rostral.exceptions.RayTaskError as error:
+    assert_type(error.cause, BaseException | None)
 """
 
 WRONG = {
@@ -87,6 +115,20 @@ WRONG = {
     "Groups.options(concurrency_groups={'io': 3})": "call-arg",
     "rostral.remote(concurrency_groups=['io'])(Grouped)": "call-overload",
     "rostral.get(ref).no_such_method()": "attr-defined",
+    "h.remote(1, 2)": "arg-type",
+    "h.remote(1, flag='yes')": "arg-type",
+    "h.remote(1, text=2)": "arg-type",
+    "h(1).keys().no_such_method()": "attr-defined",
+    "f.options(max_retries='3')": "arg-type",
+    "rostral.get({ref})": "call-overload",
+    "rostral.get(ref, timeout='1')": "call-overload",
+    "rostral.get([ref, 5])": "list-item",
+    "rostral.wait([ref], num_returns='2')": "arg-type",
+    "rostral.init(mode='local')": "arg-type",
+    "rostral.init(namespace=5)": "arg-type",
+    "ObjectRef(5)": "arg-type",
+    "list(as_completed([1]))": "list-item",
+    "rostral.put(1).no_such_method()": "attr-defined",
 }
 
 

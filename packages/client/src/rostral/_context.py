@@ -37,8 +37,8 @@ def start_on_first_use(start: Callable[[], object]) -> None:
     _start = start
 
 
-def set_end_of_actor(end: Callable[[], None]) -> None:
-    """Says what `exit_actor` does in this process, which is an actor's."""
+def set_end_of_actor(end: Callable[[], None] | None) -> None:
+    """Says what `exit_actor` does in this process, which is an actor's, or has some (None: not)."""
     global _end_actor
     _end_actor = end
 

@@ -88,6 +88,17 @@ class AsyncCalls:
             with contextlib.suppress(ActorExit):
                 self.loop.run_until_complete(asyncio.wait(self._tasks, timeout=left_s))
 
+    def close(self) -> None:
+        """Cancels what has not ended, and closes the loop; for an actor that shares its process."""
+        with contextlib.suppress(ActorExit):
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                self.loop.run_until_complete(asyncio.wait(self._tasks))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        asyncio.set_event_loop(None)
+        self.loop.close()
+
     # ---- taking calls
 
     def _appoint_taker(self) -> None:

@@ -64,6 +64,9 @@ class CallEngine(Protocol):
     def join(self, timeout_s: float) -> None:
         """Waits until the calls that had been claimed have ended."""
 
+    def close(self) -> None:
+        """Ends what is left of it, but for calls that still run in threads."""
+
 
 class ActorProcess:
     """The instance, its methods by number, and how calls are run."""
@@ -309,8 +312,25 @@ class ActorProcess:
         self.runtime.tasks.finish(call)
         self._close()
 
+    def close(self) -> None:
+        """Lets go of the instance and of the event loop; for an actor that shares its process."""
+        self.instance, self.methods = None, []
+        if self._engine is not None:
+            self._engine.close()
+
+    @property
+    def exit_status(self) -> object:
+        """What a call gave to sys.exit; None: none did."""
+        return None if self._exit is None else self._exit.code
+
     def clean_up(self) -> None:
         """Runs the class's own hook for its end, and what was registered with atexit."""
+        self.run_end_hook()
+        # Not left to the interpreter: the scheduler ends this process once it knows of the end.
+        atexit._run_exitfuncs()
+
+    def run_end_hook(self) -> None:
+        """Runs the class's own hook for its end."""
         hook = next((hook for name in END_HOOKS if (hook := self._hook(name))), None)
         if hook is not None:
             try:
@@ -319,8 +339,6 @@ class ActorProcess:
                     self._run_coroutine(ended)
             except BaseException:
                 logger.exception("the shutdown hook of %s failed", self.class_name)
-        # Not left to the interpreter: the scheduler ends this process once it knows of the end.
-        atexit._run_exitfuncs()
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, object]) -> None:
         if self.settings.is_async:
@@ -330,6 +348,17 @@ class ActorProcess:
 
     def _hook(self, name: str) -> Callable[[], Any] | None:
         return getattr(self.instance, name, None)
+
+
+def constructor_death(actor: ActorProcess, error: BaseException) -> ActorDiedError:
+    """What callers of an actor get whose constructor raised."""
+    raised = task_error(f"{actor.class_name}.__init__", error)
+    return ActorDiedError(
+        f"actor {actor.class_name} ({actor.actor_id.hex()}) died because its constructor "
+        f"raised:\n{raised.remote_traceback}",
+        actor_id=actor.actor_id,
+        actor_init_failed=True,
+    )
 
 
 def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
@@ -344,13 +373,7 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
         _end(actor)
         return
     except BaseException as error:
-        raised = task_error(f"{actor.class_name}.__init__", error)
-        death = ActorDiedError(
-            f"actor {actor.class_name} ({actor.actor_id.hex()}) died because its constructor "
-            f"raised:\n{raised.remote_traceback}",
-            actor_id=actor.actor_id,
-            actor_init_failed=True,
-        )
+        death = constructor_death(actor, error)
         runtime.ask("actor_failed", {"actor_id": actor.actor_id, "error": pickle.dumps(death)})
         sys.exit(1)
     ready = {"actor_id": actor.actor_id, "is_serial": actor.is_serial}

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rostral import _context
 from rostral.context import Context, facts_of
@@ -81,6 +81,7 @@ def init(
     log_to_driver: bool = True,
     configure_logging: bool = True,
     logging_level: int | str = logging.INFO,
+    mode: Literal["cluster", "inline"] = "cluster",
     runtime_env: Mapping[str, Any] | None = None,
     logging_config: LoggingConfig | None = None,
     **others: object,
@@ -104,6 +105,9 @@ def init(
         log_to_driver: Print what workers print.
         configure_logging: Accepted for programs written for Ray; Rostral leaves logging alone.
         logging_level: Likewise.
+        mode: `"inline"` runs everything in this process, tasks in the thread that submits them, for
+            tests and debuggers; there are no other processes then and no sockets. It takes no
+            address.
         runtime_env: What this job's tasks and actors have in their processes, unless they say
             otherwise; see `rostral.runtime_env.RuntimeEnv`.
         logging_config: How `logging` writes, here until `shutdown` and in this job's workers.
@@ -143,6 +147,11 @@ def init(
             shape["spill_directory"] = check_directory(object_spilling_directory)
         shaping = [USER_NAMES.get(name, name) for name in shape]
         shaping += [name for name in SHAPING if others.get(name) is not None]
+        if mode == "inline":
+            settings = NodeSettings(**shape)
+            return _begin_inline(address, settings, namespace, environment, logging_config)
+        if mode != "cluster":
+            raise ValueError(f"mode is {mode!r}: it must be 'cluster' or 'inline'")
         record = _find_node(address, sorted({*shaping}))
         node = None
         if record is None:
@@ -170,6 +179,40 @@ def init(
 
 
 _context.start_on_first_use(init)
+
+
+def _begin_inline(
+    address: str | None,
+    settings: NodeSettings,
+    namespace: str | None,
+    environment: RuntimeEnv | None,
+    logging_config: LoggingConfig | None,
+) -> Context:
+    # Loads what only workers load otherwise.
+    from rostral.inline.runtime import InlineRuntime, refuse_environment
+
+    refuse_environment(environment)
+    if address is not None:
+        raise ValueError(f"address is {address!r}: mode='inline' takes none")
+    job_id = os.urandom(16)
+    runtime = InlineRuntime(settings, job_id, namespace or job_id.hex())
+    runtime.at_close(Sweeper(runtime.tasks).stop)
+    return _begin(runtime, None, logging_config)
+
+
+def _begin(
+    runtime: Runtime, node: NodeProcess | None, logging_config: LoggingConfig | None
+) -> Context:
+    """The session that `shutdown` ends."""
+    if logging_config is not None:
+        ids = {"job_id": runtime.job_id.hex(), "node_id": runtime.node_id.hex()}
+        runtime.at_close(apply_logging(logging_config, ids))
+    _context.set_runtime(runtime)
+    _session.node = node
+    _session.context = Context(runtime.facts, shutdown)
+    _session.pid = os.getpid()
+    atexit.register(shutdown)
+    return _session.context
 
 
 def _find_node(address: object, shaping: Sequence[str]) -> NodeRecord | None:
@@ -285,15 +328,7 @@ def _connect(
     runtime.at_close(Sweeper(store.tasks).stop)
     if terminal is not None:
         runtime.at_close(terminal.close)
-    if logging_config is not None:
-        ids = {"job_id": job_id.hex(), "node_id": record.node_id}
-        runtime.at_close(apply_logging(logging_config, ids))
-    _context.set_runtime(runtime)
-    _session.node = node
-    _session.context = Context(facts, shutdown)
-    _session.pid = os.getpid()
-    atexit.register(shutdown)
-    return _session.context
+    return _begin(runtime, node, logging_config)
 
 
 def _set_environment(environment: RuntimeEnv | None) -> None:

@@ -33,11 +33,11 @@ from rostral.object_ref import ObjectRef
 from rostral.packages import pack as pack_files
 from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
+from rostral.seams import Scheduler, Store
 from rostral.serialization import pack
 from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore._native.task import ClaimedTask, TaskContext
-from rostral_objectstore.client import StoreClient
-from rostral_objectstore.control import Body, ControlClient
+from rostral_objectstore.control import Body
 from rostral_objectstore.errors import (
     ObjectAlreadyExistsError,
     QueueFullError,
@@ -117,8 +117,8 @@ class Runtime:
 
     def __init__(
         self,
-        store: StoreClient,
-        scheduler: ControlClient,
+        store: Store,
+        scheduler: Scheduler,
         *,
         job_id: bytes,
         namespace: str,

@@ -188,12 +188,13 @@ class RuntimeContext:
         return self._runtime.ask("worker_assignment", {"worker_id": self._runtime.root.task_id})
 
     def _held(self) -> dict[str, Any]:
-        if self._runtime.root.name == DRIVER:
+        if self._task() is None and self._runtime.root.name in DRIVERS:
             return {"resources": {}, "gpu_ids": []}
         return self._runtime.ask("worker_resources", {})
 
 
-DRIVER = "driver"
+# The root scopes of processes that hold no resources for themselves.
+DRIVERS = ("driver", "inline")
 
 
 def _warn_of_attribute(name: str) -> None:

@@ -1,16 +1,18 @@
 """What is built on tasks and actors, under the names that Ray's users know."""
 
 from rostral.actor import list_named_actors
-from rostral.placement_group import (
+from rostral.serializers import deregister_serializer, register_serializer
+from rostral.util.completion import as_completed, map_unordered
+from rostral.util.inspection import inspect_serializability
+
+# Through the module of the same name: imported later, it would take the place of its function.
+from rostral.util.placement_group import (
     get_current_placement_group,
     get_placement_group,
     placement_group,
     placement_group_table,
     remove_placement_group,
 )
-from rostral.serializers import deregister_serializer, register_serializer
-from rostral.util.completion import as_completed, map_unordered
-from rostral.util.inspection import inspect_serializability
 
 __all__ = [
     "as_completed",
