@@ -33,6 +33,7 @@ def run(path: Path, *arguments: str) -> str:
     [
         ("parameter_server", r"largest error of a weight after 200 steps: 0\.0"),
         ("tree_aggregation", r"64000 words in 64 texts"),
+        ("streaming_generator", r"100000 lines in 50 pieces"),
         ("actor_pool", r"40 rollouts of \d+ steps by 4 actors"),
     ],
 )

@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, assert_type
 
 import numpy as np
 
 import rostral
-from rostral import ActorHandle, ObjectRef, RemoteFunction
+from rostral import (
+    ActorHandle,
+    DynamicObjectRefGenerator,
+    ObjectRef,
+    ObjectRefGenerator,
+    RemoteFunction,
+)
 from rostral.util import as_completed, map_unordered
 
 
@@ -31,6 +38,22 @@ def g(text: str) -> list[int]:
 @rostral.remote(num_returns=2)
 def pair() -> tuple[int, str]:
     return 1, "a"
+
+
+@rostral.remote
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@rostral.remote(num_cpus=0)
+async def letters(word: str) -> AsyncIterator[str]:
+    for letter in word:
+        yield letter
+
+
+@rostral.remote(num_returns="dynamic")
+def parts() -> Iterator[bytes]:
+    yield b""
 
 
 class Counter:
@@ -70,9 +93,22 @@ assert_type(
 )
 
 
+assert_type(count.remote(3), ObjectRefGenerator[int])
+assert_type(count.remote(rostral.put(3)), ObjectRefGenerator[int])
+assert_type(next(count.remote(3)), ObjectRef[int])
+assert_type(rostral.get(next(letters.remote("word"))), str)
+assert_type(count.options(num_cpus=2).remote(3), ObjectRefGenerator[int])
+assert_type(count.options(num_returns=3).remote(3), Any)
+assert_type(f.options(num_returns="streaming").remote(1), ObjectRefGenerator[Any])
+assert_type(parts.remote(), ObjectRef[DynamicObjectRefGenerator])
+assert_type(count.remote(3).completed(), ObjectRef[Any])
+
+
 async def wait_for(ref: ObjectRef[str]) -> None:
     assert_type(await ref, str)
     assert_type(await ref.as_future(), str)
+    async for letter in letters.remote("word"):
+        assert_type(letter, ObjectRef[str])
 
 
 @rostral.remote
@@ -103,6 +139,8 @@ except rostral.exceptions.RayTaskError as error:
 
 WRONG = {
     "f.remote('text')": "arg-type",
+    "count.remote('text')": "call-overload",
+    "rostral.get(count.remote(3)) + 1": "operator",
     "f.remote()": "call-overload",
     "f.remote(1, speed=2)": "call-overload",
     "f.options(num_cpu=2)": "call-overload",

@@ -20,6 +20,7 @@ from rostral_gcs.ids import ObjectID
 from rostral_objectstore import ObjectHandle, StoreClient
 from rostral_objectstore._native import cancelling, repair
 from rostral_objectstore._native.queue import Queue
+from rostral_objectstore._native.stream import StreamWriter
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext
 from rostral_objectstore.errors import *

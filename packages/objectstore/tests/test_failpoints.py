@@ -71,6 +71,30 @@ while time.monotonic() < end:
     except QueueFullError:
         tasks.sweep()
 """
+# Streams, producer and consumer in one process: it dies now as the one, now as the other.
+VICTIM_OF_STREAMS = """
+work = churn.Churn(client, seed)
+writable = client.create(1000, promised)
+context = TaskContext(os.urandom(16))
+end = time.monotonic() + patience_s
+while time.monotonic() < end:
+    work.step()
+    for inband in (bytes(8), bytes(600)):
+        reader = tasks.submit(
+            ObjectHandle, context, queue, 0, inband, [], [], 1, 0, 0, False, None, None, 0, 2)
+        task = tasks.next(queue, 0, [])
+        writer = StreamWriter(table, task.loc)
+        reader.wait(0)
+        for number in range(4):
+            if not writer.wait_room(1000):
+                kept = reader.take()
+            writer.write(2, inband, [], [])
+        expected = reader.expect()
+        del reader, expected, kept
+        table.fill_at(task.returns[0], 2, b"", [], [])
+        tasks.finish(task)
+    tasks.sweep()
+"""
 BYSTANDER = """
 work = churn.Churn(client, 1)
 while not stopped:
@@ -192,8 +216,9 @@ def test_a_death_at_any_step_harms_nobody(
     waiter.begin("value = client.get(handle)")
     slot = victim.ask("slot")
     queue = Queue.create(client.segment, 64, QUEUE_READY, bytes(16), bytes(16))
+    story = VICTIM_OF_STREAMS if name.startswith("stream.") else VICTIM
     victim.begin(
-        VICTIM_OF_TASKS if name.startswith(OF_TASKS) else VICTIM,
+        VICTIM_OF_TASKS if name.startswith(OF_TASKS) else story,
         seed=visit,
         promised=promised,
         patience_s=PATIENCE_S,

@@ -15,6 +15,7 @@ from rostral.cancellation import cancel
 from rostral.context import Context
 from rostral.decorator import remote
 from rostral.driver import init, is_initialized, shutdown
+from rostral.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from rostral.interrupt import is_cancelled
 from rostral.logging_config import LoggingConfig
 from rostral.method_options import method
@@ -28,8 +29,10 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "Context",
+    "DynamicObjectRefGenerator",
     "LoggingConfig",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
     "RuntimeContext",
     "__version__",

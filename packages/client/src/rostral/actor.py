@@ -25,8 +25,10 @@ from rostral.exceptions import (
     ObjectNotFoundError,
     UnsupportedOptionError,
 )
+from rostral.generator import ObjectRefGenerator
 from rostral.object_ref import CollectedRefs, ObjectRef, is_collecting
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
+from rostral.returns import resolved, returns_of
 from rostral.runtime import Runtime
 from rostral.scheduling_strategies import Placement
 from rostral.serialization import dumps
@@ -290,11 +292,13 @@ class ActorClass(Generic[P, T]):
         return creation
 
     def _method_options(self) -> dict[str, MethodOptions]:
-        marked = (
-            (name, getattr(getattr(self._cls, name, None), "__rostral_method__", None))
-            for name in self._methods
-        )
-        return {name: options for name, options in marked if options is not None}
+        chosen = {}
+        for name in self._methods:
+            code = getattr(self._cls, name, None)
+            options = resolved(getattr(code, "__rostral_method__", MethodOptions()), code)
+            if options != _DEFAULT_METHOD:
+                chosen[name] = options
+        return chosen
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorClass, (self._cls, self._options)
@@ -417,13 +421,13 @@ class ActorAddress:
         )
 
 
-_DEFAULT_METHOD = MethodOptions()
+_DEFAULT_METHOD = MethodOptions(num_returns=1)
 
 
 class ActorMethod:
     """One method of one actor."""
 
-    __slots__ = ("_actor", "_listed", "_name", "_number", "_options", "_retries", "_word")
+    __slots__ = ("_actor", "_form", "_listed", "_name", "_number", "_options", "_retries", "_word")
 
     def __init__(
         self,
@@ -443,6 +447,7 @@ class ActorMethod:
         if retry_of(self._word) is Retry.LISTED:
             assert isinstance(options.retry_exceptions, tuple)
             self._listed = options.retry_exceptions
+        self._form = returns_of(options)
         retries = options.max_task_retries
         if retries is None:
             retries = actor.max_task_retries
@@ -473,8 +478,8 @@ class ActorMethod:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submits a call, in order after this caller's earlier ones.
 
-        Returns a reference, or a list, or None, as `num_returns` says. A call of a dead actor gives
-        a reference whose `get` raises ActorDiedError.
+        Returns a reference, a list, None or a generator, as `num_returns` says. A call of a dead
+        actor gives a reference whose `get` raises ActorDiedError.
 
         Raises:
             NotPicklableError: An argument cannot be sent.
@@ -484,7 +489,7 @@ class ActorMethod:
         """
         current = runtime()
         actor = self._actor
-        count = self._options.num_returns
+        count, flags, room = self._form
         arguments = encode(args, kwargs, current.put)
         if self._listed:
             # The last of what the call keeps, where the actor looks for it.
@@ -499,9 +504,15 @@ class ActorMethod:
                 return_count=count,
                 retries=self._retries,
                 pending=actor.pending,
+                flags=flags,
+                room=room,
             )
+            if room:
+                return ObjectRefGenerator(refs.completion, refs)
         except QueueClosedError:
             refs = [put_error(current, actor.death()) for _ in range(count)]
+            if room:
+                return ObjectRefGenerator(refs[0], None)
         if count == 1:
             return refs[0]
         return refs or None

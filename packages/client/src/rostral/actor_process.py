@@ -44,8 +44,10 @@ from rostral.object_ref import ObjectRef
 from rostral.own_name import bind_own_name
 from rostral.runtime import Runtime, TaskScope
 from rostral.scheduling_strategies import Placement
+from rostral.streaming import as_awaited
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.task import ClaimedTask
+from rostral_objectstore.layout import TaskFlag
 
 logger = logging.getLogger("rostral.actor_process")
 
@@ -226,7 +228,8 @@ class ActorProcess:
         if self.runtime.tasks.is_cancelled(call):
             raise asyncio.CancelledError
         args, kwargs = fetch_arguments(self.runtime, call)
-        return self.methods[call.function & METHOD_MASK](*args, **kwargs)
+        value = self.methods[call.function & METHOD_MASK](*args, **kwargs)
+        return as_awaited(self.runtime, call, self.method_name(call), value)
 
     def finish(self, call: ClaimedTask, value: Any) -> None:
         """CallRunner."""
@@ -236,7 +239,8 @@ class ActorProcess:
         if self._end_if_cancelled(call):
             return
         try:
-            store_results(self.runtime, call, self.method_name(call), value)
+            if not call.flags & TaskFlag.STREAM:
+                store_results(self.runtime, call, self.method_name(call), value)
         except Exception as error:
             store_error(self.runtime, call, self.method_name(call), error)
         self.runtime.tasks.finish(call)

@@ -7,9 +7,11 @@ from typing import Any, NoReturn, TypedDict, TypeVar, overload
 
 from rostral import _context
 from rostral.actor import ActorHandle
+from rostral.generator import ObjectRefGenerator, Waited, wait_for_any
 from rostral.object_ref import ObjectRef
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Waited)
 
 
 class NodeInfo(TypedDict):
@@ -40,6 +42,8 @@ def put(value: T) -> ObjectRef[T]:
 def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
 @overload
 def get(refs: list[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+@overload
+def get(refs: ObjectRefGenerator[T], *, timeout: float | None = None) -> ObjectRefGenerator[T]: ...
 def get(refs: Any, *, timeout: float | None = None) -> Any:
     """The value of a reference, or a list of values for a list. Blocks until they are there.
 
@@ -65,6 +69,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
             if not isinstance(ref, ObjectRef):
                 _refuse_item("get", index, ref)
         return current.get(refs, timeout)
+    if isinstance(refs, ObjectRefGenerator):
+        return refs
     if isinstance(refs, tuple):
         raise ValueError("get() takes a reference or a list of references, not a tuple")
     raise TypeError(f"get() takes a reference or a list of references, not {type(refs).__name__}")
@@ -88,16 +94,16 @@ def _check_timeout(timeout: object) -> float | None:
 
 
 def wait(
-    refs: list[ObjectRef[T]],
+    refs: list[W],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+) -> tuple[list[W], list[W]]:
     """Waits until `num_returns` of the references are ready, or the timeout (seconds) is over.
 
-    A failed task counts as ready. Every object of this version is local, so `fetch_local` changes
-    nothing.
+    A failed task counts as ready; a generator, when `next` would not block. Every object of this
+    version is local, so `fetch_local` changes nothing.
 
     Returns:
         (ready, others), each in the order given; never more than `num_returns` ready ones.
@@ -116,11 +122,14 @@ def wait(
         return [], []
     current = _context.runtime()
     # Programs wait in a loop over thousands of references, so the look at each of them is native.
-    misfit = current.table.first_misfit(ObjectRef, refs)
+    mixed: list[Any] = refs
+    misfit = current.table.first_misfit(ObjectRef, mixed)
     if misfit >= 0:
+        if any(isinstance(item, ObjectRefGenerator) for item in refs):
+            return wait_for_any(current, refs, num_returns, timeout)
         _refuse_misfit(refs, misfit)
-    current.wait_sealed(refs, num_returns, timeout)
-    return current.table.split(refs, num_returns)
+    current.wait_sealed(mixed, num_returns, timeout)
+    return current.table.split(mixed, num_returns)
 
 
 def _refuse_misfit(refs: list[Any], index: int) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rostral import _context
 from rostral.exceptions import TaskCancelledError
+from rostral.generator import ObjectRefGenerator
 from rostral.object_ref import ObjectRef
 from rostral_objectstore._native import cancelling
 from rostral_objectstore.layout import ObjectFlag, TaskFlag
@@ -18,7 +19,11 @@ TASK_ID_SIZE: Final = 16
 
 
 def cancel(
-    ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True, grace_s: float = GRACE_S
+    ref: ObjectRef[Any] | ObjectRefGenerator[Any],
+    *,
+    force: bool = False,
+    recursive: bool = True,
+    grace_s: float = GRACE_S,
 ) -> bool:
     """Cancels the task, or actor call, that is to make an object. Does not wait for its end.
 
@@ -45,6 +50,8 @@ def cancel(
         ValueError: `force` for an actor call, or a wrong `grace_s`.
         ClusterUnavailableError: The node does not answer.
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() takes a reference or a generator, not {type(ref).__name__}")
     if isinstance(grace_s, bool) or not isinstance(grace_s, int | float):

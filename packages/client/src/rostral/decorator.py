@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from rostral.actor import ActorClass
 from rostral.checkpoint import check_hooks
 from rostral.exceptions import UnsupportedOptionError
 from rostral.options import ActorOptions, RemoteKeywords, TaskOptions, changed
-from rostral.remote_function import MultiResultFunction, RemoteFunction, remote_function
+from rostral.remote_function import (
+    DynamicFunction,
+    MultiResultFunction,
+    RemoteFunction,
+    StreamingFunction,
+    remote_function,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+# What yields: generator functions, and functions that return an iterator.
+Yielding = Callable[P, Iterator[T]] | Callable[P, AsyncIterator[T]]
 
 
 class PlainClass(Protocol[P, T_co]):
@@ -38,9 +47,27 @@ class Decorator(Protocol):
         self, target: PlainClass[P, T_co], /
     ) -> ActorClass[P, T_co]: ...
     @overload
+    def __call__(self, target: Yielding[P, T], /) -> StreamingFunction[P, T]: ...
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
     def __call__(self, target: Any, /) -> Any:
         """The function or class, remote."""
+
+
+class StreamingDecorator(Protocol):
+    """What `@remote(num_returns="streaming")` puts on a function."""
+
+    def __call__(self, target: Yielding[P, T], /) -> StreamingFunction[P, T]:
+        """The function, remote."""
+        ...
+
+
+class DynamicDecorator(Protocol):
+    """What `@remote(num_returns="dynamic")` puts on a function."""
+
+    def __call__(self, target: Callable[P, object], /) -> DynamicFunction[P]:
+        """The function, remote."""
+        ...
 
 
 class MultiResultDecorator(Protocol):
@@ -56,6 +83,8 @@ def remote(  # type: ignore[overload-overlap]  # a class is callable too
     target: PlainClass[P, T_co], /
 ) -> ActorClass[P, T_co]: ...
 @overload
+def remote(target: Yielding[P, T], /) -> StreamingFunction[P, T]: ...
+@overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
 def remote(  # type: ignore[overload-overlap]  # a literal 1 is not any int
@@ -63,6 +92,14 @@ def remote(  # type: ignore[overload-overlap]  # a literal 1 is not any int
 ) -> Decorator: ...
 @overload
 def remote(*, num_returns: int, **options: Unpack[RemoteKeywords]) -> MultiResultDecorator: ...
+@overload
+def remote(
+    *, num_returns: Literal["streaming"], **options: Unpack[RemoteKeywords]
+) -> StreamingDecorator: ...
+@overload
+def remote(
+    *, num_returns: Literal["dynamic"], **options: Unpack[RemoteKeywords]
+) -> DynamicDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Makes a function or class run in the cluster: `@remote`, `@remote(num_cpus=2)`, `remote(f)`.
 
@@ -104,10 +141,9 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
         return ActorClass(target, actor_options)
     if not callable(target):
         raise TypeError(f"@remote goes on a function or class, not on {type(target).__name__}")
-    if inspect.iscoroutinefunction(target) or inspect.isgeneratorfunction(target):
+    if inspect.iscoroutinefunction(target):
         raise UnsupportedOptionError(
-            f"{getattr(target, '__qualname__', target)}: coroutine and generator functions cannot "
-            "be remote yet",
-            hint="make it a method of an actor, or return a list",
+            f"{getattr(target, '__qualname__', target)}: coroutine functions cannot be remote yet",
+            hint="make it a method of an actor",
         )
     return remote_function(target, changed(TaskOptions(), options))

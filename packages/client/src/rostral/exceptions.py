@@ -5,6 +5,7 @@ RostralError
 ├── UnserializableError           what a task raised cannot be rebuilt here; has its trace
 ├── UserCodeError                 for libraries: wraps a user's error, retried as its cause is
 ├── GetTimeoutError (TimeoutError)
+├── StreamingGeneratorReplayInconsistentError   a generator that ran again yielded less
 ├── WorkerCrashedError            the process that ran the task died, retries spent
 │   └── OutOfMemoryError          it was ended because memory was short
 ├── RuntimeEnvSetupError          the runtime environment of a task or actor cannot be made
@@ -90,6 +91,10 @@ class ClusterUnavailableError(RostralError, ConnectionError):
 
 class GetTimeoutError(RostralError, TimeoutError):
     """`get` waited for as long as it was told to."""
+
+
+class StreamingGeneratorReplayInconsistentError(RostralError):
+    """A generator ran again after a failure, and did not yield what its first run had."""
 
 
 class NotPicklableError(RostralError, TypeError):
@@ -342,6 +347,7 @@ __all__ = [
     "RpcError",
     "RuntimeEnvSetupError",
     "StoreUnavailableError",
+    "StreamingGeneratorReplayInconsistentError",
     "TaskCancelledError",
     "TaskDeadlineExceededError",
     "TaskError",

@@ -6,6 +6,8 @@ raises. How tasks are claimed, and in which thread they run, is the worker's and
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +20,10 @@ from rostral.interrupt import end_cancelled, raise_interrupt
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral.serialization import Packed, pack
+from rostral.streaming import collect, write_dynamic, write_stream
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.task import ClaimedTask
+from rostral_objectstore.layout import TaskFlag
 from rostral_objectstore.serialization import deserialize
 
 RetriedErrors = bool | tuple[type[BaseException], ...]
@@ -56,6 +60,13 @@ def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) ->
     count = len(task.returns)
     if count == 0:
         return
+    if task.flags & TaskFlag.STREAM:
+        write_stream(runtime, task, name, value)
+        return
+    if task.flags & TaskFlag.DYNAMIC:
+        value = write_dynamic(runtime, task, name, value)
+    elif count > 1 and inspect.isasyncgen(value):
+        value = asyncio.run(collect(value, count + 1))
     values = (value,) if count == 1 else _split(name, value, count)
     packed: list[Packed] = [pack(item) for item in values]
     for loc, item in zip(task.returns, packed, strict=True):

@@ -31,7 +31,7 @@ class FutureWaiter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._pending: dict[int, tuple[ObjectRef[Any], OnSealed]] = {}
+        self._pending: dict[int, tuple[list[ObjectRef[Any]], OnSealed]] = {}
         self._numbers = itertools.count()
         self._lock = threading.Condition()
         self._stopped = False
@@ -44,10 +44,19 @@ class FutureWaiter:
         self.watch(ref, functools.partial(self._complete, ref, future))
         return future
 
+    def when_any(self, refs: list[ObjectRef[Any]]) -> concurrent.futures.Future[None]:
+        """A future that is None once one of the objects is sealed; its value is not looked at."""
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._watch(refs, functools.partial(_settle, future))
+        return future
+
     def watch(self, ref: ObjectRef[Any], on_sealed: OnSealed) -> None:
         """Calls back, in this thread, once the object is sealed."""
+        self._watch([ref], on_sealed)
+
+    def _watch(self, refs: list[ObjectRef[Any]], on_sealed: OnSealed) -> None:
         with self._lock:
-            self._pending[next(self._numbers)] = ref, on_sealed
+            self._pending[next(self._numbers)] = refs, on_sealed
             self._lock.notify()
         self._runtime.store.segment.poke(self._runtime.store.slot)
 
@@ -72,13 +81,14 @@ class FutureWaiter:
 
     def _complete_sealed(self) -> None:
         with self._lock:
-            waited = {number: ref for number, (ref, _) in self._pending.items()}
+            waited = {number: refs for number, (refs, _) in self._pending.items()}
         failure: RostralError | None = None
         done = list(waited)
         try:
-            self._runtime.wait_sealed(list(waited.values()), 1, self.INTERVAL_S)
+            flat = list(itertools.chain.from_iterable(waited.values()))
+            self._runtime.wait_sealed(flat, 1, self.INTERVAL_S)
             is_sealed = self._runtime.table.is_sealed
-            done = [number for number, ref in waited.items() if is_sealed(ref)]
+            done = [number for number, refs in waited.items() if any(map(is_sealed, refs))]
         except RostralError as error:
             failure = error  # The cluster is gone: nothing of this will ever be sealed.
         for number in done:
@@ -109,3 +119,12 @@ class FutureWaiter:
             future.set_result(self._runtime.get([ref], None)[0])
         except BaseException as error:
             future.set_exception(error)
+
+
+def _settle(future: concurrent.futures.Future[None], failure: RostralError | None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if failure is None:
+        future.set_result(None)
+    else:
+        future.set_exception(failure)

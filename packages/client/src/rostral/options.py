@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, TypeVar
@@ -25,6 +26,9 @@ GROUPS_MAX = 256
 PENDING_CALLS_MAX = 1 << 30
 # Each call since an actor's last checkpoint keeps its task record and its arguments.
 CHECKPOINT_CALLS_MAX = 100_000
+# How many items of a stream lie untaken at most, unless the caller says less: so many small ones
+# take some ten megabytes, and a consumer that is a little late stops nobody.
+UNTAKEN_MAX = 1 << 16
 
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
@@ -41,6 +45,7 @@ class TaskKeywords(TypedDict, total=False):
     name: str
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
+    _generator_backpressure_num_objects: int
 
 
 class ActorKeywords(TypedDict, total=False):
@@ -70,6 +75,7 @@ class RemoteKeywords(ActorKeywords, total=False):
     concurrency_groups: dict[str, int]
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
+    _generator_backpressure_num_objects: int
 
 
 def check_quantity(name: str, value: object) -> float:
@@ -90,6 +96,29 @@ def _count(name: str, value: object, least: int, most: int | None = None) -> int
             + (f" and at most {most}" if most else "")
         )
     return value
+
+
+def _returns(value: object) -> None:
+    """Checks `num_returns`."""
+    if value is None or value == "streaming":
+        return
+    if value == "dynamic":
+        warnings.warn(
+            'num_returns="dynamic" is deprecated: use "streaming", which gives each item as it is '
+            "yielded",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return
+    if isinstance(value, str):
+        raise ValueError(f"num_returns is {value!r}: it must be a number, 'streaming' or 'dynamic'")
+    _count("num_returns", value, 0, RETURNS_MAX)
+
+
+def _untaken(value: object) -> None:
+    """Checks `_generator_backpressure_num_objects`."""
+    if value is not None and value != -1:
+        _count("_generator_backpressure_num_objects", value, 1, UNTAKEN_MAX)
 
 
 def _text(name: str, value: object) -> str | None:
@@ -174,18 +203,20 @@ class TaskOptions:
     num_gpus: float | None = None
     memory: float | None = None
     resources: dict[str, float] | None = None
-    num_returns: int = 1
+    num_returns: int | str | None = None
     max_retries: int = 3
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     name: str | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
+    _generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 1.0)
         check_strategy(self.scheduling_strategy)
         object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
-        _count("num_returns", self.num_returns, 0, RETURNS_MAX)
+        _returns(self.num_returns)
+        _untaken(self._generator_backpressure_num_objects)
         _count("max_retries", self.max_retries, -1)
         _text("name", self.name)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
@@ -302,16 +333,18 @@ class ActorOptions:
 class MethodOptions:
     """Options of one actor method or call."""
 
-    num_returns: int = 1
+    num_returns: int | str | None = None
     max_task_retries: int | None = None
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     concurrency_group: str | None = None
     name: str | None = None
     enable_task_events: bool = True
     tensor_transport: str | None = None
+    _generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
-        _count("num_returns", self.num_returns, 0, RETURNS_MAX)
+        _returns(self.num_returns)
+        _untaken(self._generator_backpressure_num_objects)
         if self.max_task_retries is not None:
             _count("max_task_retries", self.max_task_retries, -1)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from rostral._context import runtime
-from rostral.arguments import encode
+from rostral.arguments import Arguments, encode
+from rostral.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from rostral.object_ref import ObjectRef
 from rostral.options import TaskKeywords, TaskOptions, changed
+from rostral.returns import resolved, returns_of
 from rostral.runtime import Runtime
 from rostral.signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 # Exports of one function under different names; a program that makes up names has them exported.
 EXPORTS_MAX = 64
@@ -61,6 +64,14 @@ class RemoteFunction(Generic[P, R]):
     def options(
         self, *, num_returns: int, **changes: Unpack[TaskKeywords]
     ) -> MultiResultFunction[P]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["streaming"], **changes: Unpack[TaskKeywords]
+    ) -> StreamingFunction[P, Any]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["dynamic"], **changes: Unpack[TaskKeywords]
+    ) -> DynamicFunction[P]: ...
     def options(self, **changes: Any) -> RemoteFunction[P, Any]:
         """The same function with other options.
 
@@ -104,6 +115,8 @@ class RemoteFunction(Generic[P, R]):
                 captured = current.captured_placement()
                 if captured is not None:
                     return self.options(scheduling_strategy=captured).remote(*args, **kwargs)
+            if self._yields:
+                return self._submit_yielding(current, encode(args, kwargs, current.put))
             refs = current.submit(
                 self._queue,
                 self._key,
@@ -115,6 +128,30 @@ class RemoteFunction(Generic[P, R]):
             if self._return_count == 1:
                 return refs[0]
             return refs or None
+
+    def _submit_yielding(self, current: Runtime, arguments: Arguments) -> Any:
+        """Submits a call of what streams, or of what gives one reference to all that it yields."""
+        _, flags, room = self._returns
+        if room:
+            reader = current.submit_stream(
+                self._queue,
+                self._key,
+                arguments,
+                self._code,
+                retries=self._retries,
+                room=room,
+            )
+            return ObjectRefGenerator(reader.completion, reader)
+        (ref,) = current.submit(
+            self._queue,
+            self._key,
+            arguments,
+            self._code,
+            return_count=1,
+            retries=self._retries,
+            flags=flags,
+        )
+        return ref
 
     def _remote(
         self,
@@ -140,7 +177,9 @@ class RemoteFunction(Generic[P, R]):
             self._exports[code] = exported
         self._code = self._exports[code]
         self._key = current.functions.key(self._code)
-        self._return_count = options.num_returns
+        self._returns = returns_of(options)
+        self._return_count = self._returns.object_count
+        self._yields = isinstance(options.num_returns, str)
         self._retries = options.retries
         self._session = current.session
 
@@ -157,11 +196,64 @@ class MultiResultFunction(RemoteFunction[P, Any]):
             """Submits a call."""
 
 
+class StreamingFunction(RemoteFunction[P, T]):
+    """One that yields: a call gives a generator of references."""
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def options(
+            self, *, num_returns: int, **changes: Unpack[TaskKeywords]
+        ) -> MultiResultFunction[P]: ...
+        @overload
+        def options(
+            self, *, num_returns: Literal["dynamic"], **changes: Unpack[TaskKeywords]
+        ) -> DynamicFunction[P]: ...
+        @overload
+        def options(
+            self,
+            *,
+            num_returns: Literal["streaming"] = "streaming",
+            **changes: Unpack[TaskKeywords],
+        ) -> StreamingFunction[P, T]: ...
+        def options(self, **changes: Any) -> Any:
+            """The same function with other options."""
+
+        @overload  # type: ignore[override]
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRefGenerator[T]: ...
+        @overload
+        def remote(
+            self, a: ObjectRef[Any], /, *more: Any, **kwargs: Any
+        ) -> ObjectRefGenerator[T]: ...
+        @overload
+        def remote(
+            self, a: Any, b: ObjectRef[Any], /, *more: Any, **kwargs: Any
+        ) -> ObjectRefGenerator[T]: ...
+        @overload
+        def remote(
+            self, a: Any, b: Any, c: ObjectRef[Any], /, *more: Any, **kwargs: Any
+        ) -> ObjectRefGenerator[T]: ...
+        def remote(self, *args: Any, **kwargs: Any) -> Any:
+            """Submits a call."""
+
+
+class DynamicFunction(RemoteFunction[P, DynamicObjectRefGenerator]):
+    """One with `num_returns="dynamic"`: all that it yields is there when it has ended."""
+
+
 def remote_function(
     function: Callable[P, R],
     options: TaskOptions,
     original: RemoteFunction[P, Any] | None = None,
 ) -> RemoteFunction[P, R]:
     """The remote function of the class that its options ask for; `original` has others."""
-    cls = RemoteFunction if options.num_returns == 1 else MultiResultFunction
+    options = resolved(options, function)
+    cls = _CLASSES.get(options.num_returns, MultiResultFunction)
     return cast(RemoteFunction[P, R], cls(function, options, original))
+
+
+_CLASSES: dict[int | str | None, type[RemoteFunction[..., Any]]] = {
+    1: RemoteFunction,
+    "streaming": StreamingFunction,
+    "dynamic": DynamicFunction,
+}

@@ -31,11 +31,13 @@ from rostral.functions import FunctionTable
 from rostral.futures import FutureWaiter, OnSealed
 from rostral.object_ref import ObjectRef
 from rostral.packages import pack as pack_files
+from rostral.rooms import RoomWaiter
 from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
 from rostral.seams import Scheduler, Store
 from rostral.serialization import pack
 from rostral_objectstore._native.pending import PendingCalls
+from rostral_objectstore._native.stream import StreamReader
 from rostral_objectstore._native.task import ClaimedTask, TaskContext
 from rostral_objectstore.control import Body
 from rostral_objectstore.errors import (
@@ -115,6 +117,9 @@ class Runtime:
         facts: about the connection, by name, as `Context` has them.
     """
 
+    # Whether a task that yields waits when nobody takes its items.
+    waits_for_room = True
+
     def __init__(
         self,
         store: Store,
@@ -150,6 +155,7 @@ class Runtime:
         self.captures = False
         self._kept: list[ObjectRef[Any]] = []
         self._waiter: FutureWaiter | None = None
+        self._rooms: RoomWaiter | None = None
         self._on_close: list[Callable[[], None]] = []
 
     # ---- objects
@@ -270,6 +276,19 @@ class Runtime:
             self._waiter = FutureWaiter(self)
         return self._waiter
 
+    def any_sealed(self, refs: list[ObjectRef[Any]]) -> asyncio.Future[None]:
+        """A future of the running loop that is done once one of the references is ready."""
+        if self._waiter is None:
+            self._waiter = FutureWaiter(self)
+        return asyncio.wrap_future(self._waiter.when_any(refs))
+
+    def rooms(self) -> RoomWaiter:
+        """Who tells event loops of this process when its streams have room."""
+        if self._rooms is None:
+            self._rooms = RoomWaiter(self)
+            self.at_close(self._rooms.stop)
+        return self._rooms
+
     # ---- tasks
 
     def environment_for(self, env: RuntimeEnv | None) -> str:
@@ -323,13 +342,34 @@ class Runtime:
         *,
         return_count: int,
         retries: int,
+        flags: int = 0,
     ) -> list[ObjectRef[Any]]:
         """Submits a task; returns its results' references at once.
 
         Waits while the queue is full.
         """
         nested: list[Any] = [keep, *arguments.nested]
-        return self._submit(queue, function, arguments, nested, return_count, retries, 0, False)
+        refs: list[ObjectRef[Any]] = self._submit(
+            queue, function, arguments, nested, return_count, retries, flags, False
+        )
+        return refs
+
+    def submit_stream(
+        self,
+        queue: int,
+        function: int,
+        arguments: Arguments,
+        keep: ObjectRef[Any],
+        *,
+        retries: int,
+        room: int,
+    ) -> StreamReader[ObjectRef[Any]]:
+        """Submits a task that yields; `room` items at most lie there that nobody has taken."""
+        nested: list[Any] = [keep, *arguments.nested]
+        reader: StreamReader[ObjectRef[Any]] = self._submit(
+            queue, function, arguments, nested, 1, retries, 0, False, None, room
+        )
+        return reader
 
     def call_actor(
         self,
@@ -341,9 +381,12 @@ class Runtime:
         return_count: int,
         retries: int,
         pending: PendingCalls | None,
-    ) -> list[ObjectRef[Any]]:
+        flags: int = 0,
+        room: int = 0,
+    ) -> Any:
         """Puts a call into an actor's mailbox, in this caller's order.
 
+        Returns its results' references; with `room`, of a method that yields, its StreamReader.
         The call keeps `creation` until it is done, and with it the actor; an actor ends after the
         calls in its mailbox anyway.
 
@@ -352,6 +395,7 @@ class Runtime:
         nested: list[Any] = arguments.nested
         if creation is not None:
             nested = [creation, *nested]
+        flags |= TaskFlag.ACTOR_CALL
         return self._submit(
             mailbox,
             method,
@@ -359,9 +403,10 @@ class Runtime:
             nested,
             return_count,
             retries,
-            TaskFlag.ACTOR_CALL,
+            flags,
             True,
             pending,
+            room,
         )
 
     def _submit(
@@ -375,7 +420,8 @@ class Runtime:
         flags: int,
         in_order: bool,  # noqa: FBT001 - by position: a keyword takes time
         pending: PendingCalls | None = None,
-    ) -> list[ObjectRef[Any]]:
+        room: int = 0,
+    ) -> Any:
         context = self.scope().context
         pause_s = QUEUE_FULL_PAUSE_S
         while True:
@@ -394,6 +440,8 @@ class Runtime:
                     in_order,
                     None,
                     pending,
+                    0,
+                    room,
                 )
             except QueueFullError:
                 # Back-pressure. The id drawn for the refused try is not used again, and nothing of

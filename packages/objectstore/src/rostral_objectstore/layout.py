@@ -69,7 +69,9 @@ class TaskFlag(IntEnum):
     ACTOR_CALL = 2
     CANCEL_CHILDREN = 4
     INTERRUPT = 8
+    STREAM = 16
     LATE = 32
+    DYNAMIC = 64
 
 
 class SlotInfo(TypedDict):

@@ -65,7 +65,10 @@ class InlineRuntime(Runtime):
         refuse_environment(env)
         return ""
 
-    def _submit(self, *args: Any, **kwargs: Any) -> list[ObjectRef[Any]]:
+    # Who would take the items is often the very thread that makes them.
+    waits_for_room = False
+
+    def _submit(self, *args: Any, **kwargs: Any) -> Any:
         # Whatever is submitted, and however: it is run here as soon as it can be.
         refs = super()._submit(*args, **kwargs)
         if self._inline.worker.depth < DEPTH_MAX:

@@ -98,7 +98,16 @@
     STEP(RESOLVE_STEP_MARKED, "resolve.marked")                                                \
     STEP(RESOLVE_STEP_READY, "resolve.ready")                                                  \
     STEP(TASK_STEP_DROPPED, "task.dropped")                                                    \
-    STEP(TASK_STEP_FREE, "task.free")
+    STEP(TASK_STEP_FREE, "task.free")                                                          \
+    /* stream.pyx */                                                                           \
+    STEP(STREAM_STEP_SEALED, "stream.sealed")                                                  \
+    STEP(STREAM_STEP_YIELDED, "stream.yielded")                                                \
+    STEP(STREAM_STEP_WAITING, "stream.waiting")                                                \
+    STEP(STREAM_STEP_HELD, "stream.held")                                                      \
+    STEP(STREAM_STEP_ACCEPTED, "stream.accepted")                                              \
+    STEP(STREAM_STEP_TAKEN, "stream.taken")                                                    \
+    STEP(STREAM_STEP_WITHDRAWN, "stream.withdrawn")                                            \
+    STEP(STREAM_STEP_CLOSED, "stream.closed")
 
 /* Steps of the store daemon alone, with objects that go to disk, come back and move. */
 #define DAEMON_FAILPOINTS(STEP)                                                                \

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 9u
+#define LAYOUT_VERSION 10u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -225,7 +225,8 @@ enum object_state {
 #define OBJECT_FLAG_ERROR 1u      /* the value is an exception to raise */
 #define OBJECT_FLAG_INLINE 2u     /* the value lies in the record itself */
 #define OBJECT_FLAG_COMPOUND 4u   /* the block starts with a struct compound */
-/* PENDING: a task will seal it, so it stays even if nobody holds it */
+/* PENDING: a task will seal it, so it stays even if nobody holds it. Sealed: an item of a stream
+ * that its consumer has not taken yet, which stays likewise */
 #define OBJECT_FLAG_PRODUCER 8u
 /* some holder's slot is 64 or above: look at its wide record too */
 #define OBJECT_FLAG_WIDE 16u
@@ -350,7 +351,9 @@ enum task_state {
 #define TASK_FLAG_ACTOR_CALL 2u
 #define TASK_FLAG_CANCEL_CHILDREN 4u /* with CANCELLED: and so are its children's */
 #define TASK_FLAG_INTERRUPT 8u       /* with CANCELLED: the code that it runs may be interrupted */
+#define TASK_FLAG_STREAM 16u         /* the payload starts with a struct stream */
 #define TASK_FLAG_LATE 32u           /* with CANCELLED: because its deadline is over */
+#define TASK_FLAG_DYNAMIC 64u        /* the client's: its one result names all that it yields */
 /* state | flags << 8 | slot << 16 | version << 32 */
 #define TASK_WORD(state, flags, slot, version) OBJECT_WORD(state, flags, slot, version)
 
@@ -384,6 +387,24 @@ struct dependency {
     /* next in the object's stack: locator of its task << 32 | its offset in the task's record */
     uint64_t next;
 };
+
+/* A task that makes any number of objects, one after the other: item i has the index i + 1 (its
+ * result, number 0, is sealed when it ends). Its consumer is its submitter, who frees the task only
+ * once it is `closed`. Each word has one writer, so a death leaves nothing to be undone:
+ *   - the claimer seals an item with OBJECT_FLAG_PRODUCER and then counts it in `yielded`; of one
+ *     sealed and not counted the next run finds the object, and those counted it passes over;
+ *   - the consumer takes hold of an item, clears the flag and then counts it in `taken`;
+ *   - who frees the task clears the flag of each item in between.
+ * Invariant: taken <= yielded + 1, yielded <= taken + room. */
+struct stream {
+    uint64_t yielded; /* written by the claimer; counts over all runs */
+    uint64_t taken;   /* written by the submitter */
+    uint32_t room;    /* how many items may be yielded and not taken */
+    uint32_t closed;  /* 1: nobody will take any more; written by the submitter, or its heir */
+    uint32_t waiting; /* 1 + the slot of a claimer that sleeps until there is room; 0: none */
+    uint32_t pad;
+};
+#define STREAM_ITEMS_MAX 0x3ffffff0u
 
 /* ---- queues: ready queues (one per job and resource shape) and actor mailboxes --------------- */
 
@@ -427,6 +448,7 @@ _Static_assert(sizeof(struct contained) == 32, "contained");
 _Static_assert(sizeof(struct index_group) == 64, "index_group");
 _Static_assert(sizeof(struct task) == 80, "task");
 _Static_assert(sizeof(struct dependency) == 16, "dependency");
+_Static_assert(sizeof(struct stream) == 32, "stream");
 _Static_assert(sizeof(struct queue) <= QUEUE_CELLS_OFFSET, "queue");
 _Static_assert(sizeof(struct header) <= 4096, "header");
 

@@ -17,7 +17,8 @@ cdef extern from "layout.h" nogil:
     enum: OBJECT_SIZE, INLINE_SIZE, WIDE_CHUNK, DEPENDENTS_CLOSED, DELETE_LAST
     enum: TASK_FREE, TASK_WAITING, TASK_READY, TASK_CLAIMED, TASK_DONE
     enum: TASK_FLAG_CANCELLED, TASK_FLAG_ACTOR_CALL, TASK_FLAG_CANCEL_CHILDREN
-    enum: TASK_FLAG_INTERRUPT, TASK_FLAG_LATE
+    enum: TASK_FLAG_INTERRUPT, TASK_FLAG_STREAM, TASK_FLAG_LATE
+    enum: STREAM_ITEMS_MAX
     enum: DEPENDENCY_RESOLVED, DEPENDENCY_LINKED
     enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET
     enum: RETRY_FOREVER
@@ -113,6 +114,10 @@ cdef extern from "layout.h" nogil:
     struct dependency:
         uint32_t loc, resolved
         uint64_t next
+
+    struct stream:
+        uint64_t yielded, taken
+        uint32_t room, closed, waiting
 
     struct queue:
         uint32_t magic, capacity, kind, closed

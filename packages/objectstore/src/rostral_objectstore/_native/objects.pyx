@@ -208,7 +208,7 @@ cdef bint begin_delete(attachment *a, uint32_t loc) noexcept nogil:
             if not undo_created(a, loc, a.my_slot):
                 return False
             continue
-        elif not IS_READY(word):
+        elif not IS_READY(word) or flags & OBJECT_FLAG_PRODUCER:
             return False
         if not held_by_none(a, o):
             return False

@@ -25,6 +25,7 @@ from rostral_objectstore._native.queue cimport (
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, slot_is_live, wide_of)
+from rostral_objectstore._native.stream cimport close_stream, undo_item
 from rostral_objectstore._native.table cimport ObjectTable
 from rostral_objectstore._native.task cimport (
     RETURNS_MAX, Tasks, dependencies_of, link_rest, make_ready, returns_of, unmake_producer)
@@ -406,6 +407,8 @@ cdef void undo_results(attachment *a, task *t, uint32_t dead) noexcept nogil:
         return
     for i in range(t.return_count):
         undo_created(a, returns_of(t)[i], dead)
+    if (load64(&t.word) >> 8) & TASK_FLAG_STREAM:
+        undo_item(a, t, dead)
 
 
 def fail(ObjectTable table not None, uint32_t loc, uint32_t kind, bytes error not None,
@@ -471,6 +474,8 @@ def take_over(Tasks tasks not None, uint32_t dead):
                     a, d[i].loc, load64(&(<object_record *>at(a, d[i].loc)).word) >> 32):
                 store32(&d[i].loc, 0)
         t.submitter = a.my_slot
+        if (word >> 8) & TASK_FLAG_STREAM:
+            close_stream(a, t)
         link_rest(a, loc)
         tasks._remember(loc)
         taken += 1
@@ -515,7 +520,7 @@ def end_tasks(Tasks tasks not None, bytes job_id not None):
             continue
         for i in range(t.return_count):
             unmake_producer(a, returns_of(t)[i], loc)
-        store64(&t.word, TASK_WORD(TASK_DONE, 0, a.my_slot, word >> 32))
+        store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
         dropped += 1
     tasks.sweep()
     return dropped

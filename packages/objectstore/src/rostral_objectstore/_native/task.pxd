@@ -16,6 +16,13 @@ cdef void link_rest(attachment *a, uint32_t loc) noexcept nogil
 cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil
 cdef void unmake_producer(attachment *a, uint32_t object_loc, uint32_t task_loc) noexcept nogil
 
+cdef class TaskContext:
+    cdef uint8_t id[16]
+    cdef uint64_t child_count
+    cdef uint32_t put_count
+
+    cdef void _derive(self, uint8_t *child, uint64_t salt=*) noexcept
+
 cdef class Tasks:
     cdef readonly Segment segment
     cdef ObjectTable table
@@ -32,7 +39,11 @@ cdef class Tasks:
     cdef list _submit(
         self, object cls, const uint8_t *id, queue *q, uint32_t queue_loc, uint64_t function,
         bytes payload, list dependencies, list nested, uint32_t return_count, uint32_t retries,
-        uint32_t flags, bint in_order, PendingCalls pending)
+        uint32_t flags, bint in_order, PendingCalls pending, uint32_t room=*)
+    cdef _submit_stream(
+        self, object cls, TaskContext context, queue *q, uint32_t queue_loc, uint64_t function,
+        bytes payload, list dependencies, list nested, uint32_t retries, uint32_t flags,
+        bint in_order, PendingCalls pending, uint32_t room)
     cdef void _take_back(self, attachment *a, uint32_t loc) noexcept
     cdef void _sweep_front(self, attachment *a) noexcept
     cdef bint _spin(

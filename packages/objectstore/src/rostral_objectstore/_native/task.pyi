@@ -1,7 +1,8 @@
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore._native.segment import Segment
+from rostral_objectstore._native.stream import StreamReader
 from rostral_objectstore._native.table import Handle, ObjectTable
 
 _H = TypeVar("_H", bound=Handle)
@@ -38,6 +39,7 @@ class Tasks:
     def __init__(self, table: ObjectTable) -> None: ...
     @property
     def segment(self) -> Segment: ...
+    @overload
     def submit(
         self,
         cls: type[_H],
@@ -55,6 +57,25 @@ class Tasks:
         pending: PendingCalls | None = None,
         deadline_ns: int = 0,
     ) -> list[_H]: ...
+    @overload
+    def submit(
+        self,
+        cls: type[_H],
+        context: TaskContext,
+        queue_loc: int,
+        function: int,
+        payload: bytes,
+        dependencies: list[_Needed],
+        nested: list[_Kept],
+        return_count: int,
+        retries: int,
+        flags: int,
+        in_order: bool,
+        task_id: None,
+        pending: PendingCalls | None,
+        deadline_ns: int,
+        room: int,
+    ) -> list[_H] | StreamReader[_H]: ...
     def sweep(self) -> int: ...
     @property
     def unfinished_count(self) -> int: ...

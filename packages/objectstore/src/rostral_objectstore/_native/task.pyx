@@ -29,6 +29,7 @@ from rostral_objectstore._native.queue cimport (
     wake_worker)
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, clear_awake, may_spin, poke_scheduler, set_awake)
+from rostral_objectstore._native.stream cimport begin_stream, end_stream, new_reader
 from rostral_objectstore._native.table cimport ObjectTable
 
 from rostral_objectstore.errors import QueueClosedError, QueueFullError, StoreClosedError
@@ -221,10 +222,6 @@ cdef void unmake_producer(attachment *a, uint32_t object_loc, uint32_t task_loc)
 cdef class TaskContext:
     """What the ids of a task's children and `put` objects are derived from. One per task."""
 
-    cdef uint8_t id[16]
-    cdef uint64_t child_count
-    cdef uint32_t put_count
-
     def __init__(self, bytes task_id not None):
         if len(task_id) != 16:
             raise ValueError(f"a task id has 16 bytes, not {len(task_id)}")
@@ -248,9 +245,9 @@ cdef class TaskContext:
         self._derive(child)
         return PyBytes_FromStringAndSize(<char *>child, 16)
 
-    cdef void _derive(self, uint8_t *child) noexcept:
-        cdef uint64_t low = siphash(self.id, self.child_count, 0)
-        cdef uint64_t high = siphash(self.id, self.child_count, 1)
+    cdef void _derive(self, uint8_t *child, uint64_t salt=0) noexcept:
+        cdef uint64_t low = siphash(self.id, self.child_count, 2 * salt)
+        cdef uint64_t high = siphash(self.id, self.child_count, 2 * salt + 1)
         self.child_count += 1
         memcpy(child, &low, 8)
         memcpy(child + 8, &high, 8)
@@ -314,8 +311,10 @@ cdef class Tasks:
                uint64_t function, bytes payload not None, list dependencies not None,
                list nested not None, uint32_t return_count, uint32_t retries, uint32_t flags,
                bint in_order, bytes task_id=None, PendingCalls pending=None,
-               int64_t deadline_ns=0):
+               int64_t deadline_ns=0, uint32_t room=0):
         """Submits one task. Returns the handles, of class `cls`, of its results.
+
+        With `room` it is a stream, which yields items as it runs: returned is its StreamReader.
 
         Args:
             context: whose child it is; names it, unless `task_id` does.
@@ -329,9 +328,11 @@ cdef class Tasks:
             flags: TASK_FLAG_*.
             in_order: enqueue it at once, whether its inputs are there or not: a mailbox keeps its
                 callers' order.
+            task_id: its id, if not the context's next.
             pending: counts the task until it is done.
             deadline_ns: on the monotonic clock, when it shall not run any more; 0: at no time. The
                 store remembers it; `late` in cancelling.pyx finds who is over it.
+            room: of a stream, how many items may be yielded and not taken; 0: no stream.
 
         Returns at once what is there already if a task with that id was submitted before and all
         its results are made, or will be. Raises QueueClosedError, QueueFullError (try again:
@@ -351,7 +352,7 @@ cdef class Tasks:
             raise ValueError(
                 f"a task refers to {DEPENDENCIES_MAX} objects at most, "
                 f"not {len(dependencies) + len(nested)}")
-        if PyBytes_GET_SIZE(payload) > 0xffffffff:
+        if PyBytes_GET_SIZE(payload) > 0xffffffff - <Py_ssize_t>sizeof(stream):
             raise ValueError(f"a payload has less than 4 GiB, not {len(payload)} bytes")
         for handle in dependencies:
             self.table._check(handle)
@@ -367,6 +368,10 @@ cdef class Tasks:
             pending.check()
         memcpy(&self.parent, context.id, 8)
         self.deadline = deadline_ns
+        if room:
+            return self._submit_stream(
+                cls, context, q, queue_loc, function, payload, dependencies, nested, retries,
+                flags, in_order, pending, room)
         if task_id is not None:
             if len(task_id) != 16:
                 raise ValueError(f"a task id has 16 bytes, not {len(task_id)}")
@@ -384,12 +389,37 @@ cdef class Tasks:
                 context.child_count -= 1
             raise
 
+    cdef _submit_stream(
+            self, object cls, TaskContext context, queue *q, uint32_t queue_loc, uint64_t function,
+            bytes payload, list dependencies, list nested, uint32_t retries, uint32_t flags,
+            bint in_order, PendingCalls pending, uint32_t room):
+        """A stream has one consumer, its submitter. So a parent that runs again does not find the
+        stream of its first run, which has lost its consumer: it gets another, under another id."""
+        cdef uint8_t id[16]
+        cdef uint64_t salt = 0, derived = context.child_count
+        cdef list results = []
+        while not results:
+            context.child_count = derived
+            context._derive(id, salt)
+            salt += 1
+            try:
+                results = self._submit(
+                    cls, id, q, queue_loc, function, payload, dependencies, nested, 1, retries,
+                    flags | TASK_FLAG_STREAM, in_order, pending, room)
+            except BaseException:
+                context.child_count = derived
+                raise
+        return new_reader(
+            self.table, cls, results[0],
+            self.unfinished[(self.first + self.count - 1) % self.capacity])
+
     cdef list _submit(self, object cls, const uint8_t *id, queue *q, uint32_t queue_loc,
                       uint64_t function, bytes payload, list dependencies, list nested,
                       uint32_t return_count, uint32_t retries, uint32_t flags, bint in_order,
-                      PendingCalls pending):
+                      PendingCalls pending, uint32_t room=0):
         cdef attachment *a = &self.segment.a
-        cdef uint32_t payload_size = PyBytes_GET_SIZE(payload), i, loc, size, inner
+        cdef uint32_t head = sizeof(stream) if room else 0
+        cdef uint32_t payload_size = PyBytes_GET_SIZE(payload) + head, i, loc, size, inner
         cdef uint32_t dependency_count = len(dependencies) + len(nested)
         cdef uint32_t waited = 0 if in_order else len(dependencies)
         cdef uint8_t object_id[20]
@@ -448,7 +478,7 @@ cdef class Tasks:
         if not anew:
             # A parent that runs again: the child is done, or on its way under this very id.
             self._take_back(a, loc)
-            return results
+            return [] if room else results
 
         d = dependencies_of(t)
         t.dependency_count = dependency_count
@@ -465,7 +495,9 @@ cdef class Tasks:
             d[i].loc, d[i].resolved, d[i].next = handle.loc, DEPENDENCY_RESOLVED, 0
             a.held[handle.loc] += 1
             i += 1
-        memcpy(payload_of(a, t), PyBytes_AS_STRING(payload), payload_size)
+        if room:
+            begin_stream(a, t, room)
+        memcpy(payload_of(a, t) + head, PyBytes_AS_STRING(payload), payload_size - head)
         FAILPOINT(a.plan, SUBMIT_STEP_WRITTEN)
 
         if waited == 0:
@@ -511,6 +543,8 @@ cdef class Tasks:
             t = <task *>at(a, loc)
             if (load64(&t.word) & 0xff) != TASK_DONE or (t.dependency_count and is_linked(t)):
                 return
+            if not end_stream(a, t):
+                return
             self.first = (self.first + 1) % self.capacity
             self.count -= 1
             free_task(a, loc)
@@ -535,7 +569,7 @@ cdef class Tasks:
             if done and is_linked(t):
                 unlink(a, t)
                 done = not is_linked(t)
-            if done:
+            if done and end_stream(a, t):
                 free_task(a, loc)
             else:
                 self.unfinished[(self.first + kept) % self.capacity] = loc
@@ -668,7 +702,7 @@ cdef class Tasks:
     cdef ClaimedTask _claimed(self, attachment *a, uint32_t loc):
         cdef task *t = <task *>at(a, loc)
         cdef ClaimedTask claimed = ClaimedTask.__new__(ClaimedTask)
-        cdef uint32_t i
+        cdef uint32_t i, head
         cdef dependency *d = dependencies_of(t)
         cdef uint32_t *returns = returns_of(t)
         store32(&a.me.running, loc)
@@ -676,8 +710,10 @@ cdef class Tasks:
         claimed.loc = loc
         claimed.id = PyBytes_FromStringAndSize(<char *>t.id, 16)
         claimed.function = t.function
-        claimed.payload = PyBytes_FromStringAndSize(payload_of(a, t), t.payload_size)
         claimed.flags = (load64(&t.word) >> 8) & 0xff
+        head = sizeof(stream) if claimed.flags & TASK_FLAG_STREAM else 0
+        claimed.payload = PyBytes_FromStringAndSize(
+            payload_of(a, t) + head, t.payload_size - head)
         claimed.attempt = t.attempt
         claimed.submitter = t.submitter
         if t.return_count == 1:
