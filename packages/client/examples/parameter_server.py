@@ -1,7 +1,4 @@
-"""A parameter server: workers compute gradients of a linear model, one actor applies them.
-
-Run: python parameter_server.py
-"""
+"""A parameter server: workers compute gradients of a linear model, one actor applies them."""
 
 import numpy as np
 

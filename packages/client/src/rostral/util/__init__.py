@@ -2,6 +2,7 @@
 
 from rostral.actor import list_named_actors
 from rostral.serializers import deregister_serializer, register_serializer
+from rostral.util.actor_pool import ActorPool
 from rostral.util.completion import as_completed, map_unordered
 from rostral.util.inspection import inspect_serializability
 
@@ -15,6 +16,7 @@ from rostral.util.placement_group import (
 )
 
 __all__ = [
+    "ActorPool",
     "as_completed",
     "deregister_serializer",
     "get_current_placement_group",
