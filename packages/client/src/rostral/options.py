@@ -24,6 +24,7 @@ RETURNS_MAX = 3000
 CONCURRENCY_MAX = 1 << 20
 GROUPS_MAX = 256
 PENDING_CALLS_MAX = 1 << 30
+CALLS_MAX = 1 << 30
 # Each call since an actor's last checkpoint keeps its task record and its arguments.
 CHECKPOINT_CALLS_MAX = 100_000
 # How many items of a stream lie untaken at most, unless the caller says less: so many small ones
@@ -73,6 +74,7 @@ class RemoteKeywords(ActorKeywords, total=False):
     """What `@remote(...)` takes: the options of either."""
 
     concurrency_groups: dict[str, int]
+    max_calls: int
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
     _generator_backpressure_num_objects: int
@@ -206,6 +208,7 @@ class TaskOptions:
     num_returns: int | str | None = None
     max_retries: int = 3
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    max_calls: int | None = None
     name: str | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
@@ -218,6 +221,8 @@ class TaskOptions:
         _returns(self.num_returns)
         _untaken(self._generator_backpressure_num_objects)
         _count("max_retries", self.max_retries, -1)
+        if self.max_calls is not None:
+            _count("max_calls", self.max_calls, 0, CALLS_MAX)
         _text("name", self.name)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 
@@ -234,6 +239,17 @@ class TaskOptions:
     def placement(self) -> Placement | None:
         """The placement group that it runs in, if one was named."""
         return placement_of(self.scheduling_strategy)
+
+    @property
+    def run_limit(self) -> int:
+        """After how many runs its worker ends; 0: after any number.
+
+        Unless said otherwise 1 for what uses GPUs: few libraries give all of a device's memory back
+        before their process ends.
+        """
+        if self.max_calls is not None:
+            return self.max_calls
+        return 1 if self.num_gpus else 0
 
     @property
     def retries(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unp
 
 from rostral._context import runtime
 from rostral.arguments import Arguments, encode
+from rostral.exceptions import UnsupportedOptionError
 from rostral.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from rostral.object_ref import ObjectRef
 from rostral.options import TaskKeywords, TaskOptions, changed
@@ -77,7 +78,15 @@ class RemoteFunction(Generic[P, R]):
 
         Raises: UnsupportedOptionError, TypeError, ValueError.
         """
-        return remote_function(self._function, changed(self._options, changes), self)
+        return remote_function(self._function, self._changed(changes), self)
+
+    def _changed(self, changes: dict[str, Any]) -> TaskOptions:
+        if "max_calls" in changes:
+            raise UnsupportedOptionError(
+                f"max_calls in the options of a call of {self._name}: it counts all calls",
+                hint="say it where the function is made remote: @remote(max_calls=...)",
+            )
+        return changed(self._options, changes)
 
     if TYPE_CHECKING:
         # A reference may stand for the value of any argument. A call with one among its first
@@ -160,7 +169,7 @@ class RemoteFunction(Generic[P, R]):
         **changes: Any,
     ) -> Any:
         """The form that Ray's users know: options and arguments in one call."""
-        function = remote_function(self._function, changed(self._options, changes), self)
+        function = remote_function(self._function, self._changed(changes), self)
         return cast(Any, function).remote(*args, **(kwargs or {}))
 
     def _export(self, current: Runtime) -> None:
@@ -168,11 +177,16 @@ class RemoteFunction(Generic[P, R]):
         placement = options.placement
         environment = current.environment_for(options.runtime_env)
         self._queue = current.queue_for(options.demand, placement, environment)
-        code = (current.session, self._name, options.retry_exceptions, placement)
+        limit = options.run_limit
+        code = (current.session, self._name, options.retry_exceptions, placement, limit)
         if code not in self._exports:
             if len(self._exports) >= EXPORTS_MAX:
                 self._exports.clear()
-            meta = {"retry_exceptions": options.retry_exceptions, "placement": placement}
+            meta = {
+                "retry_exceptions": options.retry_exceptions,
+                "placement": placement,
+                "run_limit": limit,
+            }
             exported = current.functions.export(self._name, (self._function, meta))
             self._exports[code] = exported
         self._code = self._exports[code]

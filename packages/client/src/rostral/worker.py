@@ -16,6 +16,7 @@ from rostral.actor_process import run_actor
 from rostral.exceptions import RuntimeEnvSetupError
 from rostral.execution import execute, store_error
 from rostral.failure import StoredError, seal_error
+from rostral.run_limit import RunLimit
 from rostral.runtime import Runtime, TaskScope
 from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.queue import Queue
@@ -146,8 +147,12 @@ def _apply_logging(text: str, start: WorkerStart, job_id: bytes) -> None:
 
 
 def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart) -> None:
-    """Claims and runs tasks, one after the other, for ever: the scheduler ends this process."""
+    """Claims and runs tasks, one after the other, until the scheduler ends this process.
+
+    Returns when a function has run as often as one process may run it.
+    """
     runtime: Runtime | None = None
+    limit = RunLimit()
     tasks = store.tasks
     while True:
         task = tasks.next(0, sweep_timeout_ns(tasks), [])
@@ -164,11 +169,13 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
                 tasks.finish(task)
                 scheduler.call("environment_failed", {"message": error.message})
                 return
-        run_task(runtime, task)
+        run_task(runtime, task, limit)
+        if limit.is_reached:
+            return
 
 
-def run_task(runtime: Runtime, task: ClaimedTask) -> None:
-    """One task of a remote function."""
+def run_task(runtime: Runtime, task: ClaimedTask, limit: RunLimit | None = None) -> None:
+    """One task of a remote function. Counts the run, if this process has limits."""
     try:
         name, (function, meta) = runtime.functions.load(task.function)
     except Exception as error:  # whatever the modules do that the function imports
@@ -181,3 +188,5 @@ def run_task(runtime: Runtime, task: ClaimedTask) -> None:
         runtime.captures = True
     retried = meta.get("retry_exceptions", False)
     execute(runtime, task, name, function, scope, retried=retried)
+    if limit is not None and meta["run_limit"]:
+        limit.count(function, task.function, meta["run_limit"])
