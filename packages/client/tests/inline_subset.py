@@ -4,6 +4,7 @@ from __future__ import annotations
 
 BOTH_MODES = (
     "test_actors",
+    "test_coroutine_tasks",
     "test_objects",
     "test_paper_api",
     "test_references",

@@ -138,10 +138,3 @@ def test_what_is_remote_already_is_refused() -> None:
     remote: Any = rostral.remote
     with pytest.raises(TypeError, match="remote already"):
         remote(remote(len))
-
-
-def test_coroutine_functions_are_refused_for_now() -> None:
-    async def coroutine() -> None: ...
-
-    with pytest.raises(UnsupportedOptionError, match="coroutine"):
-        rostral.remote(coroutine)

@@ -56,6 +56,16 @@ def parts() -> Iterator[bytes]:
     yield b""
 
 
+@rostral.remote
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@rostral.remote(num_cpus=0, max_calls=3)
+async def size(data: bytes) -> int:
+    return len(data)
+
+
 class Counter:
     def add(self) -> int:
         return 1
@@ -100,6 +110,9 @@ assert_type(rostral.get(next(letters.remote("word"))), str)
 assert_type(count.options(num_cpus=2).remote(3), ObjectRefGenerator[int])
 assert_type(count.options(num_returns=3).remote(3), Any)
 assert_type(f.options(num_returns="streaming").remote(1), ObjectRefGenerator[Any])
+assert_type(fetch.remote("url"), ObjectRef[bytes])
+assert_type(size.remote(fetch.remote("url")), ObjectRef[int])
+assert_type(size.options(num_cpus=1).remote(b""), ObjectRef[int])
 assert_type(parts.remote(), ObjectRef[DynamicObjectRefGenerator])
 assert_type(count.remote(3).completed(), ObjectRef[Any])
 
@@ -142,6 +155,7 @@ WRONG = {
     "count.remote('text')": "call-overload",
     "rostral.get(count.remote(3)) + 1": "operator",
     "f.remote()": "call-overload",
+    "fetch.remote(1)": "arg-type",
     "f.remote(1, speed=2)": "call-overload",
     "f.options(num_cpu=2)": "call-overload",
     "rostral.get(5)": "call-overload",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from rostral.actor import ActorClass
@@ -49,6 +49,8 @@ class Decorator(Protocol):
     @overload
     def __call__(self, target: Yielding[P, T], /) -> StreamingFunction[P, T]: ...
     @overload
+    def __call__(self, target: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, T]: ...
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
     def __call__(self, target: Any, /) -> Any:
         """The function or class, remote."""
@@ -84,6 +86,8 @@ def remote(  # type: ignore[overload-overlap]  # a class is callable too
 ) -> ActorClass[P, T_co]: ...
 @overload
 def remote(target: Yielding[P, T], /) -> StreamingFunction[P, T]: ...
+@overload
+def remote(target: Callable[P, Coroutine[Any, Any, T]], /) -> RemoteFunction[P, T]: ...
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
@@ -141,9 +145,4 @@ def _make_remote(target: Any, options: dict[str, Any]) -> Any:
         return ActorClass(target, actor_options)
     if not callable(target):
         raise TypeError(f"@remote goes on a function or class, not on {type(target).__name__}")
-    if inspect.iscoroutinefunction(target):
-        raise UnsupportedOptionError(
-            f"{getattr(target, '__qualname__', target)}: coroutine functions cannot be remote yet",
-            hint="make it a method of an actor",
-        )
     return remote_function(target, changed(TaskOptions(), options))

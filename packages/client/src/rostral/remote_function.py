@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unp
 
 from rostral._context import runtime
 from rostral.arguments import Arguments, encode
+from rostral.coroutine_tasks import is_coroutine_function
 from rostral.exceptions import UnsupportedOptionError
 from rostral.generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from rostral.object_ref import ObjectRef
@@ -186,6 +187,7 @@ class RemoteFunction(Generic[P, R]):
                 "retry_exceptions": options.retry_exceptions,
                 "placement": placement,
                 "run_limit": limit,
+                "is_async": is_coroutine_function(self._function),
             }
             exported = current.functions.export(self._name, (self._function, meta))
             self._exports[code] = exported

@@ -98,7 +98,7 @@ class TaskScope:
         self.function_name = function_name or name
         self.task = task
         # While the task's code runs: how it is interrupted.
-        self.interrupt: Callable[[], None] | None = None
+        self.interrupt: Callable[[], object] | None = None
         self.context = TaskContext(task_id)
 
 

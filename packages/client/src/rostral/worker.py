@@ -6,6 +6,7 @@ scheduler, it learns at its start and with its first task; between tasks it asks
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 from rostral import _context, interrupt, worker_environment
 from rostral.actor_process import run_actor
+from rostral.coroutine_tasks import run_in_loop
 from rostral.exceptions import RuntimeEnvSetupError
 from rostral.execution import execute, store_error
 from rostral.failure import StoredError, seal_error
@@ -187,6 +189,9 @@ def run_task(runtime: Runtime, task: ClaimedTask, limit: RunLimit | None = None)
     if scope.placement is not None and scope.placement.captures:
         runtime.captures = True
     retried = meta.get("retry_exceptions", False)
-    execute(runtime, task, name, function, scope, retried=retried)
+    code = function
+    if meta["is_async"]:
+        code = functools.partial(run_in_loop, scope, function)
+    execute(runtime, task, name, code, scope, retried=retried)
     if limit is not None and meta["run_limit"]:
         limit.count(function, task.function, meta["run_limit"])
