@@ -158,3 +158,24 @@ def test_a_canceller_that_dies_has_its_task_ended_by_the_scheduler(store: Store)
     repair.fail(client.table, task["loc"], *ERROR)
     assert value(client.table, result) == (True, b"cancelled")
     assert client.tasks.next(queue.loc, 0, []) is None
+
+
+def test_a_task_that_is_claimed_after_its_deadline_is_cancelled_as_late(
+    table: ObjectTable, tasks: Tasks
+) -> None:
+    queue = new_queue(table.segment)
+    now = time.monotonic_ns()
+    for deadline in (0, now - 1, now + 10**12):
+        tasks.submit(
+            *(Handle, TaskContext(os.urandom(16)), queue.loc, 0, b"", [], [], 1, 0, 0, False),
+            deadline_ns=deadline,
+        )
+    wanted = TaskFlag.CANCELLED | TaskFlag.LATE | TaskFlag.CANCEL_CHILDREN
+    for flags in (0, wanted, 0):
+        claimed = tasks.next(queue.loc, 0, [])
+        assert claimed is not None
+        assert tasks.flags(claimed) == flags
+        assert tasks.is_cancelled(claimed) == bool(flags)
+        table.fill_at(claimed.returns[0], 2, b"made", [], [])
+        tasks.finish(claimed)
+    assert late(tasks, now) == []

@@ -25,6 +25,7 @@ CONCURRENCY_MAX = 1 << 20
 GROUPS_MAX = 256
 PENDING_CALLS_MAX = 1 << 30
 CALLS_MAX = 1 << 30
+DEADLINE_S_MAX = 1e9
 # Each call since an actor's last checkpoint keeps its task record and its arguments.
 CHECKPOINT_CALLS_MAX = 100_000
 # How many items of a stream lie untaken at most, unless the caller says less: so many small ones
@@ -43,6 +44,7 @@ class TaskKeywords(TypedDict, total=False):
     resources: dict[str, float]
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
+    deadline_s: float
     name: str
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
@@ -74,6 +76,7 @@ class RemoteKeywords(ActorKeywords, total=False):
     """What `@remote(...)` takes: the options of either."""
 
     concurrency_groups: dict[str, int]
+    deadline_s: float
     max_calls: int
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
@@ -186,6 +189,13 @@ def check_groups(groups: object) -> None:
         _count(f"concurrency_groups[{name!r}]", limit, 1, CONCURRENCY_MAX)
 
 
+def _check_deadline(value: object) -> None:
+    if not 0 < check_quantity("deadline_s", value) <= DEADLINE_S_MAX:
+        raise ValueError(
+            f"deadline_s is {value}: it must be above 0 and at most {DEADLINE_S_MAX:g} seconds"
+        )
+
+
 def _retried(value: object) -> bool | tuple[type[BaseException], ...]:
     """Which of a user's exceptions are worth another try."""
     if isinstance(value, bool):
@@ -209,6 +219,7 @@ class TaskOptions:
     max_retries: int = 3
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     max_calls: int | None = None
+    deadline_s: float | None = None
     name: str | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
@@ -223,6 +234,8 @@ class TaskOptions:
         _count("max_retries", self.max_retries, -1)
         if self.max_calls is not None:
             _count("max_calls", self.max_calls, 0, CALLS_MAX)
+        if self.deadline_s is not None:
+            _check_deadline(self.deadline_s)
         _text("name", self.name)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 
@@ -250,6 +263,11 @@ class TaskOptions:
         if self.max_calls is not None:
             return self.max_calls
         return 1 if self.num_gpus else 0
+
+    @property
+    def allowed_ns(self) -> int:
+        """`deadline_s` in nanoseconds; 0: no deadline."""
+        return 0 if self.deadline_s is None else max(1, round(self.deadline_s * 1e9))
 
     @property
     def retries(self) -> int:

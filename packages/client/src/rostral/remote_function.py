@@ -134,6 +134,7 @@ class RemoteFunction(Generic[P, R]):
                 self._code,
                 return_count=self._return_count,
                 retries=self._retries,
+                deadline_ns=current.deadline_after(self._allowed_ns) if self._allowed_ns else 0,
             )
             if self._return_count == 1:
                 return refs[0]
@@ -142,6 +143,7 @@ class RemoteFunction(Generic[P, R]):
     def _submit_yielding(self, current: Runtime, arguments: Arguments) -> Any:
         """Submits a call of what streams, or of what gives one reference to all that it yields."""
         _, flags, room = self._returns
+        deadline_ns = current.deadline_after(self._allowed_ns) if self._allowed_ns else 0
         if room:
             reader = current.submit_stream(
                 self._queue,
@@ -150,6 +152,7 @@ class RemoteFunction(Generic[P, R]):
                 self._code,
                 retries=self._retries,
                 room=room,
+                deadline_ns=deadline_ns,
             )
             return ObjectRefGenerator(reader.completion, reader)
         (ref,) = current.submit(
@@ -160,6 +163,7 @@ class RemoteFunction(Generic[P, R]):
             return_count=1,
             retries=self._retries,
             flags=flags,
+            deadline_ns=deadline_ns,
         )
         return ref
 
@@ -197,6 +201,7 @@ class RemoteFunction(Generic[P, R]):
         self._return_count = self._returns.object_count
         self._yields = isinstance(options.num_returns, str)
         self._retries = options.retries
+        self._allowed_ns = options.allowed_ns
         self._session = current.session
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import functools
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rostral import _context
 from rostral.arguments import Arguments
 from rostral.culprits import blaming_parts
+from rostral.deadlines import Deadlines
 from rostral.exceptions import (
     ClusterUnavailableError,
     GetTimeoutError,
@@ -155,6 +157,8 @@ class Runtime:
         self.captures = False
         self._kept: list[ObjectRef[Any]] = []
         self._waiter: FutureWaiter | None = None
+        self._deadlines: Deadlines | None = None
+        self._deadlines_lock = threading.Lock()
         self._rooms: RoomWaiter | None = None
         self._on_close: list[Callable[[], None]] = []
 
@@ -343,6 +347,7 @@ class Runtime:
         return_count: int,
         retries: int,
         flags: int = 0,
+        deadline_ns: int = 0,
     ) -> list[ObjectRef[Any]]:
         """Submits a task; returns its results' references at once.
 
@@ -350,7 +355,15 @@ class Runtime:
         """
         nested: list[Any] = [keep, *arguments.nested]
         refs: list[ObjectRef[Any]] = self._submit(
-            queue, function, arguments, nested, return_count, retries, flags, False
+            queue,
+            function,
+            arguments,
+            nested,
+            return_count,
+            retries,
+            flags,
+            False,
+            deadline_ns=deadline_ns,
         )
         return refs
 
@@ -363,11 +376,12 @@ class Runtime:
         *,
         retries: int,
         room: int,
+        deadline_ns: int = 0,
     ) -> StreamReader[ObjectRef[Any]]:
         """Submits a task that yields; `room` items at most lie there that nobody has taken."""
         nested: list[Any] = [keep, *arguments.nested]
         reader: StreamReader[ObjectRef[Any]] = self._submit(
-            queue, function, arguments, nested, 1, retries, 0, False, None, room
+            queue, function, arguments, nested, 1, retries, 0, False, None, room, deadline_ns
         )
         return reader
 
@@ -421,6 +435,7 @@ class Runtime:
         in_order: bool,  # noqa: FBT001 - by position: a keyword takes time
         pending: PendingCalls | None = None,
         room: int = 0,
+        deadline_ns: int = 0,
     ) -> Any:
         context = self.scope().context
         pause_s = QUEUE_FULL_PAUSE_S
@@ -440,7 +455,7 @@ class Runtime:
                     in_order,
                     None,
                     pending,
-                    0,
+                    deadline_ns,
                     room,
                 )
             except QueueFullError:
@@ -457,6 +472,14 @@ class Runtime:
         never: ObjectRef[None] = self.table.expect(ObjectRef, os.urandom(20))
         self.wait_sealed([never], 1, pause_s)
         return min(2 * pause_s, QUEUE_FULL_PAUSE_S_MAX)
+
+    def deadline_after(self, allowed_ns: int) -> int:
+        """The deadline of a task that is submitted now, which this process sees to."""
+        with self._deadlines_lock:
+            if self._deadlines is None:
+                self._deadlines = Deadlines(self)
+                self.at_close(self._deadlines.stop)
+        return self._deadlines.begin(allowed_ns)
 
     # ---- the cluster
 

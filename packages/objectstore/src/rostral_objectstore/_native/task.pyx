@@ -331,7 +331,8 @@ cdef class Tasks:
             task_id: its id, if not the context's next.
             pending: counts the task until it is done.
             deadline_ns: on the monotonic clock, when it shall not run any more; 0: at no time. The
-                store remembers it; `late` in cancelling.pyx finds who is over it.
+                store remembers it, and what is claimed later is flagged as cancelled; `late` in
+                cancelling.pyx finds who is over it.
             room: of a stream, how many items may be yielded and not taken; 0: no stream.
 
         Returns at once what is there already if a task with that id was submitted before and all
@@ -710,6 +711,10 @@ cdef class Tasks:
         claimed.loc = loc
         claimed.id = PyBytes_FromStringAndSize(<char *>t.id, 16)
         claimed.function = t.function
+        if t.deadline != 0 and monotonic_ns() >= t.deadline:
+            # Claimed, so it is cancelled as if it ran: whoever runs it sees that before it begins.
+            or64(&t.word, <uint64_t>(
+                TASK_FLAG_CANCELLED | TASK_FLAG_LATE | TASK_FLAG_CANCEL_CHILDREN) << 8)
         claimed.flags = (load64(&t.word) >> 8) & 0xff
         head = sizeof(stream) if claimed.flags & TASK_FLAG_STREAM else 0
         claimed.payload = PyBytes_FromStringAndSize(
