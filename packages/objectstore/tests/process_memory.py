@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
+
+# Of an entry of pagemap: the process has the page in its page table.
+_PRESENT = 1 << 63
 
 
 def anonymous_bytes() -> int:
@@ -21,3 +26,11 @@ def in_segment(address: int) -> bool:
             if first <= address < last:
                 return True
     return False
+
+
+def is_mapped(address: int) -> bool:
+    """Whether the page at an address is in this process's page table: somebody has touched it."""
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        pagemap.seek(address // os.sysconf("SC_PAGESIZE") * 8)
+        (entry,) = struct.unpack("<Q", pagemap.read(8))
+    return bool(entry & _PRESENT)

@@ -19,6 +19,7 @@ SLOTS_OFFSET, CHUNK_WORDS_OFFSET, CHUNK_RECORDS_OFFSET, CHUNKS_OFFSET = 24, 48, 
 INDEX_OFFSET, SLOT_BYTES, RECORD_BYTES, OBJECT_BYTES = 32, 256, 256, 128
 SLOT_STATE, RELEASING, LOCKING, COUNT_OBJECT = 0, 160, 164, 168
 WORD, ID, CONTAINERS, SIZE, DATA, NEXT, HOLDERS, PINS, DEPENDENTS = 0, 8, 32, 40, 48, 56, 64, 72, 80
+VALUE = 88
 FREED = 128
 OTHER_SLOT = 40
 
@@ -60,7 +61,8 @@ class Sound:
 
         self.inline, self.small, self.large = put(1, 10, []), put(2, 1000, []), put(3, 200_000, [])
         self.nested = put(4, 100, [self.small, self.large])
-        self.kept = [self.inline, self.small, self.large, self.nested]
+        self.array = table.put(ObjectHandle, bytes([5] * 20), 5, b"form", [bytes(1000)], [])
+        self.kept = [self.array, self.inline, self.small, self.large, self.nested]
 
     def at(self, handle: ObjectHandle, field: int) -> int:
         return handle.loc * 64 + field
@@ -110,6 +112,10 @@ OBJECT_DAMAGE: dict[str, tuple[str, int, str, int, str]] = {
     "a pin without a hold": ("inline", PINS, "<Q", 2, "pinned by slots that do not hold it"),
     "nobody": ("inline", HOLDERS, "<Q", 0, "is kept by nobody"),
     "an open list of tasks": ("small", DEPENDENTS, "<Q", 0, "tasks could still wait for it"),
+    "a head of its own": ("array", VALUE + 2, "<B", 99, "another head in its record"),
+    "an end of its own": ("array", VALUE + 1, "<B", 1, "another head in its record"),
+    "a head that is missing": ("array", VALUE, "<B", 0, "another head in its record"),
+    "a head that is too much": ("nested", VALUE, "<B", 4, "another head in its record"),
     "a follower of no deletion": ("small", NEXT, "<I", 3, "has a next one to delete"),
 }
 

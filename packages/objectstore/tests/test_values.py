@@ -16,7 +16,7 @@ from rostral_gcs.ids import ObjectID
 from rostral_objectstore import StoreClient
 
 from .conftest import MEMORY_BYTES
-from .process_memory import anonymous_bytes, in_segment
+from .process_memory import anonymous_bytes, in_segment, is_mapped
 from .store import Nursery, Store, running
 
 
@@ -43,6 +43,11 @@ ARRAYS: dict[str, NDArray[Any]] = {
     "one byte": np.array([7], np.uint8),
     "structured": np.zeros(2000, dtype=[("a", "i4"), ("b", "f8")]),
     "text": np.array(["ä", "bc"] * 500),
+    "another byte order": np.arange(1000, dtype=">i8"),
+    "times": np.arange(1000).astype("M8[ms]"),
+    "objects": np.array([None, {}, "x"] * 300, dtype=object),
+    "complex": np.arange(500) * (1 + 2j),
+    "many dimensions": np.arange(1024).reshape((2,) * 10),
 }
 
 
@@ -54,7 +59,8 @@ def test_an_array_comes_back_equal_and_read_only(store: Store, name: str) -> Non
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     np.testing.assert_array_equal(back, array)
-    if back.nbytes >= 512 and (array.flags.c_contiguous or array.flags.f_contiguous):
+    contiguous = array.flags.c_contiguous or array.flags.f_contiguous
+    if back.nbytes >= 512 and contiguous and not array.dtype.hasobject:
         assert not back.flags.writeable
         assert back.flags.f_contiguous == array.flags.f_contiguous
         assert back.ctypes.data % 64 == 0
@@ -88,6 +94,45 @@ def test_arrays_inside_containers_come_back_in_place(store: Store) -> None:
         assert (layer == i).all()
         assert in_segment(layer.ctypes.data)
         assert layer.ctypes.data % 64 == 0
+
+
+def test_what_a_form_does_not_tell_of_an_array_comes_back_too(store: Store) -> None:
+    tagged = np.zeros(1000, np.dtype("f8", metadata={"unit": "m"}))
+    masked = np.ma.masked_array(np.arange(1000), mask=np.arange(1000) % 2 == 1)
+    client = store.connect()
+    back = client.get(client.put(tagged))
+    assert back.dtype.metadata == {"unit": "m"}
+    back = client.get(client.put(masked))
+    assert type(back) is np.ma.MaskedArray
+    assert back.sum() == masked.sum()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.ones(1_000_000),
+        {"x": np.ones(1_000_000), "y": np.zeros(10_000)},
+        {"x": np.ones(1_000_000), "name": "n" * 1000},
+    ],
+    ids=["a head in the record", "a short head", "a head that is read in place"],
+)
+def test_getting_a_large_value_touches_none_of_its_pages_that_it_can_do_without(
+    store: Store, value: Any
+) -> None:
+    handle = store.connect().put(value)
+    reader = store.connect()
+    for _ in range(2):
+        back = reader.get(handle.id)
+        array = back["x"] if isinstance(back, dict) else back
+        far = array.ctypes.data + array.nbytes // 2
+        in_place = isinstance(back, dict) and "name" in back
+        assert is_mapped(array.ctypes.data - 64) == in_place
+        assert not is_mapped(far)
+        del back, array
+    again = [reader.get(handle.id) for _ in range(2)]
+    for back in again:
+        array = back["x"] if isinstance(back, dict) else back
+        assert array.sum() == 1_000_000
 
 
 def test_an_arrow_table_comes_back_in_place(store: Store) -> None:

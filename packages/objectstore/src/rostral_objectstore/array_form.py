@@ -1,4 +1,4 @@
-"""Arrays that are written in place: how the store knows their type and shape.
+"""Plain arrays: how the store knows their type and shape.
 
 The form lies beside the elements, MessagePack ``[dtype, [length, ...]]``. It is checked when it is
 read, so that no form, however it came about, makes an array that reaches beyond its buffer.
@@ -7,6 +7,8 @@ read, so that no form, however it came about, makes an array that reaches beyond
 from __future__ import annotations
 
 import math
+import pickle
+import sys
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,27 @@ def form_of(shape: int | tuple[int, ...], dtype: DTypeLike) -> tuple[Form, int]:
     if size_bytes >> 63:
         raise ValueError(f"an array of {size_bytes} bytes cannot be")
     return Form(described.str, lengths), size_bytes
+
+
+def plain_array(value: object) -> tuple[bytes, memoryview] | None:
+    """The encoded form and the elements of an array that a form tells all about; else None.
+
+    Subclasses, records, types that other libraries add and what is not in C order are for pickle.
+    """
+    numpy = sys.modules.get("numpy")
+    # While another thread is at importing it, the module is there and the class is not yet.
+    if numpy is None or type(value) is not getattr(numpy, "ndarray", None):
+        return None
+    array: NDArray[Any] = value  # type: ignore[assignment]
+    dtype = array.dtype
+    if dtype.kind not in DTYPE_KINDS or dtype.isbuiltin == 2 or dtype.metadata is not None:
+        return None
+    if not array.flags.c_contiguous or array.ndim > DIMENSIONS_MAX:
+        return None
+    form = Form(dtype.str, array.shape)
+    if dtype.kind in "mM":  # times do not export their memory
+        array = array.view(numpy.int64)
+    return encode(form), pickle.PickleBuffer(array).raw()  # type: ignore[arg-type]
 
 
 def encode(form: Form) -> bytes:

@@ -290,7 +290,7 @@ class StoreClient:
         return values if is_many(what) else values[0]
 
     def get_buffer(self, what: IdLike | ObjectHandle, timeout_s: float | None = None) -> memoryview:
-        """The bytes of an object that was written as bytes, by `create` or by `put_arrow`.
+        """The bytes of what was written as bytes, as a plain array, by `create` or by `put_arrow`.
 
         In place and read-only. Raises: as `get`; ObjectKindError when it is a pickled value.
         """

@@ -5,8 +5,8 @@ once, at 64-byte boundaries, and come back as views of shared memory that keep t
 Pickles are loaded only from the node's own segment, which only processes of the same user can
 attach to.
 
-How tensors are pickled is in tensors.py, how Arrow streams are written in arrow_streams.py, how
-arrays that are written in place describe themselves in array_form.py.
+Plain NumPy arrays need no pickle: array_form.py has how they describe themselves. How tensors are
+pickled is in tensors.py, how Arrow streams are written in arrow_streams.py.
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ def serialize(value: object, metadata: bytes = b"") -> Serialized:
     out_of_band = OutOfBand()
     if type(value) is bytes:
         form, inband = KIND_BYTES, value
+    elif (array := array_form.plain_array(value)) and array[1].nbytes >= OUT_OF_BAND_BYTES_MIN:
+        form, inband = KIND_ARRAY, array[0]
+        out_of_band.buffers.append(array[1])
     elif type(value) in _WITHOUT_TENSORS or not find_torch():
         form = KIND_PICKLE
         inband = pickle.dumps(value, protocol=5, buffer_callback=out_of_band)

@@ -6,7 +6,9 @@ A block that only a process's private memory names (of an aborted object with vi
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp
 
+from rostral_objectstore._native.compound cimport note_head
 from rostral_objectstore._native.heap cimport ORPHAN_SLOT, class_size, initial_word
 from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.layout cimport *
@@ -212,6 +214,8 @@ cdef class Checker:
             self.name(o.data, what, 0 if flags & OBJECT_FLAG_SPILLED else o.size)
             if flags & OBJECT_FLAG_COMPOUND and o.data in self.blocks:
                 self.references(what, <compound *>at(self.a, o.data), self.blocks[o.data])
+                if state == OBJECT_SEALED:
+                    self.noted_head(what, o, <compound *>at(self.a, o.data))
 
     cdef bint kept_by_nobody(self, object_record *o):
         cdef uint32_t i
@@ -219,6 +223,12 @@ cdef class Checker:
             if holder_bits(self.a, o, i) != 0:
                 return False
         return CONTAINERS_COUNT(o.containers) == 0 and not (o.word >> 8) & OBJECT_FLAG_PRODUCER
+
+    cdef noted_head(self, what, object_record *o, compound *c):
+        cdef short_head told
+        note_head(&told, c, o.size)
+        if memcmp(&told, o.value, 2 + told.inband_size if told.inband_size else 1) != 0:
+            self.wrong(f"{what} has another head in its record than in its block")
 
     cdef references(self, what, compound *c, uint64_t size):
         cdef contained_ref *refs = <contained_ref *>(<char *>c + sizeof(compound))

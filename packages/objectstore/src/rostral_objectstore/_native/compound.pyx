@@ -1,6 +1,7 @@
 """Values of several parts: how references, in-band bytes and buffers lie in one block (layout.h).
 
-Knows nothing of objects and their states: who calls has the block in its hands.
+Knows nothing of objects and their states: who calls has the block in its hands, and the record of
+an object that nobody else reads yet.
 """
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer, PyBUF_SIMPLE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -22,7 +23,7 @@ cdef inline uint64_t aligned(uint64_t size) noexcept nogil:
     return (size + 63) & ~<uint64_t>63
 
 
-cdef inline uint64_t *table_of(compound *c) noexcept nogil:
+cdef uint64_t *table_of(compound *c) noexcept nogil:
     """Offsets and sizes of the buffers, in pairs."""
     return <uint64_t *>(<char *>c + sizeof(compound) + c.contained_count * sizeof(contained_ref))
 
@@ -73,6 +74,30 @@ cdef copy_buffers(attachment *a, compound *c, Py_ssize_t first, list views):
 
 cdef char *buffer_start(compound *c, uint32_t index) noexcept nogil:
     return <char *>c + table_of(c)[2 * index]
+
+
+cdef uint64_t head_size(compound *c) noexcept nogil:
+    """Bytes of all that lies before the buffers, but for their alignment."""
+    return <char *>(table_of(c) + 2 * <uint64_t>c.buffer_count) - <char *>c + c.inband_size
+
+
+cdef void note_head(short_head *h, compound *c, uint64_t size) noexcept nogil:
+    """Writes the head of a block of `size` bytes into its record too, if it has room there."""
+    cdef uint64_t *table = table_of(c)
+    h.inband_size = 0
+    if c.contained_count != 0 or c.buffer_count != 1 or c.inband_size > SHORT_INBAND_SIZE:
+        return
+    # A block from elsewhere may be laid out otherwise.
+    if table[0] != aligned(head_size(c)) or size - table[0] - table[1] > 63:
+        return
+    h.padding = size - table[0] - table[1]
+    memcpy(h.inband, table + 2, c.inband_size)
+    h.inband_size = c.inband_size
+
+
+cdef uint64_t noted_start(short_head *h) noexcept nogil:
+    """Where the buffer of a value lies in its block, by its record."""
+    return aligned(sizeof(compound) + 16 + h.inband_size)
 
 
 cdef bint is_well_formed(compound *c, uint64_t size) noexcept nogil:

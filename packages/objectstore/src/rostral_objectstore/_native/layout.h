@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 10u
+#define LAYOUT_VERSION 11u
 #define MAX_SLOTS 960u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
@@ -302,6 +302,15 @@ struct compound {
     uint32_t released_count;
     uint32_t pad[10];
 };
+/* `value` of an object with that flag, written before it is sealed: of a value of one buffer and no
+ * references whose in-band bytes are few, these once more. So who gets it need not touch the block,
+ * of which no page may be mapped yet. */
+#define SHORT_INBAND_SIZE 38u
+struct short_head {
+    uint8_t inband_size; /* 0: the block alone tells */
+    uint8_t padding;     /* bytes after the buffer, up to the size of the value */
+    uint8_t inband[SHORT_INBAND_SIZE];
+};
 struct contained {
     uint8_t id[20];
     uint32_t loc;
@@ -443,6 +452,7 @@ _Static_assert(sizeof(struct object) == OBJECT_SIZE, "object");
 _Static_assert(sizeof(struct wide_record) == 224, "wide_record");
 _Static_assert(WIDE_CHUNK % 4096 == 0, "wide records of a chunk fill whole pages");
 _Static_assert(sizeof(struct compound) == 64, "compound");
+_Static_assert(sizeof(struct short_head) == INLINE_SIZE, "short_head");
 _Static_assert(sizeof(struct event) == 64, "event");
 _Static_assert(sizeof(struct contained) == 32, "contained");
 _Static_assert(sizeof(struct index_group) == 64, "index_group");

@@ -90,6 +90,10 @@ cdef extern from "layout.h" nogil:
         uint64_t holders[14]
         uint64_t pins[14]
 
+    enum: SHORT_INBAND_SIZE
+    struct short_head:
+        uint8_t inband_size, padding
+        uint8_t *inband
     struct compound:
         uint32_t contained_count, buffer_count
         uint64_t inband_size

@@ -8,7 +8,9 @@ docs/design.md has the figures. What follows from them:
     says that this was done; the daemon does it ahead of use (`reserve_ahead`).
  2. What is copied into pages that this process has not mapped goes in by pwrite, which neither
     clears nor maps them: twice as fast as mapping first. At the second time they are mapped.
- 3. Where huge pages are to be had, only a fault in an advised mapping makes them: then pages are
+ 3. Who gets a large value needs its first bytes, which say how it is read, at once, and the others
+    perhaps never: those bytes are read without mapping them (`peek`).
+ 4. Where huge pages are to be had, only a fault in an advised mapping makes them: then pages are
     made by mapping them, which is far cheaper than all of the above.
 
 Must not know what lies in the chunks.
@@ -27,6 +29,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int64_t pwrite(int fd, const void *buffer, size_t size, int64_t offset)
+    int64_t pread(int fd, void *buffer, size_t size, int64_t offset)
 
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
@@ -170,6 +173,17 @@ cdef void copy_into(attachment *a, char *target, const char *source, uint64_t si
             done = write_in(a, target, source, part)
             memcpy(target + done, source + done, part - done)
         target, source, size, first = target + part, source + part, size - part, i
+
+
+cdef bint peek(attachment *a, const char *start, char *copy, uint64_t size) noexcept nogil:
+    """Copies the first bytes of a block of whole chunks, unless this process has mapped them.
+
+    Measured: 1 us, where the first touch of such a block took 5, much of it for a page table that
+    holds nothing else yet. False: they are better read in place.
+    """
+    if a.populated[(start - a.chunks) // CHUNK_SIZE] == MAPPED:
+        return False
+    return pread(a.fd, copy, size, start - a.base) == <int64_t>size
 
 
 def reserve_ahead(Segment segment not None, uint64_t low, uint64_t high, uint64_t step):

@@ -9,16 +9,18 @@ from libc.string cimport memcmp, memcpy
 
 from rostral_objectstore._native.buffer cimport ObjectBuffer, new_buffer
 from rostral_objectstore._native.compound cimport (
-    buffer_start, compound_size, copy_buffers, copy_in, is_well_formed, lay_out, references_in)
+    buffer_start, compound_size, copy_buffers, copy_in, head_size, is_well_formed, lay_out,
+    note_head, noted_start, references_in, table_of)
 from rostral_objectstore._native.handle cimport Handle, new_handle
 from rostral_objectstore._native.heap cimport allocate, count_free_chunks
 from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
+from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport (
     add_flag, begin_write, count_references, created_by, drop, hold, holder_bits, is_object,
     new_object, pin, seal, set_bit, undo_created, unpin)
+from rostral_objectstore._native.pages cimport peek
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
@@ -39,6 +41,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     # A value up to this size is copied out rather than pinned.
     COPIED_MAX = 4096
+    # What is read of a large value before it is mapped: enough for the form of a few arrays.
+    PEEKED_SIZE = 512
     # How often, and how far apart, a put looks again whether others gave empty slabs back.
     FULL_TRIES = 20
     FULL_PAUSE_US = 1000
@@ -215,6 +219,7 @@ cdef class ObjectTable:
                 FAILPOINT(a.plan, PUT_STEP_NAMED)
                 o.size = size
                 lay_out(a, <compound *>at(a, o.data), inband, sizes, contained)
+                note_head(<short_head *>o.value, <compound *>at(a, o.data), size)
                 copy_buffers(a, <compound *>at(a, o.data), 0, views)
                 FAILPOINT(a.plan, PUT_STEP_LAID_OUT)
                 self._open()
@@ -276,6 +281,7 @@ cdef class ObjectTable:
         o.size = total
         c = <compound *>at(&self.segment.a, o.data)
         lay_out(&self.segment.a, c, inband, sizes, [])
+        note_head(<short_head *>o.value, c, total)
         copy_buffers(&self.segment.a, c, 1, beside)
         self._open()
         add_flag(o, OBJECT_FLAG_COMPOUND)
@@ -301,6 +307,8 @@ cdef class ObjectTable:
         if flags & OBJECT_FLAG_COMPOUND and (
                 o.data == 0 or not is_well_formed(<compound *>at(&self.segment.a, o.data), o.size)):
             raise ValueError(f"the bytes of object {handle.hex()} are not what they should be")
+        if flags & OBJECT_FLAG_COMPOUND:
+            note_head(<short_head *>o.value, <compound *>at(&self.segment.a, o.data), o.size)
         self._publish(handle, flags)
 
     cdef _publish(self, Handle handle, uint32_t flags):
@@ -455,14 +463,27 @@ cdef class ObjectTable:
         cdef attachment *a = &self.segment.a
         cdef char *block = <char *>at(a, load32(&o.data))
         cdef compound *c = <compound *>block
+        cdef short_head *noted = <short_head *>o.value
+        cdef char[PEEKED_SIZE] head
         cdef uint64_t *table
+        cdef uint64_t start
         cdef uint32_t i
         if not flags & OBJECT_FLAG_COMPOUND:
             if o.size <= COPIED_MAX:
                 return o.kind, error, PyBytes_FromStringAndSize(block, o.size), ()
             return o.kind, error, new_buffer(self.segment, loc, block, o.size, True), ()
-        table = <uint64_t *>(
-            block + sizeof(compound) + c.contained_count * sizeof(contained_ref))
+        if noted.inband_size != 0:
+            start = noted_start(noted)
+            inband = PyBytes_FromStringAndSize(<char *>noted.inband, noted.inband_size)
+            return o.kind, error, inband, [
+                new_buffer(
+                    self.segment, loc, block + start, o.size - start - noted.padding, True)]
+        # With a view of it alive, its pages are likely to have been touched.
+        if o.size > LARGEST_BLOCK and a.held[loc + 1] == 1 and (
+                peek(a, block, head, PEEKED_SIZE)
+                and head_size(<compound *>head) <= PEEKED_SIZE):
+            c = <compound *>head
+        table = table_of(c)
         buffers = [new_buffer(self.segment, loc, block + table[2 * i], table[2 * i + 1], True)
                    for i in range(c.buffer_count)]
         inband = PyBytes_FromStringAndSize(<char *>(table + 2 * c.buffer_count), c.inband_size)
