@@ -388,7 +388,12 @@ class ControlClient:
             self._last_request += 1
             request = self._last_request
             self._waiting[request] = call
-        self._write(_frame([request, method, body]))
+        try:
+            self._write(_frame([request, method, body]))
+        except StoreUnavailableError:
+            # Our reader meets the same end: after that, `closed` says what the error does.
+            call.done.wait(self.timeout_s)
+            raise
         if not call.done.wait(self.timeout_s if timeout_s is None else timeout_s):
             with self._lock:
                 self._waiting.pop(request, None)

@@ -34,7 +34,8 @@ class DaemonLink:
         self.timeout_s = timeout_s
         self._pid = os.getpid()
         self._closing = threading.Event()
-        self._connected = threading.Event()
+        # Guards what becomes of `_control` and `_restarted`.
+        self._changed = threading.Condition()
         self._restarted: StoreRestartedError | None = None
         # Weak: who forgets the segment leaves the store, and that ends us.
         self._segment: weakref.ref[Segment] | None = None
@@ -57,7 +58,6 @@ class DaemonLink:
         segment = Segment.attach(fds[0], answer["slot"])
         self._segment = weakref.ref(segment)
         self._place = {"slot": segment.slot, "incarnation": segment.incarnation}
-        self._connected.set()
         return segment
 
     def call(self, method: str, body: Body, timeout_s: float | None = None) -> Body:
@@ -65,13 +65,15 @@ class DaemonLink:
 
         Raises: what the daemon did, StoreUnavailableError, StoreRestartedError.
         """
+        control = self._control
         try:
-            return self._control.call(method, body, timeout_s)
+            return control.call(method, body, timeout_s)
         except StoreUnavailableError:
-            if not self._control.closed or self._closing.is_set() or self._pid != os.getpid():
+            if not control.closed or self._closing.is_set() or self._pid != os.getpid():
                 raise
-            if not self._connected.wait(RETURN_WAIT_S):
-                raise
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._has_left(control), RETURN_WAIT_S):
+                    raise
         if self._restarted is not None:
             raise self._restarted
         return self._control.call(method, body, timeout_s)
@@ -79,12 +81,19 @@ class DaemonLink:
     def close(self) -> None:
         """Ends the conversation. Idempotent; waits for no daemon."""
         self._closing.set()
-        self._connected.set()
+        self._tell()
         self._control.close()
+
+    def _has_left(self, control: ControlClient) -> bool:
+        """Whether there is another connection, or will be none."""
+        return self._control is not control or self._restarted is not None or self._closing.is_set()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _lost(self) -> None:
         """On the reading thread of a connection that ended: this thread brings the next one."""
-        self._connected.clear()
         tries = 0
         while not self._closing.wait(RETRY_S[min(tries, len(RETRY_S) - 1)]):
             tries += 1
@@ -113,7 +122,7 @@ class DaemonLink:
             former.close()
             if self._closing.is_set():
                 control.close()
-        self._connected.set()
+        self._tell()
         return True
 
 
