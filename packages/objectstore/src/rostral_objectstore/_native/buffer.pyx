@@ -4,12 +4,16 @@ A buffer owns a hold and a pin of its object; who makes one says where the bytes
 and other views of a buffer keep it alive.
 """
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport uint32_t
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
+from libc.stdint cimport uint32_t, uint64_t
 
 from rostral_objectstore._native.heap cimport release_named
 from rostral_objectstore._native.objects cimport drop, pin, unpin
 from rostral_objectstore._native.segment cimport Segment, attachment
+
+cdef extern from "copying.h" nogil:
+    void copy_past_caches(char *target, const char *source, uint64_t size)
 
 
 @cython.no_gc
@@ -59,3 +63,23 @@ cdef ObjectBuffer room_buffer(
     buffer.segment, buffer.loc = segment, loc
     buffer.data, buffer.size, buffer.readonly = data, size, readonly
     return buffer
+
+
+def write_past_caches(target, uint64_t offset, source):
+    """Copies a buffer to its place in an object's, without the GIL.
+
+    For bytes that nobody reads before the object is sealed. Raises ValueError when they do not fit.
+    """
+    cdef Py_buffer to, of
+    PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
+    try:
+        PyObject_GetBuffer(source, &of, PyBUF_SIMPLE)
+        try:
+            if offset > <uint64_t>to.len or <uint64_t>of.len > to.len - offset:
+                raise ValueError(f"{of.len} bytes at {offset} do not fit into {to.len}")
+            with nogil:
+                copy_past_caches(<char *>to.buf + offset, <char *>of.buf, of.len)
+        finally:
+            PyBuffer_Release(&of)
+    finally:
+        PyBuffer_Release(&to)

@@ -15,14 +15,12 @@
 
 #define STREAMED_MIN (2u << 20)
 
-/* memcpy to a place that nobody reads before a later atomic store publishes it. */
-static inline void copy_streamed(char *target, const char *source, uint64_t size) {
+/* memcpy to a place that nobody reads before a later atomic store publishes it. Any size: for who
+ * knows that the bytes are not read again soon. */
+static inline void copy_past_caches(char *target, const char *source, uint64_t size) {
 #if defined(__SSE2__)
     uint64_t head = -(uintptr_t)target & 63, i;
-    if (size < STREAMED_MIN) {
-        memcpy(target, source, size);
-        return;
-    }
+    head = head < size ? head : size;
     memcpy(target, source, head);
     target += head, source += head, size -= head;
     for (i = 0; i + 64 <= size; i += 64) {
@@ -41,6 +39,14 @@ static inline void copy_streamed(char *target, const char *source, uint64_t size
 #else
     memcpy(target, source, size);
 #endif
+}
+
+/* The same where that is quicker, and memcpy elsewhere. */
+static inline void copy_streamed(char *target, const char *source, uint64_t size) {
+    if (size < STREAMED_MIN)
+        memcpy(target, source, size);
+    else
+        copy_past_caches(target, source, size);
 }
 
 #endif

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rostral_objectstore._native.buffer import write_past_caches
 from rostral_objectstore.errors import ChunkCorruptError, ChunkInvalidError
 from rostral_objectstore.transfer.extra import flight, pa
 from rostral_objectstore.transfer.messages import (
@@ -31,25 +32,20 @@ class Chunk:
 
     def check(self) -> None:
         """Raises ChunkCorruptError if the bytes are not those of the checksum."""
-        self._check(self.data)
-
-    def write_to(self, target: memoryview) -> None:
-        """Copies it to its place in `target`, the whole object, and checks it there.
-
-        Raises: ChunkCorruptError. Releases the GIL while it copies.
-        """
-        offset = self.header.offset
-        place = target[offset : offset + self.data.size]
-        if self.data.size:
-            # Arrow's writer copies without the GIL, and never past the end of what it was given.
-            pa.FixedSizeBufferWriter(pa.py_buffer(place)).write(self.data)
-        self._check(place)
-
-    def _check(self, data: Any) -> None:
-        if digest_of(data, self.header.offset) != self.header.digest:
+        if digest_of(self.data, self.header.offset) != self.header.digest:
             raise ChunkCorruptError(
                 f"the chunk at {self.header.offset} is not what its checksum was made of"
             )
+
+    def write_to(self, target: memoryview) -> None:
+        """Checks it and copies it to its place in `target`, the whole object.
+
+        It is checked where it came, in a cache still, so that the copy can go past the caches.
+
+        Raises: ChunkCorruptError. Releases the GIL while it checks and copies.
+        """
+        self.check()
+        write_past_caches(target, self.header.offset, self.data)
 
 
 class ChunkStream:
