@@ -12,7 +12,7 @@ from rostral_objectstore._native.compound cimport (
     buffer_start, compound_size, copy_buffers, copy_in, head_size, is_well_formed, lay_out,
     note_head, noted_start, references_in, table_of)
 from rostral_objectstore._native.handle cimport Handle, new_handle
-from rostral_objectstore._native.heap cimport allocate, count_free_chunks
+from rostral_objectstore._native.heap cimport allocate
 from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
@@ -22,6 +22,7 @@ from rostral_objectstore._native.objects cimport (
     new_object, pin, seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.pages cimport peek
 from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
+from rostral_objectstore._native.shortage cimport no_room
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
 
@@ -29,7 +30,7 @@ from weakref import WeakValueDictionary
 
 from rostral_objectstore.errors import (
     ObjectAlreadyExistsError, ObjectLostError, ObjectNotFoundError, ObjectStateError,
-    ObjectStoreFullError, OutOfMemoryError, StoreClosedError, StoreUnavailableError)
+    StoreClosedError, StoreUnavailableError)
 
 # Names that are only cimported are none for Python; other packages import them from here.
 globals()["Handle"] = Handle
@@ -104,7 +105,7 @@ cdef class ObjectTable:
         cdef int tries = 0
         if loc != 0 or size > a.hdr.chunk_count * CHUNK_SIZE:
             if loc == 0:
-                raise self._full(size)
+                raise no_room(a, size)
             return loc
         while loc == 0 and self.make_room is not None and tries < ROOM_TRIES:
             tries += 1
@@ -125,7 +126,7 @@ cdef class ObjectTable:
             self._open()
             loc = allocate(a, size)
         if loc == 0:
-            raise self._full(size)
+            raise no_room(a, size)
         return loc
 
     cdef uint32_t _record(
@@ -143,7 +144,7 @@ cdef class ObjectTable:
             self.make_room(CHUNK_SIZE)
             loc = new_object(self._open(), id, state, flags, existed)
         if loc == 0:
-            raise self._full(CHUNK_SIZE)
+            raise no_room(self._open(), CHUNK_SIZE)
         return loc
 
     # ---- writing
@@ -249,7 +250,7 @@ cdef class ObjectTable:
         cdef ObjectBuffer buffer
         cdef char *start
         if size > a.hdr.chunk_count * CHUNK_SIZE:
-            raise self._full(size)
+            raise no_room(a, size)
         cdef uint32_t loc = self._record(id, OBJECT_CREATED, 0, &existed)
         cdef Handle handle = new_handle(cls, self.segment, loc)
         cdef object_record *o = <object_record *>at(a, loc)
@@ -466,8 +467,7 @@ cdef class ObjectTable:
         cdef short_head *noted = <short_head *>o.value
         cdef char[PEEKED_SIZE] head
         cdef uint64_t *table
-        cdef uint64_t start
-        cdef uint32_t i
+        cdef uint64_t start, i
         if not flags & OBJECT_FLAG_COMPOUND:
             if o.size <= COPIED_MAX:
                 return o.kind, error, PyBytes_FromStringAndSize(block, o.size), ()
@@ -475,12 +475,10 @@ cdef class ObjectTable:
         if noted.inband_size != 0:
             start = noted_start(noted)
             inband = PyBytes_FromStringAndSize(<char *>noted.inband, noted.inband_size)
-            return o.kind, error, inband, [
-                new_buffer(
-                    self.segment, loc, block + start, o.size - start - noted.padding, True)]
+            return o.kind, error, inband, [new_buffer(
+                self.segment, loc, block + start, o.size - start - noted.padding, True)]
         # With a view of it alive, its pages are likely to have been touched.
-        if o.size > LARGEST_BLOCK and a.held[loc + 1] == 1 and (
-                peek(a, block, head, PEEKED_SIZE)
+        if (o.size > LARGEST_BLOCK and a.held[loc + 1] == 1 and peek(a, block, head, PEEKED_SIZE)
                 and head_size(<compound *>head) <= PEEKED_SIZE):
             c = <compound *>head
         table = table_of(c)
@@ -599,22 +597,3 @@ cdef class ObjectTable:
         """
         self._open()
         return find_misfit(self.segment, cls, handles)
-
-    def _full(self, size):
-        cdef attachment *a = &self.segment.a
-        capacity = a.hdr.chunk_count * CHUNK_SIZE
-        if size > capacity:
-            return ObjectStoreFullError(
-                f"an object of {size} bytes cannot fit: the whole store has {capacity} bytes",
-                hint="start the store with more memory (--memory, object_store_memory)")
-        used = capacity - count_free_chunks(a) * CHUNK_SIZE
-        if a.machine_full:
-            a.machine_full = False
-            return OutOfMemoryError(
-                f"the machine has no memory left for {size} bytes: the store has {used} of the "
-                f"{capacity} bytes that it may take",
-                hint="free memory on the machine, or start the store with less")
-        return ObjectStoreFullError(
-            f"no room in the store for {size} bytes in one piece: {used} of {capacity} bytes are "
-            "in use",
-            hint="drop references no longer needed, or start the store with more memory")
