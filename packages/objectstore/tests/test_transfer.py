@@ -23,7 +23,8 @@ from rostral_objectstore.errors import (
 )
 from rostral_objectstore.layout import ObjectState
 from rostral_objectstore.transfer import broadcast
-from rostral_objectstore.transfer.messages import CHUNK_BYTES
+from rostral_objectstore.transfer import server as transfer_server
+from rostral_objectstore.transfer.messages import CHUNK_BYTES, digest_of
 
 from .nodes import FakeTime, Node, new_id, nodes, noise
 from .store import DEADLINE_S, Nursery, until
@@ -93,6 +94,41 @@ def test_what_is_here_is_not_fetched(pair: list[Node]) -> None:
     fetched = here.fetcher().fetch(id, [server.address])
     assert here.bytes_of(fetched) == here.bytes_of(kept)
     assert server.stats()["chunks_sent"] == 0
+
+
+def test_a_source_reads_an_object_for_its_checksums_once(
+    pair: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    kept = there.keep(noise(LARGE))
+    server = there.serve()
+    made: list[int] = []
+
+    def counted(data: Any, offset: int) -> int:
+        made.append(offset)
+        return digest_of(data, offset)
+
+    monkeypatch.setattr(transfer_server, "digest_of", counted)
+    for _ in range(2):
+        fetched = here.fetcher().fetch(kept.id, [server.address])
+        assert here.bytes_of(fetched) == noise(LARGE)
+        del fetched
+        here.client.delete(kept.id)
+    offsets = list(range(0, LARGE, CHUNK_BYTES))
+    assert server.stats()["chunks_sent"] == 2 * len(offsets)
+    assert sorted(made) == offsets
+
+
+def test_other_bytes_under_the_same_id_have_checksums_of_their_own(pair: list[Node]) -> None:
+    here, there = pair
+    address, id = there.serve().address, new_id()
+    for seed in (1, 2):
+        kept = there.keep(noise(LARGE, seed), id)
+        fetched = here.fetcher().fetch(id, [address])
+        assert here.bytes_of(fetched) == noise(LARGE, seed)
+        del fetched, kept
+        here.client.delete(id)
+        there.client.delete(id)
 
 
 def test_an_object_that_refers_to_others_stays_on_its_node(pair: list[Node]) -> None:

@@ -15,6 +15,7 @@ from rostral_objectstore.transfer.bandwidth import ByteBudget
 from rostral_objectstore.transfer.chunk_plan import ChunkPlan
 from rostral_objectstore.transfer.config import FetchConfig, TransferServerConfig
 from rostral_objectstore.transfer.credentials import Credentials, is_loopback, split_address
+from rostral_objectstore.transfer.digests import Digests
 from rostral_objectstore.transfer.messages import (
     ChunkHeader,
     ObjectFacts,
@@ -273,3 +274,23 @@ def test_everything_wrong_with_the_settings_is_said_at_once() -> None:
             stretch_bytes_max=1,
         ).validate()
     assert len(caught.value.problems) == 6
+
+
+# ---- checksums that are kept
+
+
+def test_checksums_are_kept_until_there_are_too_many() -> None:
+    digests = Digests(chunks_max=3)
+    first, second = (b"a" * 20, 1, 1), (b"b" * 20, 2, 1)
+    for offset in (0, 1):
+        digests.keep(first, offset, 10 + offset)
+    digests.keep(second, 0, 20)
+    assert (digests.get(first, 1), digests.get(second, 0)) == (11, 20)
+    digests.keep(second, 1, 21)
+    assert (digests.get(first, 0), digests.get(second, 1)) == (None, 21)
+
+
+def test_checksums_of_an_earlier_life_are_not_those_of_this_one() -> None:
+    digests = Digests()
+    digests.keep((b"a" * 20, 1, 1), 0, 10)
+    assert digests.get((b"a" * 20, 1, 2), 0) is None

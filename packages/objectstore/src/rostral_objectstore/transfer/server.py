@@ -23,6 +23,7 @@ from rostral_objectstore.transfer.bandwidth import ByteBudget
 from rostral_objectstore.transfer.config import TransferServerConfig
 from rostral_objectstore.transfer.connections import sever
 from rostral_objectstore.transfer.credentials import is_loopback, split_address
+from rostral_objectstore.transfer.digests import Digests
 from rostral_objectstore.transfer.extra import flight, pa
 from rostral_objectstore.transfer.messages import (
     CHUNK_BYTES,
@@ -245,6 +246,7 @@ class _Service:
 
     def __init__(self, storage: Storage, streams: _Streams) -> None:
         self._storage, self._streams = storage, streams
+        self._digests = Digests()
 
     def answer(self, ticket: bytes, peer: str) -> Iterator[tuple[Any, bytes]]:
         """The chunks of the range that the ticket asks for.
@@ -271,11 +273,18 @@ class _Service:
                 self._streams.send(stream, size)
                 if self._streams.stopping.is_set():
                     raise flight.FlightUnavailableError("the node is stopping")
-                header = ChunkHeader(found.facts, start, digest_of(chunk, start))
+                header = ChunkHeader(found.facts, start, self._digest(found, chunk, start))
                 column = pa.Array.from_buffers(pa.uint8(), size, [None, chunk])
                 yield pa.record_batch([column], schema=SCHEMA), header.encode()
         finally:
             self._streams.end(stream)
+
+    def _digest(self, found: StoredObject, chunk: Any, offset: int) -> int:
+        digest = self._digests.get(found.life, offset)
+        if digest is None:
+            digest = digest_of(chunk, offset)
+            self._digests.keep(found.life, offset, digest)
+        return digest
 
 
 def _checked_stop(asked: Ticket, size: int) -> int:

@@ -17,6 +17,7 @@ from rostral_objectstore.errors import (
 )
 from rostral_objectstore.handle import ObjectHandle
 from rostral_objectstore.layout import ObjectState
+from rostral_objectstore.transfer.digests import Key
 from rostral_objectstore.transfer.messages import ObjectFacts, hex_of
 
 
@@ -26,6 +27,8 @@ class StoredObject:
 
     facts: ObjectFacts
     data: Any
+    life: Key
+    """Never that of other bytes, whatever becomes of the id."""
 
 
 class ArrivingObject:
@@ -88,7 +91,8 @@ class Storage:
                 hint="pass the inner objects on their own",
             )
         kind, flags, data = raw
-        return StoredObject(ObjectFacts(id, kind, flags, len(data)), data)
+        life = (id, handle.loc, handle.version)
+        return StoredObject(ObjectFacts(id, kind, flags, len(data)), data, life)
 
     def share(self, handle: ObjectHandle) -> ObjectHandle:
         """One more hold on the same object."""
