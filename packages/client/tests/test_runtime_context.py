@@ -86,6 +86,22 @@ def test_a_task_knows_its_ids_and_its_names() -> None:
     assert address == get_runtime_context().gcs_address
 
 
+def test_only_what_can_be_cancelled_can_ask_whether_it_was() -> None:
+    @rostral.remote
+    def ask() -> bool:
+        return get_runtime_context().is_canceled()
+
+    class Asynchronous:
+        async def ask(self) -> bool:
+            return get_runtime_context().is_canceled()
+
+    assert get(ask.remote()) is False
+    with pytest.raises(RuntimeError, match="only a task"):
+        get_runtime_context().is_canceled()
+    with pytest.raises(RuntimeError, match="CancelledError"):
+        get(rostral.remote(Asynchronous).remote().ask.remote())
+
+
 def test_a_thread_of_a_task_is_in_no_task() -> None:
     ids = ids_function()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rostral import _context
 from rostral.actor import ActorHandle
+from rostral.interrupt import is_cancelled
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral_gcs.ids import ActorID, JobID, NodeID, TaskID, WorkerID
@@ -52,6 +53,13 @@ class RuntimeContext:
         scope = self._task()
         placement = None if scope is None else scope.placement
         return None if placement is None else placement.group_id.hex()
+
+    def is_canceled(self) -> bool:
+        """Whether the task that runs here was cancelled.
+
+        Raises: RuntimeError outside of a task, and in a coroutine.
+        """
+        return is_cancelled()
 
     @property
     def job_id(self) -> JobID:
