@@ -26,6 +26,7 @@ from rostral.exceptions import (
     UnsupportedOptionError,
 )
 from rostral.generator import ObjectRefGenerator
+from rostral.node_choice import check_node
 from rostral.object_ref import CollectedRefs, ObjectRef, is_collecting
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
 from rostral.returns import resolved, returns_of
@@ -214,6 +215,7 @@ class ActorClass(Generic[P, T]):
             self._exports.clear()
             code = self._exports[current.session] = current.functions.export(self._name, self._cls)
         if self._session != current.session:
+            check_node(current, self._options)
             self._environment = current.environment_for(self._options.runtime_env)
             self._session = current.session
         arguments = encode(args, kwargs, current.put)

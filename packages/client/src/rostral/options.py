@@ -7,10 +7,12 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from rostral import runtime_env as environments
 from rostral.exceptions import UnsupportedOptionError
+from rostral.legacy_options import LegacyKeywords, without_legacy
+from rostral.node_choice import check_fallback, check_labels, check_selector
 from rostral.runtime_env import RuntimeEnv
 from rostral.scheduling_strategies import (
     Placement,
@@ -26,6 +28,8 @@ GROUPS_MAX = 256
 PENDING_CALLS_MAX = 1 << 30
 CALLS_MAX = 1 << 30
 DEADLINE_S_MAX = 1e9
+# Of the resource that says which kind of accelerator a node has: so many can be there at once.
+ACCELERATOR_SHARE: Final = 0.001
 # Each call since an actor's last checkpoint keeps its task record and its arguments.
 CHECKPOINT_CALLS_MAX = 100_000
 # How many items of a stream lie untaken at most, unless the caller says less: so many small ones
@@ -35,7 +39,7 @@ UNTAKEN_MAX = 1 << 16
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
 
-class TaskKeywords(TypedDict, total=False):
+class TaskKeywords(LegacyKeywords, total=False):
     """What a remote function's `options` takes beside `num_returns`, for type checkers."""
 
     num_cpus: float
@@ -48,10 +52,15 @@ class TaskKeywords(TypedDict, total=False):
     name: str
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
+    enable_task_events: bool
+    accelerator_type: str
+    label_selector: Mapping[str, str]
+    fallback_strategy: Sequence[Mapping[str, Any]]
+    _labels: Mapping[str, str]
     _generator_backpressure_num_objects: int
 
 
-class ActorKeywords(TypedDict, total=False):
+class ActorKeywords(LegacyKeywords, total=False):
     """What an actor class's `options` takes, for type checkers."""
 
     num_cpus: float
@@ -68,6 +77,11 @@ class ActorKeywords(TypedDict, total=False):
     max_concurrency: int
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
+    enable_task_events: bool
+    accelerator_type: str
+    label_selector: Mapping[str, str]
+    fallback_strategy: Sequence[Mapping[str, Any]]
+    _labels: Mapping[str, str]
     allow_out_of_order_execution: bool
     checkpoint_interval: int | dt.timedelta
 
@@ -173,6 +187,9 @@ def resources_of(options: Mapping[str, Any], num_cpus_default: float) -> dict[st
         demand["memory"] = check_quantity("memory", options["memory"])
     if options.get("resources") is not None:
         demand |= check_custom_resources(options["resources"])
+    if options.get("accelerator_type") is not None:
+        kind = _text("accelerator_type", options["accelerator_type"])
+        demand[f"accelerator_type:{kind}"] = ACCELERATOR_SHARE
     return {name: quantity for name, quantity in demand.items() if quantity > 0}
 
 
@@ -223,11 +240,17 @@ class TaskOptions:
     name: str | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
+    enable_task_events: bool = True
+    accelerator_type: str | None = None
+    label_selector: Mapping[str, str] | None = None
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
+    _labels: Mapping[str, str] | None = None
     _generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 1.0)
         check_strategy(self.scheduling_strategy)
+        _check_common(self)
         object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
         _returns(self.num_returns)
         _untaken(self._generator_backpressure_num_objects)
@@ -293,6 +316,11 @@ class ActorOptions:
     max_concurrency: int | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
+    enable_task_events: bool = True
+    accelerator_type: str | None = None
+    label_selector: Mapping[str, str] | None = None
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
+    _labels: Mapping[str, str] | None = None
     concurrency_groups: dict[str, int] | None = None
     allow_out_of_order_execution: bool | None = None
     checkpoint_interval: int | dt.timedelta | None = None
@@ -300,6 +328,7 @@ class ActorOptions:
     def __post_init__(self) -> None:
         resources_of(self.as_dict(), 0.0)
         check_strategy(self.scheduling_strategy)
+        _check_common(self)
         object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
         _actor_name("name", self.name)
         _actor_name("namespace", self.namespace)
@@ -396,12 +425,28 @@ class MethodOptions:
             )
 
 
+def _check_common(options: TaskOptions | ActorOptions) -> None:
+    """What tasks and actors are told alike. Raises TypeError, ValueError."""
+    if not isinstance(options.enable_task_events, bool):
+        raise TypeError(
+            f"enable_task_events must be a bool, not {type(options.enable_task_events).__name__}"
+        )
+    if options.label_selector is not None:
+        check_selector("label_selector", options.label_selector)
+    if options.fallback_strategy is not None:
+        check_fallback(options.fallback_strategy)
+    if options._labels is not None:
+        check_labels("_labels", options._labels)
+
+
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:
     """The options with some changed.
 
     Raises UnsupportedOptionError naming the nearest that exists.
     """
     known = [f.name for f in fields(options)]
+    if "scheduling_strategy" in known:
+        changes = without_legacy(changes)
     for name in changes:
         if name not in known:
             raise UnsupportedOptionError.unknown(name, known)

@@ -11,6 +11,7 @@ from rostral.arguments import Arguments, encode
 from rostral.coroutine_tasks import is_coroutine_function
 from rostral.exceptions import UnsupportedOptionError
 from rostral.generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from rostral.node_choice import check_node
 from rostral.object_ref import ObjectRef
 from rostral.options import TaskKeywords, TaskOptions, changed
 from rostral.returns import resolved, returns_of
@@ -179,6 +180,7 @@ class RemoteFunction(Generic[P, R]):
 
     def _export(self, current: Runtime) -> None:
         options = self._options
+        check_node(current, options)
         placement = options.placement
         environment = current.environment_for(options.runtime_env)
         self._queue = current.queue_for(options.demand, placement, environment)

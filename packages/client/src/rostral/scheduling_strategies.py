@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rostral.exceptions import UnsupportedOptionError
+from rostral_gcs.ids import NodeID
 
 if TYPE_CHECKING:
     from rostral.placement_group import PlacementGroup
@@ -68,19 +69,49 @@ class PlacementGroupSchedulingStrategy:
         )
 
 
+class NodeAffinitySchedulingStrategy:
+    """Runs a task or actor on one node.
+
+    Args:
+        node_id: The node's id: hexadecimal, or a NodeID.
+        soft: Whether another node will do where that one is not there.
+
+    Raises:
+        TypeError: `node_id` or `soft` is of another type.
+        ValueError: `node_id` is no node's id.
+    """
+
+    def __init__(self, node_id: str | NodeID, soft: bool) -> None:  # noqa: FBT001 - as in Ray
+        if not isinstance(node_id, str | NodeID):
+            raise TypeError(f"node_id must be a string, not {type(node_id).__name__}")
+        if not isinstance(soft, bool):
+            raise TypeError(f"soft must be a bool, not {type(soft).__name__}")
+        self.node_id = (NodeID.from_hex(node_id) if isinstance(node_id, str) else node_id).hex()
+        self.soft = soft
+
+    def __repr__(self) -> str:
+        return f"NodeAffinitySchedulingStrategy({self.node_id!r}, soft={self.soft})"
+
+
 SchedulingStrategy = (
-    Literal["DEFAULT", "SPREAD"] | PlacementGroupSchedulingStrategy | Placement | None
+    Literal["DEFAULT", "SPREAD"]
+    | PlacementGroupSchedulingStrategy
+    | NodeAffinitySchedulingStrategy
+    | Placement
+    | None
 )
 
 
 def check_strategy(strategy: object) -> None:
     """Raises TypeError, ValueError, UnsupportedOptionError for what is none."""
-    if strategy is None or isinstance(strategy, PlacementGroupSchedulingStrategy | Placement):
+    if strategy is None or isinstance(
+        strategy, PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy | Placement
+    ):
         return
     if not isinstance(strategy, str):
         raise TypeError(
-            "scheduling_strategy must be 'DEFAULT', 'SPREAD' or a "
-            f"PlacementGroupSchedulingStrategy, not {type(strategy).__name__}"
+            "scheduling_strategy must be 'DEFAULT', 'SPREAD', a PlacementGroupSchedulingStrategy "
+            f"or a NodeAffinitySchedulingStrategy, not {type(strategy).__name__}"
         )
     if strategy not in ("DEFAULT", "SPREAD"):
         raise UnsupportedOptionError(

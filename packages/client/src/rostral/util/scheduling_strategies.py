@@ -1,5 +1,8 @@
 """Scheduling strategies, where programs written for Ray look for them."""
 
-from rostral.scheduling_strategies import PlacementGroupSchedulingStrategy
+from rostral.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
-__all__ = ["PlacementGroupSchedulingStrategy"]
+__all__ = ["NodeAffinitySchedulingStrategy", "PlacementGroupSchedulingStrategy"]

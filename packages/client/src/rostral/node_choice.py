@@ -1,0 +1,109 @@
+"""Which nodes a task or actor may run on: by their labels, or by name.
+
+A selector is a dict from a label's name to what its value must be: `"v"`, `"!v"`, `"in(v, w)"` or
+`"!in(v, w)"`. A node without the label meets what begins with an exclamation mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rostral.exceptions import UnschedulableError
+from rostral.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+if TYPE_CHECKING:
+    from rostral.options import ActorOptions, TaskOptions
+    from rostral.runtime import Runtime
+
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"(?:{_WORD}/)?{_WORD}")
+_VALUE = re.compile(rf"(?:{_WORD})?")
+_LIST = re.compile(r"in\((.*)\)")
+# A label that every node has.
+NODE_ID_LABEL = "ray.io/node-id"
+
+
+def check_labels(name: str, labels: object) -> None:
+    """Labels, by name. Raises TypeError, ValueError."""
+    for key, value in _pairs(name, labels):
+        if not _VALUE.fullmatch(value):
+            raise ValueError(f"{name}[{key!r}] is {value[:80]!r}, which is no value of a label")
+
+
+def check_selector(name: str, selector: object) -> None:
+    """A selector of nodes. Raises TypeError, ValueError."""
+    for key, value in _pairs(name, selector):
+        values = _values(value.removeprefix("!"))
+        if not values or not all(_VALUE.fullmatch(one) for one in values):
+            raise ValueError(
+                f"{name}[{key!r}] is {value[:80]!r}: it must be 'v', '!v', 'in(v, w)' or "
+                "'!in(v, w)', with values of letters, digits, '-', '_' and '.'"
+            )
+
+
+def check_fallback(strategy: object) -> None:
+    """What may do instead, in order: dicts with a selector. Raises TypeError, ValueError."""
+    if isinstance(strategy, str | Mapping) or not isinstance(strategy, Sequence):
+        raise TypeError(f"fallback_strategy must be a list, not {type(strategy).__name__}")
+    for index, other in enumerate(strategy):
+        name = f"fallback_strategy[{index}]"
+        if not isinstance(other, Mapping):
+            raise TypeError(f"{name} must be a dict, not {type(other).__name__}")
+        if set(other) != {"label_selector"}:
+            raise ValueError(f"{name} has {sorted(map(str, other))}: it must have label_selector")
+        check_selector(f"{name}['label_selector']", other["label_selector"])
+
+
+def _pairs(name: str, labels: object) -> list[tuple[str, str]]:
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"{name} must be a dict, not {type(labels).__name__}")
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} has {key!r}: {value!r}: both must be strings")
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{name} has {key[:80]!r}, which is no name of a label")
+    return list(labels.items())
+
+
+def _values(text: str) -> list[str]:
+    listed = _LIST.fullmatch(text)
+    return [text] if listed is None else [one.strip() for one in listed[1].split(",")]
+
+
+def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether a node with these labels is one that the selector means."""
+    return all(
+        (labels.get(key) in _values(value.removeprefix("!"))) != value.startswith("!")
+        for key, value in selector.items()
+    )
+
+
+def check_node(current: Runtime, options: TaskOptions | ActorOptions) -> None:
+    """Raises UnschedulableError if what has these options may run on no node."""
+    strategy = options.scheduling_strategy
+    if (
+        isinstance(strategy, NodeAffinitySchedulingStrategy)
+        and not strategy.soft
+        and strategy.node_id != current.node_id.hex()
+    ):
+        raise UnschedulableError(
+            f"node {strategy.node_id} is not part of the cluster, and must be the one",
+            hint="take the id of a node that rostral.nodes() lists, or soft=True",
+        )
+    if options.label_selector:
+        labels = {NODE_ID_LABEL: current.node_id.hex(), **_own_labels(current)}
+        others: Sequence[Mapping[str, Any]] = options.fallback_strategy or ()
+        selectors = [options.label_selector, *(other["label_selector"] for other in others)]
+        if not any(matches(selector, labels) for selector in selectors):
+            raise UnschedulableError(
+                f"no node has labels as in label_selector={dict(options.label_selector)}"
+                + (f" or fallback_strategy={list(others)}" if others else ""),
+                hint="rostral.nodes() lists the labels of nodes; a node has them from its start",
+            )
+
+
+def _own_labels(current: Runtime) -> dict[str, str]:
+    nodes = current.ask("nodes", {})["nodes"]
+    return next((dict(n["labels"]) for n in nodes if n["node_id"] == current.node_id), {})
