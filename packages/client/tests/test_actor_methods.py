@@ -35,7 +35,8 @@ def test_an_unknown_option_of_method_is_an_assertion_error_that_names_the_neares
     ("options", "error"),
     [
         ({"num_returns": -1}, ValueError),
-        ({"num_returns": "2"}, TypeError),
+        ({"num_returns": "2"}, ValueError),
+        ({"num_returns": 2.5}, TypeError),
         ({"max_task_retries": -2}, ValueError),
         ({"retry_exceptions": ValueError}, TypeError),
         ({"retry_exceptions": [3]}, TypeError),

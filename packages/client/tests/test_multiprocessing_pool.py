@@ -165,6 +165,12 @@ def test_the_initializer_runs_once_in_each_process(marks: Path) -> None:
     assert len(noted) == len(set(noted))
 
 
+def test_processes_are_replaced_after_maxtasksperchild_chunks() -> None:
+    with Pool(1, maxtasksperchild=2) as pool:
+        pids = pool.map(lambda _: os.getpid(), range(6), chunksize=1)
+    assert max(pids.count(pid) for pid in pids) <= 2
+
+
 def test_as_many_calls_run_at_once_as_there_are_processes(tmp_path: Path) -> None:
     def run(number: int) -> int:
         (tmp_path / str(number)).touch()
