@@ -39,7 +39,7 @@ class Runtime:
         self.scheduler = ControlClient(
             start.scheduler_socket, on_push=self._pushed, on_close=lambda: os._exit(1)
         )
-        self.scheduler.call(
+        self.told = self.scheduler.call(
             "register_worker",
             {"slot": self.store.slot, "pid": os.getpid(), "worker_id": start.worker_id},
         )
@@ -85,7 +85,7 @@ class Runtime:
 
     def serve_actor(self) -> None:
         """Builds the actor that the creation object describes, then serves its mailbox."""
-        assignment = self.scheduler.call("worker_assignment", {"worker_id": self.start.worker_id})
+        assignment = self.told["assignment"]
         creation = assignment["creation"]
         handle = self.store.table.adopt(
             Handle, creation["loc"], creation["version"], creation["id"]

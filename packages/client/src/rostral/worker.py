@@ -10,6 +10,7 @@ import functools
 import os
 import pickle
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rostral import _context, interrupt, worker_environment
@@ -61,15 +62,15 @@ def main(start: WorkerStart) -> None:
     scheduler = ControlClient(
         start.scheduler_socket, on_push=leave_when_told, on_close=lambda: os._exit(1)
     )
-    scheduler.call(
+    told = scheduler.call(
         "register_worker", {"slot": store.slot, "pid": os.getpid(), "worker_id": start.worker_id}
     )
     sys.stdout = NamedOutput(sys.stdout, scheduler)
     sys.stderr = NamedOutput(sys.stderr, scheduler)
     if start.kind == "actor":
-        assignment = scheduler.call("worker_assignment", {"worker_id": start.worker_id})
+        assignment = told["assignment"]
         try:
-            runtime = join_job(store, scheduler, start, assignment["job_id"])
+            runtime = join_job(store, scheduler, start, assignment["job_id"], told["job"])
         except RuntimeEnvSetupError as error:
             body = {"actor_id": assignment["actor_id"], "error": pickle.dumps(error)}
             scheduler.call("actor_failed", body)
@@ -97,13 +98,16 @@ def leave_when_told(topic: str, body: dict[str, Any]) -> None:
 
 
 def join_job(
-    store: StoreClient, scheduler: ControlClient, start: WorkerStart, job_id: bytes
+    store: StoreClient,
+    scheduler: ControlClient,
+    start: WorkerStart,
+    job_id: bytes,
+    job: Mapping[str, Any],
 ) -> Runtime:
     """Becomes a process of the job: its import path, its directory, its namespace.
 
     Raises RuntimeEnvSetupError when the set-up hook of its environment does.
     """
-    job = scheduler.call("job_info", {"job_id": job_id})
     for path in job["sys_path"]:
         if path not in sys.path:
             sys.path.append(path)
@@ -165,7 +169,8 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
             queue, *_ = store.segment.work_state(store.slot)
             job_id = Queue(store.segment, queue).job_id
             try:
-                runtime = join_job(store, scheduler, start, job_id)
+                job = scheduler.call("job_info", {"job_id": job_id})
+                runtime = join_job(store, scheduler, start, job_id, job)
             except RuntimeEnvSetupError as error:
                 seal_error(store.table, task.returns, StoredError(pickle.dumps(error), []))
                 tasks.finish(task)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TypedDict
 
 CHUNK_BYTES = 65536
-SLOTS_MAX = 960
+SLOTS_MAX = 1024
 NO_SLOT = 0xFFFF
 RETRY_FOREVER = 0xFFFFFFFF
 QUEUE_READY = 1

@@ -45,7 +45,8 @@ class LocalSchedulerConfig:
         prestart_count: Workers kept ready; None: one for each whole CPU, as a driver's first tasks
             will want.
         workers_max: Most processes, actors included. Each task that waits for others keeps one,
-            so this bounds how deep tasks may nest; each needs a slot of the store.
+            so this bounds how deep tasks may nest; each needs a slot of the store, and what is
+            left of the 1,024 is for daemons and drivers.
         starts_in_flight_max: Most forks whose worker has not registered yet: more only makes each
             of them slower.
         start_timeout_s: How long the zygote's imports and a worker's registration may take.
@@ -85,7 +86,8 @@ class LocalSchedulerConfig:
         queues_per_job_max: Shapes that one job may use.
         mailbox_capacity_max: Calls queued at once for one actor; a power of two.
         jobs_max: Drivers at once.
-        actors_max: Actors, and dead ones that somebody still refers to.
+        actors_max: Actors, and dead ones that somebody still refers to. Living ones are fewer than
+            ``workers_max`` too, by as many processes as are kept ready for tasks.
         placement_groups_max: Placement groups at once.
         group_queue_capacity: Tasks queued at once for one shape in a placement group; a power of
             two. Smaller than other queues, since a program may use up many groups.
@@ -117,7 +119,7 @@ class LocalSchedulerConfig:
     preload_modules: tuple[str, ...] = ("numpy", "cloudpickle")
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     prestart_count: int | None = None
-    workers_max: int = 512
+    workers_max: int = 1008
     starts_in_flight_max: int = 16
     start_timeout_s: float = 30.0
     idle_worker_timeout_s: float = 1.0

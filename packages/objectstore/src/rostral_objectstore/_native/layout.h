@@ -24,8 +24,9 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 11u
-#define MAX_SLOTS 960u
+#define LAYOUT_VERSION 12u
+/* As many as 10 bits name, which is what the words of events and counts have for a slot. */
+#define MAX_SLOTS 1024u
 #define SLOT_WORDS (MAX_SLOTS / 64)
 #define CHUNK_SIZE 65536u
 #define CHUNK_LOCATORS (CHUNK_SIZE / 64)
@@ -287,7 +288,7 @@ struct wide_record {
     uint64_t holders[SLOT_WORDS - 1];
     uint64_t pins[SLOT_WORDS - 1];
 };
-#define WIDE_CHUNK (CHUNK_SIZE / OBJECT_SIZE * 224)
+#define WIDE_CHUNK (CHUNK_SIZE / OBJECT_SIZE * 240)
 
 /* A block with OBJECT_FLAG_COMPOUND: this, `contained` references, `buffer_count` pairs of
  * (offset, size) in bytes from the start of the block, the in-band bytes, the buffers, each at a
@@ -449,7 +450,7 @@ struct queue {
 #endif
 _Static_assert(sizeof(struct slot) == 256, "slot");
 _Static_assert(sizeof(struct object) == OBJECT_SIZE, "object");
-_Static_assert(sizeof(struct wide_record) == 224, "wide_record");
+_Static_assert(sizeof(struct wide_record) == 240, "wide_record");
 _Static_assert(WIDE_CHUNK % 4096 == 0, "wide records of a chunk fill whole pages");
 _Static_assert(sizeof(struct compound) == 64, "compound");
 _Static_assert(sizeof(struct short_head) == INLINE_SIZE, "short_head");

@@ -285,7 +285,7 @@ def holdings(ObjectTable table not None):
     """By slot: (objects, bytes of their values) that the process holds, itself included."""
     cdef attachment *a = table._open()
     cdef Records walk = Records.over(table.segment, CHUNK_OBJECTS)
-    cdef uint64_t[960] counts, sizes
+    cdef uint64_t[MAX_SLOTS] counts, sizes
     cdef uint32_t loc, i, index
     cdef uint64_t bits
     cdef object_record *o

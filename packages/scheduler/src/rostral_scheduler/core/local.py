@@ -75,6 +75,9 @@ class LocalPolicy:
         self._starved = False
         self._now_s = 0.0
         self._observations = 0
+        # The workers that decisions are about: all but actors that hold nothing, of which there
+        # may be very many.
+        self._active: list[Worker] = []
         self._start_failures = 0
         self._no_start_before_s = 0.0
 
@@ -180,6 +183,7 @@ class LocalPolicy:
     def _handle_observed(self, event: ev.Observed) -> list[act.Action]:
         self._now_s = event.now_s
         self._observations += 1
+        self._active = [worker for worker in self.workers.values() if not worker.is_settled]
         orders: list[act.Action] = []
         for seen in event.workers:
             self._see_worker(seen, orders)
@@ -193,7 +197,7 @@ class LocalPolicy:
             self._trim(orders)
         self._keep_prestarted(orders)
         self._set_wanted(orders)
-        withdrawing = any(w.stage is WorkerStage.WITHDRAWING for w in self.workers.values())
+        withdrawing = any(w.stage is WorkerStage.WITHDRAWING for w in self._active)
         starved = bool(unserved) or withdrawn or withdrawing
         if starved != self._starved:
             self._starved = starved
@@ -247,11 +251,17 @@ class LocalPolicy:
                     queue=queue,
                 )
             )
+        alike: Counter[tuple[object, ...]] = Counter()
         for actor in self.pending.values():
             if actor.environment not in self.environments_ready:
                 continue
             if actor.since is None:
                 actor.since = self._observations
+            # Of thousands that need the same, more than can be started now change no decision.
+            kind = (actor.placement, actor.held, actor.environment, actor.job_id)
+            alike[kind] += 1
+            if alike[kind] > self.limits.starts_in_flight_max:
+                continue
             shape = actor.placement.maximum(actor.held)
             demands.append(
                 Demand(actor.job_id, shape, 1, 0, actor.since, actor.environment, actor=actor)
@@ -268,7 +278,7 @@ class LocalPolicy:
         """How many workers serve each queue, and how many of them will look at it by themselves."""
         served: dict[int, int] = {}
         soon: dict[int, int] = {}
-        for worker in self.workers.values():
+        for worker in self._active:
             if worker.queue and worker.stage is not WorkerStage.KILLED and not worker.lent:
                 served[worker.queue] = served.get(worker.queue, 0) + 1
                 if worker.available_soon:
@@ -281,10 +291,10 @@ class LocalPolicy:
         """Grants and starts what fits. Returns the demands that lack resources or a process."""
         unserved = []
         reserved: dict[str, int] = {}
-        free = [w for w in self.workers.values() if w.stage is WorkerStage.FREE]
+        free = [w for w in self._active if w.stage is WorkerStage.FREE]
         starting = Counter(
             worker.environment
-            for worker in self.workers.values()
+            for worker in self._active
             if worker.stage is WorkerStage.STARTING and not worker.actor_id
         )
         for demand in demands:
@@ -363,7 +373,7 @@ class LocalPolicy:
         if len(self.workers) < self.limits.workers_max:
             return True
         # Full: a process that idles for another job, or for none, makes room.
-        for worker in self.workers.values():
+        for worker in self._active:
             if worker.stage is WorkerStage.FREE:
                 orders.append(self._kill(worker))
                 break
@@ -373,6 +383,7 @@ class LocalPolicy:
         worker = Worker(self._next_worker, environment=environment)
         self._next_worker += 1
         self.workers[worker.number] = worker
+        self._active.append(worker)
         return worker
 
     # ---- rules 4 and 5: withdrawing
@@ -380,7 +391,7 @@ class LocalPolicy:
     def _withdraw_for(self, unserved: list[Demand], orders: list[act.Action]) -> bool:
         """Withdraws what the unserved, and the ledger, lack. True if the CPU is overdrawn."""
         coming = dict(self.resources.available)
-        for worker in self.workers.values():
+        for worker in self._active:
             if worker.stage in (WorkerStage.WITHDRAWING, WorkerStage.KILLED) and not worker.lent:
                 add(coming, worker.allocation.resources)
         overdrawn = self.resources.available.get(CPU, 0) < 0
@@ -445,7 +456,7 @@ class LocalPolicy:
         served, _ = self._workers_by_queue()
         granted = [
             worker
-            for worker in self.workers.values()
+            for worker in self._active
             if worker.stage is WorkerStage.GRANTED
             and worker.acknowledged
             and not worker.lent
@@ -482,9 +493,7 @@ class LocalPolicy:
 
     def _wake_suspicious(self, orders: list[act.Action]) -> None:
         """Tasks, and all workers asleep, at two ticks in a row: a wake-up was lost."""
-        awake = {
-            w.queue for w in self.workers.values() if w.stage is WorkerStage.GRANTED and not w.idle
-        }
+        awake = {w.queue for w in self._active if w.stage is WorkerStage.GRANTED and not w.idle}
         served, _ = self._workers_by_queue()
         for queue in self.queues.values():
             stuck = queue.length > 0 and queue.loc in served and queue.loc not in awake
@@ -495,7 +504,7 @@ class LocalPolicy:
     def _trim(self, orders: list[act.Action]) -> None:
         """Ends processes that idle, beyond one for each CPU; withdraws from those that hold one."""
         keep = max(self.resources.total.get(CPU) // UNITS, self.limits.prestart_count)
-        tasks = [w for w in self.workers.values() if w.actor_id is None]
+        tasks = [w for w in self._active if w.actor_id is None]
         surplus = len([w for w in tasks if w.stage is not WorkerStage.KILLED]) - keep
         tasks.sort(key=lambda w: w.idle_since_s if w.idle_since_s is not None else self._now_s)
         for worker in tasks:
@@ -539,7 +548,7 @@ class LocalPolicy:
         self.reservations.settle()
 
     def _count(self, condition: Callable[[Worker], bool]) -> int:
-        return sum(1 for worker in self.workers.values() if condition(worker))
+        return sum(1 for worker in self._active if condition(worker))
 
     def environments_wanted(self) -> set[bytes]:
         """Environments for which tasks or actors wait that no worker can be started for."""

@@ -55,6 +55,11 @@ class Worker:
     granted_at_s: float = 0.0
 
     @property
+    def is_settled(self) -> bool:
+        """It runs an actor that holds nothing: nothing about it will ever be decided here."""
+        return self.stage is WorkerStage.ACTOR and not self.allocation.resources.items
+
+    @property
     def available_soon(self) -> bool:
         """It will look at its queue without anybody finishing anything."""
         return self.stage is WorkerStage.GRANTED and not self.running

@@ -158,6 +158,21 @@ class Actors:
                 f"the node has {len(self.by_id)} actors, as many as it may (actors_max)",
                 hint="drop references to actors that are no longer needed",
             )
+        self._check_processes()
+
+    def _check_processes(self) -> None:
+        """Each living actor has, or waits for, a process; some must be left for tasks."""
+        most = self._config.workers_max - max(1, self._config.ready_workers)
+        if len(self.by_id) < most:
+            return
+        self.tick()  # Some may have lost their last handle just now.
+        living = sum(actor.stage is not ActorStage.DEAD for actor in self.by_id.values())
+        if living >= most:
+            raise LimitReachedError(
+                f"{living} actors live on the node, as many as its processes allow "
+                f"(workers_max={self._config.workers_max})",
+                hint="end some of them, or keep more state in each",
+            )
 
     def _capacity(self, wanted: int) -> int:
         if not 1 <= wanted <= self._config.mailbox_capacity_max:

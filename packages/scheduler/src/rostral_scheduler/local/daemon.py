@@ -284,7 +284,8 @@ class LocalScheduler:
         )
         workers = []
         for worker in self.pool.by_number.values():
-            if worker.slot is None:
+            known = self.policy.workers.get(worker.number)
+            if worker.slot is None or known is None or known.is_settled:
                 continue
             words = self.memory.work_words(worker.slot)
             workers.append(

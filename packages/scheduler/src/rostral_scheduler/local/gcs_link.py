@@ -41,8 +41,8 @@ logger = logging.getLogger("rostral.scheduler.gcs")
 
 _PAUSE_S = 0.5
 _RENEWALS_PER_LEASE = 4
-# How long a claim of a name lets earlier writes go first: one of them may give that name back.
-_WRITTEN_WAIT_S = 1.0
+# What comes within this time is written together: an actor that is made and ready is one write.
+_GATHER_S = 0.05
 _STATES = {
     ActorStage.PENDING: ActorState.PENDING,
     ActorStage.STARTING: ActorState.PENDING,
@@ -86,8 +86,9 @@ class GcsLink:
         self._epoch = 0
         self._writes: deque[Write] = deque()
         self._wake = asyncio.Event()
-        self._written = asyncio.Event()
-        self._written.set()
+        # What the cluster does not know yet of actors: the latest of each.
+        self._actors: dict[bytes, ActorRow] = {}
+        self._unregistered: set[bytes] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self.writes_dropped = 0
 
@@ -160,12 +161,12 @@ class GcsLink:
             self._writes.popleft()
             self.writes_dropped += 1
         self._writes.append(write)
-        self._written.clear()
         self._wake.set()
 
     async def _write_behind(self) -> None:
         while True:
             await self._wake.wait()
+            await asyncio.sleep(_GATHER_S)
             self._wake.clear()
             while self._writes:
                 write = self._writes.popleft()
@@ -177,7 +178,6 @@ class GcsLink:
                     await asyncio.sleep(_PAUSE_S)
                 except GcsError as error:
                     logger.warning("the GCS refused a write error=%s", error)
-            self._written.set()
 
     def job_began(self, job: Job, driver_pid: int) -> None:
         """Adds the job's row."""
@@ -200,7 +200,7 @@ class GcsLink:
         key = FunctionID(function_id)
         self._later(lambda: self.client.put_function(key, name, blob))
 
-    def _row(self, actor: ActorRecord) -> ActorRow:
+    def _row(self, actor: ActorRecord, pid: int) -> ActorRow:
         return ActorRow(
             actor_id=ActorID(actor.actor_id),
             job_id=JobID(actor.job_id),
@@ -208,6 +208,7 @@ class GcsLink:
             namespace=actor.namespace,
             class_name=actor.class_name,
             node_id=self._node_id,
+            worker_pid=pid,
             state=_STATES[actor.stage],
             death_cause=actor.death_cause,
             detached=actor.detached,
@@ -217,11 +218,13 @@ class GcsLink:
 
     async def claim_name(self, actor: ActorRecord) -> None:
         """Registers a named actor, now. Raises ActorAlreadyExistsError."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WRITTEN_WAIT_S):
-                await self._written.wait()
+        row = self._row(actor, 0)
+        for other in list(self._actors.values()):
+            if (other.namespace, other.name) == (row.namespace, row.name):
+                # It is dead here, and the cluster has not heard of that yet.
+                await self._write_actor(other.actor_id.binary())
         try:
-            await self.client.register_actor(self._row(actor))
+            await self.client.register_actor(row)
         except AlreadyExistsError as error:
             raise ActorAlreadyExistsError(
                 f"the name {actor.name!r} in namespace {actor.namespace!r} is taken by actor "
@@ -231,13 +234,36 @@ class GcsLink:
 
     def actor_made(self, actor: ActorRecord) -> None:
         """Registers an actor without a name."""
-        row = self._row(actor)
-        self._later(lambda: self.client.register_actor(row))
+        self._unregistered.add(actor.actor_id)
+        self.actor_changed(actor, 0)
 
     def actor_changed(self, actor: ActorRecord, pid: int) -> None:
         """Writes the actor's state."""
-        now = self._row(actor)
+        actor_id = actor.actor_id
+        is_queued = actor_id in self._actors
+        self._actors[actor_id] = self._row(actor, pid)
+        if not is_queued:
+            self._later(lambda: self._write_actor(actor_id))
 
+    async def _write_actor(self, actor_id: bytes) -> None:
+        """Writes what there is to write of one actor."""
+        while (now := self._actors.get(actor_id)) is not None:
+            try:
+                if actor_id in self._unregistered:
+                    await self.client.register_actor(now)
+                    self._unregistered.discard(actor_id)
+                else:
+                    await self._change_actor(now)
+            except GcsUnavailableError:
+                raise
+            except GcsError:
+                self._actors.pop(actor_id, None)
+                self._unregistered.discard(actor_id)
+                raise
+            if self._actors.get(actor_id) is now:
+                del self._actors[actor_id]
+
+    async def _change_actor(self, now: ActorRow) -> None:
         def decide(row: ActorRow) -> ActorRow | None:
             if row.state is ActorState.DEAD or (
                 now.state is ActorState.PENDING and row.state in _LIVING
@@ -248,7 +274,7 @@ class GcsLink:
                 state=now.state,
                 death_cause=now.death_cause,
                 restarts=now.restarts,
-                worker_pid=pid,
+                worker_pid=now.worker_pid,
             )
 
-        self._later(lambda: self.client.change_actor(now.actor_id, decide))
+        await self.client.change_actor(now.actor_id, decide)

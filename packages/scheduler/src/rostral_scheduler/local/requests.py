@@ -76,7 +76,6 @@ class Requests:
             "unregister_driver": self._unregister_driver,
             "register_worker": self._register_worker,
             "worker_name": self._worker_name,
-            "worker_assignment": self._worker_assignment,
             "worker_resources": self._worker_resources,
             "job_info": self._job_info,
             "get_queue": self._get_queue,
@@ -148,9 +147,11 @@ class Requests:
         return {}
 
     async def _job_info(self, session: Session, body: Body) -> Body:
-        job = self._jobs.get(body["job_id"])
+        return self._job_facts(body["job_id"], session.state.get("worker"))
+
+    def _job_facts(self, job_id: bytes, worker: WorkerProcess | None) -> Body:
+        job = self._jobs.get(job_id)
         gcs = self._scheduler.gcs
-        worker: WorkerProcess | None = session.state.get("worker")
         cpus = 0.0 if worker is None else self._held_by(worker)["resources"].get("CPU", 0.0)
         given = {**os.environ, **self._scheduler.config.worker_environment}
         return {
@@ -197,17 +198,20 @@ class Requests:
         worker = self._pool.register(session, body["worker_id"], body["pid"], body["slot"])
         session.state["worker"] = worker
         self._scheduler.worker_ready(worker)
-        return {}
+        if worker.actor_id is None:
+            return {}
+        actor = self._actors.get(worker.actor_id)
+        # All at once: each question more that an actor asks at its start delays its first answer.
+        return {
+            "assignment": self._assignment(actor, worker),
+            "job": self._job_facts(actor.job_id, worker),
+        }
 
     async def _worker_name(self, session: Session, body: Body) -> Body:
         self._worker_of(session).name = str(body["name"])[:200]
         return {}
 
-    async def _worker_assignment(self, session: Session, body: Body) -> Body:
-        worker = self._worker_of(session)
-        if worker.actor_id is None or worker.worker_id != body["worker_id"]:
-            raise RequestError(f"process {session.pid} is not the process of an actor")
-        actor = self._actors.get(worker.actor_id)
+    def _assignment(self, actor: ActorRecord, worker: WorkerProcess) -> Body:
         return {
             "actor_id": actor.actor_id,
             "mailbox": actor.mailbox,
