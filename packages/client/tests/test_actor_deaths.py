@@ -7,7 +7,6 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import rostral
 from rostral import _context
 from rostral.exceptions import (
     ActorDiedError,
-    ActorHandleNotFoundError,
-    ActorNotFoundError,
     ActorUnavailableError,
 )
 
@@ -192,41 +189,6 @@ def test_an_actor_survives_the_actor_that_its_handle_went_through() -> None:
     assert get(counter.pid.remote()) == pid
 
 
-def test_a_task_that_runs_again_gets_the_actor_that_it_made_before(marks: Path) -> None:
-    counters = counter_class()
-    keeper = parent_class().remote()
-
-    @rostral.remote(max_retries=1)
-    def make() -> Any:
-        counter = counters.remote()
-        rostral.get(keeper.keep.remote([counter]))
-        is_first = not marks.read_text()
-        with marks.open("a") as file:
-            file.write(f"{rostral.get(counter.pid.remote())}\n")
-        if is_first:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return counter
-
-    counter = get(make.remote())
-    assert marks.read_text().split() == [str(get(counter.pid.remote()))] * 2
-
-
-def test_a_handle_in_a_closure_keeps_its_actor() -> None:
-    counter = counter_class().remote()
-    pid = get(counter.pid.remote())
-    held = counter
-
-    @rostral.remote
-    def use() -> int:
-        value: int = rostral.get(held.add.remote())
-        return value
-
-    assert get(use.remote()) == 1
-    del counter
-    assert get([use.remote() for _ in range(3)])[-1] >= 2
-    assert is_alive(pid)
-
-
 def test_a_pickle_made_by_hand_does_not_keep_its_actor() -> None:
     counter = counter_class().remote()
     pid = get(counter.pid.remote())
@@ -289,28 +251,3 @@ def test_an_actor_learns_that_it_was_restarted(marks: Path) -> None:
     assert get(phoenix.__ray_call__.remote(lives)) == (False, True)
     assert get(phoenix.die_once.remote()) == "lived"
     assert get(phoenix.__ray_call__.remote(lives)) == (True, True)
-
-
-# ---- other sessions
-
-
-@pytest.fixture
-def other_session(leaves_nothing: str) -> Iterator[None]:
-    """No cluster but the test's own."""
-    del leaves_nothing
-    rostral.shutdown()
-    yield
-    rostral.shutdown()
-
-
-def test_a_handle_of_an_old_session_is_not_found(other_session: None) -> None:
-    del other_session
-    shape: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 64 << 20}
-    with rostral.init(**shape):
-        counter = counter_class().remote()
-        assert get(counter.add.remote()) == 1
-    with rostral.init(**shape):
-        with pytest.raises(ActorHandleNotFoundError) as caught:
-            rostral.kill(counter)
-        assert isinstance(caught.value, ValueError)
-        assert ActorHandleNotFoundError is ActorNotFoundError

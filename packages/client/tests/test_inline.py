@@ -404,6 +404,15 @@ def test_what_needs_a_cluster_says_so(inline: rostral.Context) -> None:
     del inline
     with pytest.raises(UnsupportedOptionError, match="inline"):
         rostral.util.placement_group([{"CPU": 1}])
+
+    class Saved:
+        def __checkpoint__(self) -> int:
+            return 1
+
+        def __restore__(self, value: int) -> None: ...
+
+    with pytest.raises(UnsupportedOptionError, match=r"checkpoint_interval of .*Saved"):
+        rostral.remote(checkpoint_interval=5)(Saved).remote()
     with pytest.raises(UnsupportedOptionError, match="inline"):
         rostral.remote(runtime_env={"env_vars": {"A": "b"}})(os.getpid).remote()
 

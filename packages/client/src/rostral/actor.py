@@ -15,7 +15,7 @@ from rostral._context import end_of_actor, runtime
 from rostral.actor_settings import ActorSettings, group_number
 from rostral.arguments import Arguments, encode
 from rostral.call_word import Retry, call_word, group_of, retry_of
-from rostral.checkpoint import check_hooks
+from rostral.checkpoint import check_hooks, refuse_generators
 from rostral.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -128,6 +128,7 @@ class ActorClass(Generic[P, T]):
                 self._options.max_task_retries,
                 tuple(self._settings.groups),
                 self._options.max_pending_calls,
+                self._options.checkpoint_interval is not None,
             )
         )
 
@@ -330,6 +331,7 @@ class ActorHandle(Generic[T]):
             self._max_task_retries,
             self._groups,
             self._max_pending_calls,
+            self._is_checkpointed,
         ) = pickle.loads(meta)
         # Of all methods of this handle together, from its first call on.
         self._pending: PendingCalls | None = None
@@ -356,11 +358,13 @@ class ActorHandle(Generic[T]):
         return ActorAddress(
             self._actor_id,
             self._mailbox,
-            self._creation,
+            # Calls under way keep their actor; one with checkpoints keeps calls that are done.
+            None if self._is_checkpointed else self._creation,
             self._class_name,
             self._max_task_retries,
             self._groups,
             self._pending,
+            is_checkpointed=self._is_checkpointed,
         )
 
     def __repr__(self) -> str:
@@ -382,8 +386,8 @@ class ActorAddress:
     """Where an actor's calls go, and what says why they do not arrive."""
 
     __slots__ = (
-        *("actor_id", "class_name", "creation", "groups", "mailbox", "max_task_retries"),
-        "pending",
+        *("actor_id", "class_name", "creation", "groups", "is_checkpointed", "mailbox"),
+        *("max_task_retries", "pending"),
     )
 
     def __init__(
@@ -395,6 +399,8 @@ class ActorAddress:
         max_task_retries: int,
         groups: tuple[str, ...],
         pending: PendingCalls | None,
+        *,
+        is_checkpointed: bool,
     ) -> None:
         self.actor_id = actor_id
         self.mailbox = mailbox
@@ -403,6 +409,7 @@ class ActorAddress:
         self.max_task_retries = max_task_retries
         self.groups = groups
         self.pending = pending
+        self.is_checkpointed = is_checkpointed
 
     def death(self) -> Exception:
         """Why the actor's mailbox is closed."""
@@ -450,6 +457,8 @@ class ActorMethod:
             assert isinstance(options.retry_exceptions, tuple)
             self._listed = options.retry_exceptions
         self._form = returns_of(options)
+        if actor.is_checkpointed:
+            refuse_generators(f"{actor.class_name}.{name}", options)
         retries = options.max_task_retries
         if retries is None:
             retries = actor.max_task_retries

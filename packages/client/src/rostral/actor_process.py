@@ -26,6 +26,7 @@ from rostral.actor_threads import ThreadedCalls
 from rostral.arguments import decode
 from rostral.assignment import ActorAssignment
 from rostral.call_word import METHOD_MASK, RETRY_SHIFT, Retry, retry_of
+from rostral.checkpoint import Checkpoints
 from rostral.concurrency import Groups
 from rostral.downtime import retried_calls
 from rostral.exceptions import ActorDiedError, ActorExit
@@ -88,6 +89,9 @@ class ActorProcess:
         self._left_by: set[bytes] = set()
         self._is_draining = False
         self._exit: SystemExit | None = None
+        self._checkpoints: Checkpoints | None = None
+        # Also where finished calls are kept for replay.
+        self._finish_for_good = runtime.tasks.finish
 
     # ---- the beginning
 
@@ -106,6 +110,9 @@ class ActorProcess:
         self._placement = settings["placement"]
         if self._placement is not None and self._placement.captures:
             runtime.captures = True
+        interval = settings["checkpoint_interval"]
+        if interval is not None:
+            self._checkpoints = Checkpoints(runtime, self._told, interval)
         self.names = method_names(self._class)
         self._titles = [f"{self.class_name}.{name}" for name in self.names]
         options = [ActorSettings.of_method(self._class, name) for name in self.names]
@@ -128,6 +135,9 @@ class ActorProcess:
                 self._coroutines.loop.run_until_complete(self._build_on_loop(args, kwargs))
             else:
                 self.instance = self._class(*args, **kwargs)
+            if self._checkpoints is not None:
+                self._checkpoints.restore(self.instance)
+                self._checkpoints.take_log()
         finally:
             task_scope.reset(token)
         if self._is_leaving:
@@ -157,11 +167,15 @@ class ActorProcess:
         """Class and method, for errors."""
         return self._titles[task.function & METHOD_MASK]
 
-    def retried_calls(self, waiting: int) -> list[ClaimedTask]:
-        """Those of the calls that waited for a restart that may be run after it."""
+    def catch_up(self, waiting: int) -> None:
+        """What comes before new calls: those of the process before, and those that waited since."""
         title = f"actor {self.class_name} ({self.actor_id.hex()})"
+        if self._checkpoints is not None:
+            for call in self._checkpoints.replays():
+                self.run_call(call, is_replay=True)
+            self.mailbox.admit(self._checkpoints.retried(title))
         mailbox = int(self._told["mailbox"])
-        return retried_calls(self.runtime, mailbox, waiting, title, self.actor_id)
+        self.mailbox.admit(retried_calls(self.runtime, mailbox, waiting, title, self.actor_id))
 
     # ---- methods that every actor has
 
@@ -195,8 +209,8 @@ class ActorProcess:
         if self._exit is not None:
             raise self._exit
 
-    def run_call(self, call: ClaimedTask) -> None:
-        """One call, in this thread."""
+    def run_call(self, call: ClaimedTask, *, is_replay: bool = False) -> None:
+        """One call, in this thread. A replay, whose results are there already, is not retried."""
         name = self.method_name(call)
         scope = self.scope(call.id, name, call)
         try:
@@ -206,7 +220,7 @@ class ActorProcess:
                 name,
                 self._code(call),
                 scope,
-                retried=self._retried_errors(call),
+                retried=not is_replay and self._retried_errors(call),
             )
         except SystemExit as error:
             self._exited(call, error)
@@ -313,7 +327,7 @@ class ActorProcess:
             actor_id=self.actor_id,
         )
         seal_error(self.runtime.table, call.returns, StoredError(pickle.dumps(death), []))
-        self.runtime.tasks.finish(call)
+        self._finish_for_good(call)
         self._close()
 
     def close(self) -> None:
@@ -382,7 +396,7 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
         sys.exit(1)
     ready = {"actor_id": actor.actor_id, "is_serial": actor.is_serial}
     answer = runtime.ask("actor_ready", ready)
-    actor.mailbox.admit(actor.retried_calls(int(answer["waiting"])))
+    actor.catch_up(int(answer["waiting"]))
     actor.run()
     _end(actor)
 

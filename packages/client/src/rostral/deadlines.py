@@ -83,7 +83,7 @@ class Deadlines:
 
     def _cancel_late(self) -> None:
         runtime = self._runtime
-        for task, task_id in cancelling.late(runtime.tasks, time.monotonic_ns()):
+        for task, task_id in cancelling.late(runtime.store.tasks, time.monotonic_ns()):
             error = pickle.dumps(TaskCancelledError.of(task_id, is_late=True))
             flags = int(TaskFlag.LATE | TaskFlag.CANCEL_CHILDREN)
             if cancelling.cancel_at(

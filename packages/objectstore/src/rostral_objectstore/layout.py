@@ -72,6 +72,7 @@ class TaskFlag(IntEnum):
     STREAM = 16
     LATE = 32
     DYNAMIC = 64
+    LOGGED = 128
 
 
 class SlotInfo(TypedDict):

@@ -94,6 +94,12 @@ class InlineScheduler:
     # ---- actors
 
     def _create_actor(self, body: Body) -> Body:
+        if body["checkpointed"]:
+            raise UnsupportedOptionError(
+                f"checkpoint_interval of {body['class_name']}: no actor dies alone inline, where "
+                "all share one process, so there is nothing to come back from",
+                hint="leave the option out, or call rostral.init() without mode='inline'",
+            )
         placement = ResourceSet.of(body["placement_resources"])
         self._ledger.check_feasible(placement.maximum(ResourceSet.of(body["resources"])))
         return {"mailbox": self.actors.create(body).mailbox.loc}

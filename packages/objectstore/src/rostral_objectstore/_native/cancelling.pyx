@@ -36,6 +36,11 @@ cdef bint is_task(attachment *a, uint32_t loc) noexcept nogil:
     return (word & 0xff) == CHUNK_TASKS or (word & 0xffff) == (CHUNK_RUN | RUN_TASK << 8)
 
 
+cdef bint is_over(uint64_t word) noexcept nogil:
+    """Whether nothing is left to cancel; a call that is kept for replay is done, too."""
+    return (word & 0xff) in (TASK_FREE, TASK_DONE) or ((word >> 8) & TASK_FLAG_LOGGED) != 0
+
+
 cdef int cancel_task(attachment *a, uint32_t loc, const uint8_t *id, uint64_t flags) noexcept nogil:
     cdef task *t = <task *>at(a, loc)
     cdef uint64_t word, cancelled
@@ -43,7 +48,7 @@ cdef int cancel_task(attachment *a, uint32_t loc, const uint8_t *id, uint64_t fl
     while True:
         word = load64(&t.word)
         state = word & 0xff
-        if state in (TASK_FREE, TASK_DONE) or memcmp(t.id, id, 16) != 0:
+        if is_over(word) or memcmp(t.id, id, 16) != 0:
             return OVER
         cancelled = word | (flags | TASK_FLAG_CANCELLED) << 8
         if state == TASK_CLAIMED:
@@ -107,7 +112,7 @@ def claimer_of(Segment segment not None, uint32_t loc, bytes id not None):
     if len(id) != 16 or not is_task(&segment.a, loc):
         return None
     word = load64(&t.word)
-    if (word & 0xff) != TASK_CLAIMED or memcmp(t.id, <char *>id, 16) != 0:
+    if (word & 0xff) != TASK_CLAIMED or is_over(word) or memcmp(t.id, <char *>id, 16) != 0:
         return None
     if load64(&t.word) != word:
         return None  # it has ended, and the record may be another's
@@ -144,7 +149,7 @@ def children_of(Segment segment not None, bytes parent not None):
             return found
         t = <task *>at(&segment.a, loc)
         word = load64(&t.word)
-        if (t.parent == prefix and (word & 0xff) not in (TASK_FREE, TASK_DONE)
+        if (t.parent == prefix and not is_over(word)
                 and not (word >> 8) & TASK_FLAG_CANCELLED):
             found.append((loc, PyBytes_FromStringAndSize(<char *>t.id, 16)))
 
@@ -165,6 +170,6 @@ def late(Tasks tasks not None, int64_t now_ns):
         if t.deadline == 0 or t.deadline > now_ns:
             continue
         word = load64(&t.word)
-        if (word & 0xff) != TASK_DONE and not (word >> 8) & TASK_FLAG_CANCELLED:
+        if not is_over(word) and not (word >> 8) & TASK_FLAG_CANCELLED:
             found.append((loc, PyBytes_FromStringAndSize(<char *>t.id, 16)))
     return found

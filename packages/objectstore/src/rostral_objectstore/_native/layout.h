@@ -364,6 +364,8 @@ enum task_state {
 #define TASK_FLAG_STREAM 16u         /* the payload starts with a struct stream */
 #define TASK_FLAG_LATE 32u           /* with CANCELLED: because its deadline is over */
 #define TASK_FLAG_DYNAMIC 64u        /* the client's: its one result names all that it yields */
+/* CLAIMED: done, its results are sealed, and kept in the order that `attempt` says: replay.pyx */
+#define TASK_FLAG_LOGGED 128u
 /* state | flags << 8 | slot << 16 | version << 32 */
 #define TASK_WORD(state, flags, slot, version) OBJECT_WORD(state, flags, slot, version)
 

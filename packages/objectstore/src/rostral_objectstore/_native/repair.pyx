@@ -420,6 +420,10 @@ def fail(ObjectTable table not None, uint32_t loc, uint32_t kind, bytes error no
     cdef uint32_t i
     if (word & 0xff) in (TASK_FREE, TASK_DONE):
         return
+    if (word >> 8) & TASK_FLAG_LOGGED:
+        # Its results are sealed, and may be gone.
+        store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
+        return
     if (word & 0xff) == TASK_CLAIMED:
         undo_results(a, t, (word >> 16) & 0xffff)
     for i in range(t.return_count):

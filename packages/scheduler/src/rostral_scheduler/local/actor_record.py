@@ -84,6 +84,12 @@ class ActorRecord:
     creator: bytes | None = None
     """The actor whose process made it, if it is not detached: it ends with that process."""
     is_checkpointed: bool = False
+    checkpoint: Body | None = None
+    """Where its last checkpoint lies, and how many calls that covers."""
+    checkpoint_hold: Hold | None = None
+    """Keeps it whatever becomes of the process that made it."""
+    retaken: list[int] = field(default_factory=list)
+    """What its dead process had claimed, done or not, until the next one has taken it."""
     stage: ActorStage = ActorStage.PENDING
     worker_id: bytes | None = None
     restarts: int = 0

@@ -231,9 +231,20 @@ class Actors:
         if actor.stage is ActorStage.STARTING:
             actor.move(ActorStage.ALIVE)
             actor.failed_starts = 0
+            actor.retaken.clear()  # It has taken them.
             self._changed(actor)
         # Before its first life it was not down: what came then is as good as what comes now.
         return self._memory.queue_length(actor.mailbox) if actor.restarts else 0
+
+    def checkpointed(self, actor_id: bytes, worker: WorkerProcess, at: Body) -> None:
+        """It has saved its state; the checkpoint before may go.
+
+        Raises ObjectNotFoundError when the value is gone already.
+        """
+        actor = self._of_worker(actor_id, worker)
+        # The new one is held before the old one is let go.
+        hold = self._memory.hold(at["loc"], at["version"], at["id"])
+        actor.checkpoint_hold, actor.checkpoint = hold, at
 
     def failed(self, actor_id: bytes, worker: WorkerProcess, error: bytes) -> None:
         """Its constructor has raised; the exception, pickled, is what its callers get."""
@@ -266,6 +277,11 @@ class Actors:
         if actor.stage is ActorStage.DEAD:
             assert actor.death is not None
             self._repair.fail(claimed, actor.death)
+        elif actor.may_restart and actor.is_checkpointed:
+            # In the order that only the actor knows: its next process sees to all of them.
+            if worker.slot is not None:
+                actor.retaken += self._memory.retake(worker.slot, claimed)
+            self._restart(actor, death)
         elif actor.may_restart:
             unavailable = actor.unavailable(death)
 
@@ -356,6 +372,9 @@ class Actors:
             self._by_name.pop((actor.namespace, actor.name), None)
         self._memory.close_queue(actor.mailbox)
         self._drain(actor)
+        self._repair.fail(actor.retaken, actor.death)
+        actor.retaken.clear()
+        actor.checkpoint_hold = actor.checkpoint = None
         self._end_children(actor)
         logger.debug("actor is dead actor=%s cause=%s", actor.actor_id.hex(), reason)
         self._changed(actor)

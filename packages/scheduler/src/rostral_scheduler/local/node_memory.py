@@ -12,14 +12,14 @@ import contextlib
 import pickle
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NewType
 
 from msgspec import structs
 
 from rostral_objectstore import layout
-from rostral_objectstore._native import cancelling, repair
+from rostral_objectstore._native import cancelling, repair, replay
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore.client import StoreClient
@@ -246,7 +246,9 @@ class NodeMemory:
         # In this order: a claimer writes `running` before it clears `claiming`.
         if self._segment.slot_info(slot)["claiming"]:
             return True
-        return bool(self._segment.work_state(slot)[2]) or bool(self.claimed_by(slot))
+        if self._segment.work_state(slot)[2]:
+            return True
+        return any(not replay.is_kept(self._segment, task) for task in self.claimed_by(slot))
 
     def grant(self, slot: int, queue: int) -> None:
         """Grants the worker a queue, or (0) withdraws what it has."""
@@ -290,6 +292,10 @@ class NodeMemory:
     def drain_queue(self, queue: int) -> list[int]:
         """Takes every task out of a queue; the scheduler has claimed them."""
         return list(repair.claim_all(self._segment, queue))
+
+    def retake(self, slot: int, tasks: Iterable[int]) -> list[int]:
+        """Claims what a dead actor with checkpoints had claimed, for its next process to take."""
+        return [task for task in tasks if replay.retake(self._segment, task, slot)]
 
     def take_over(self, slot: int) -> int:
         """What the dead process had submitted is the scheduler's to free from here on."""

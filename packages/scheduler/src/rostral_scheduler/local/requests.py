@@ -85,6 +85,7 @@ class Requests:
             "create_actor": self._create_actor,
             "actor_ready": self._actor_ready,
             "actor_failed": self._actor_failed,
+            "checkpoint_actor": self._checkpoint_actor,
             "get_actor": self._get_actor,
             "actor_info": self._actor_info,
             "list_actors": self._list_actors,
@@ -218,6 +219,8 @@ class Requests:
             "creation": actor.creation,
             "job_id": actor.job_id,
             "restarts": actor.restarts,
+            "checkpoint": actor.checkpoint,
+            "retaken": actor.retaken,
             "name": actor.name,
             "namespace": actor.namespace,
             "class_name": actor.class_name,
@@ -286,6 +289,11 @@ class Requests:
         worker, is_serial = self._worker_of(session), bool(body.get("is_serial"))
         waiting = self._actors.ready(body["actor_id"], worker, is_serial=is_serial)
         return {"waiting": waiting}
+
+    async def _checkpoint_actor(self, session: Session, body: Body) -> Body:
+        at = {name: body[name] for name in ("loc", "version", "id", "covers")}
+        self._actors.checkpointed(body["actor_id"], self._worker_of(session), at)
+        return {}
 
     async def _actor_failed(self, session: Session, body: Body) -> Body:
         self._actors.failed(body["actor_id"], self._worker_of(session), body["error"])

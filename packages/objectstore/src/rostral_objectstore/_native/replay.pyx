@@ -1,0 +1,124 @@
+"""Calls kept for replay: an actor with checkpoints keeps the record of each call since the last.
+
+A call that is done and kept stays CLAIMED, with TASK_FLAG_LOGGED and, in `attempt`, its place in
+the order in which the actor ran its calls. So the log of an actor is the task records that it has
+not finished: nothing is copied, the submitter goes on holding the inputs, and the actor's death
+takes nothing away. A checkpoint ends the calls that it covers. After a death the scheduler takes
+the records over (`retake`), so that the dead one's slot can be used again, and the actor's next
+process takes them from it (`take`).
+"""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from rostral_objectstore._native.layout cimport *
+from rostral_objectstore._native.layout cimport object as object_record
+from rostral_objectstore._native.objects cimport undo_created
+from rostral_objectstore._native.segment cimport Segment, at, attachment
+from rostral_objectstore._native.task cimport ClaimedTask, Tasks, returns_of
+
+
+cdef bint is_claimed_by(uint64_t word, uint32_t slot) noexcept nogil:
+    return (word & 0xff) == TASK_CLAIMED and ((word >> 16) & 0xffff) == slot
+
+
+cdef bint results_are_sealed(attachment *a, task *t) noexcept nogil:
+    """Whether the task has results, and each was sealed; one deleted since was sealed too."""
+    cdef uint32_t i
+    cdef object_record *o
+    for i in range(t.return_count):
+        o = <object_record *>at(a, returns_of(t)[i])
+        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
+                OBJECT_SEALED, OBJECT_SPILLED):
+            return False
+    return t.return_count > 0
+
+
+# ---- the actor's part ----------------------------------------------------------------------------
+
+def keep(Tasks tasks not None, ClaimedTask claimed not None, uint32_t place):
+    """Instead of `finish`: the results are sealed, and the record stays, in this place."""
+    cdef attachment *a = tasks._open()
+    cdef task *t = <task *>at(a, claimed.loc)
+    cdef uint64_t word = load64(&t.word)
+    if is_claimed_by(word, a.my_slot):
+        # Before the flag that says that it means a place.
+        t.attempt = place
+        store64(&t.word, word | <uint64_t>TASK_FLAG_LOGGED << 8)
+    a.me.finished_count += 1
+    store32(&a.me.running, 0)
+
+
+def release(Tasks tasks not None, uint32_t loc):
+    """A kept call is covered by a checkpoint: its submitter may free it. Safe to repeat."""
+    cdef attachment *a = tasks._open()
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word)
+    if is_claimed_by(word, a.my_slot):
+        store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
+
+
+def take(Tasks tasks not None, uint32_t loc):
+    """Claims a call that the scheduler has retaken. None: it has not, or it is taken already.
+
+    One whose results are sealed says that it makes none: they may be gone, and their records used
+    for others.
+    """
+    cdef attachment *a = tasks._open()
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word)
+    cdef ClaimedTask claimed
+    if not is_claimed_by(word, load32(&a.hdr.scheduler_slot)):
+        return None
+    release32(&a.me.claiming, loc)
+    if not cas64(&t.word, word, TASK_WORD(
+            TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32)):
+        store32(&a.me.claiming, 0)
+        return None
+    claimed = tasks._claimed(a, loc)
+    store32(&a.me.running, 0)
+    if (word >> 8) & TASK_FLAG_LOGGED or results_are_sealed(a, t):
+        claimed.returns = ()
+    return claimed
+
+
+def has_results(Tasks tasks not None, uint32_t loc):
+    """Whether all results of a claimed call are sealed, of which it has at least one."""
+    cdef attachment *a = tasks._open()
+    return results_are_sealed(a, <task *>at(a, loc))
+
+
+def spend_retry(Tasks tasks not None, uint32_t loc):
+    """Takes one of the retries of a call that this process has claimed. False: none was left."""
+    cdef attachment *a = tasks._open()
+    cdef task *t = <task *>at(a, loc)
+    if t.retries_left == 0:
+        return False
+    if t.retries_left != RETRY_FOREVER:
+        t.retries_left -= 1
+    return True
+
+
+# ---- the scheduler's part ------------------------------------------------------------------------
+
+def retake(Segment segment not None, uint32_t loc, uint32_t dead):
+    """A call that a dead actor's process had claimed becomes the caller's, done or not.
+
+    False if the dead one has it no more. Safe to repeat.
+    """
+    cdef attachment *a = &segment.a
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word)
+    cdef uint32_t i
+    if not is_claimed_by(word, dead):
+        return False
+    # The next process must be able to write what this one had begun to write.
+    for i in range(t.return_count):
+        undo_created(a, returns_of(t)[i], dead)
+    store64(&t.word, TASK_WORD(TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32))
+    return True
+
+
+def is_kept(Segment segment not None, uint32_t loc):
+    """Whether a claimed call is done, and kept for replay."""
+    cdef uint64_t word = load64(&(<task *>at(&segment.a, loc)).word)
+    return (word & 0xff) == TASK_CLAIMED and ((word >> 8) & TASK_FLAG_LOGGED) != 0
