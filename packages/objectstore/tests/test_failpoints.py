@@ -63,7 +63,7 @@ while time.monotonic() < end:
         results += tasks.submit(ObjectHandle, context, queue, 0, b"", late, [], 1, 0, 0, False)
         assert cancelling.cancel_result(table, results[-1], 0, 2, b"cancelled", 0) == 0
         for handle in late:
-            table.fill(handle, 2, b"", [], [])
+            table.fill(handle, 2, b"", [], [], work.chooser.choice([0, 1]))
         while task := tasks.next(queue, 0, []):
             for result in task.returns:
                 table.fill_at(result, 2, b"made here", [], [])

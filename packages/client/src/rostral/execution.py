@@ -45,14 +45,25 @@ def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any],
         ref: ObjectRef[Any] = table.adopt_held(ObjectRef, loc)
         read = table.read(ref)
         if read is None:
-            raise ObjectLostError(
-                "an input of the task is not in the store any more", object_ref_hex=ref.hex()
-            )
+            raise _missing_input(runtime, task, ref)
         kind, is_error, inband, buffers = read
         if is_error:
             raise FailedInputError(bytes(inband))
         values.append(deserialize(kind, inband, buffers))
     return decode(task.payload, values)
+
+
+def _missing_input(runtime: Runtime, task: ClaimedTask, missing: ObjectRef[Any]) -> Exception:
+    """Why the task has been started without one of its inputs."""
+    table = runtime.table
+    for loc in task.dependencies[: value_count(task.payload)]:
+        ref: ObjectRef[Any] = table.adopt_held(ObjectRef, loc)
+        read = table.read(ref) if table.is_failed(ref) else None
+        if read is not None:
+            return FailedInputError(bytes(read[2]))
+    return ObjectLostError(
+        "an input of the task is not in the store any more", object_ref_hex=missing.hex()
+    )
 
 
 def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) -> None:

@@ -115,12 +115,16 @@ class Mailbox:
         return True
 
     def _missing(self, call: ClaimedTask) -> list[ObjectRef[Any]]:
+        """The inputs that the call waits for: none if one has failed, and the call with it."""
         count = value_count(call.payload)
         if not count:
             return []
         adopt, is_sealed = self._table.adopt_held, self._table.is_sealed
         refs = [adopt(ObjectRef, loc) for loc in call.dependencies[:count]]
-        return [ref for ref in refs if not is_sealed(ref)]
+        missing = [ref for ref in refs if not is_sealed(ref)]
+        if missing and any(map(self._table.is_failed, refs)):
+            return []
+        return missing
 
     def _is_time_to_look(self) -> bool:
         self._taken_since_look += 1

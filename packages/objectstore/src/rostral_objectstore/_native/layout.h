@@ -389,12 +389,14 @@ struct task {
 
 #define DEPENDENCY_RESOLVED 1u
 #define DEPENDENCY_LINKED 2u
+#define DEPENDENCY_FAILED (DEPENDENCY_RESOLVED | 2u)
 /* One object that a task needs. It keeps the object held (by the submitter's bit) until the task
  * is done, and links the task into the object's `dependents` while the object is not sealed. */
 struct dependency {
     uint32_t loc;
     /* 0: waits, and may not be linked yet. DEPENDENCY_LINKED: waits, linked. DEPENDENCY_RESOLVED:
-     * sealed, or never waited for; written after `next` was read: see resolve_dependents. */
+     * sealed, or never waited for; written after `next` was read: see resolve_dependents.
+     * DEPENDENCY_FAILED: the same, sealed with an error: the task waits for nothing else. */
     uint32_t resolved;
     /* next in the object's stack: locator of its task << 32 | its offset in the task's record */
     uint64_t next;

@@ -33,7 +33,7 @@ from rostral_objectstore._native.index cimport (
     hash_id, index_find, index_insert, index_remove, lock_home, unlock_home)
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
-from rostral_objectstore._native.queue cimport resolve_dependents
+from rostral_objectstore._native.queue cimport resolve_dependents, resolved_mark
 from rostral_objectstore._native.segment cimport (
     at, attachment, locator, slot_is_live, wake_slot, wide_of)
 
@@ -575,5 +575,5 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
     if load32(&a.hdr.watched) != 0:
         publish(a, EVENT_SEALED, o)
     if dependents > DEPENDENTS_CLOSED:
-        resolve_dependents(a, dependents)
+        resolve_dependents(a, dependents, resolved_mark(a, loc))
     return True

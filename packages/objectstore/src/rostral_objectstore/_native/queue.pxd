@@ -7,7 +7,9 @@ cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
 cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil
 cdef void wake_worker(attachment *a, queue *q) noexcept nogil
 cdef bint looks_empty(queue *q) noexcept nogil
-cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil
+cdef bint may_start(dependency *d, uint32_t count) noexcept nogil
+cdef uint32_t resolved_mark(attachment *a, uint32_t object_loc) noexcept nogil
+cdef void resolve_dependents(attachment *a, uint64_t head, uint32_t mark) noexcept nogil
 cdef uint64_t *cells(queue *q) noexcept nogil
 cdef bint enqueue(attachment *a, queue *q, uint32_t task_loc, uint64_t word) noexcept nogil
 cdef void mark_queued(attachment *a, queue *q, uint64_t *marks) noexcept nogil

@@ -152,8 +152,29 @@ cdef void wake_worker(attachment *a, queue *q) noexcept nogil:
         poke_scheduler(a)
 
 
-cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
+cdef uint32_t resolved_mark(attachment *a, uint32_t object_loc) noexcept nogil:
+    """What an object that is sealed makes of the dependencies on it."""
+    cdef uint64_t word = load64(&(<object_record *>at(a, object_loc)).word)
+    return DEPENDENCY_FAILED if (word >> 8) & OBJECT_FLAG_ERROR else DEPENDENCY_RESOLVED
+
+
+cdef bint may_start(dependency *d, uint32_t count) noexcept nogil:
+    """Whether a task waits for nothing: all its inputs are there, or one of them has failed."""
+    cdef bint all_there = True
+    cdef uint32_t mark, i
+    for i in range(count):
+        mark = load32(&d[i].resolved)
+        if mark == DEPENDENCY_FAILED:
+            return True
+        if mark != DEPENDENCY_RESOLVED:
+            all_there = False
+    return all_there
+
+
+cdef void resolve_dependents(attachment *a, uint64_t head, uint32_t mark) noexcept nogil:
     """An object was sealed: tasks of its stack that wait for nothing else become ready.
+
+    `mark` is what their dependencies become: with DEPENDENCY_FAILED they wait for nothing.
 
     Tricky: another process may be resolving another dependency of the same task at this moment.
     The task can become ready, run and be freed as soon as its last dependency is marked, so
@@ -165,8 +186,7 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
     cdef dependency *all_of_them
     cdef task *t
     cdef uint64_t word
-    cdef uint32_t i, count, task_loc
-    cdef bint ready
+    cdef uint32_t count, task_loc
     cdef queue *q
     while head > DEPENDENTS_CLOSED:
         # An element of the stack is named by its task's locator << 32 | its offset in the task's
@@ -180,14 +200,9 @@ cdef void resolve_dependents(attachment *a, uint64_t head) noexcept nogil:
             <char *>t + sizeof(task) + (t.return_count * 4 + 15) // 16 * 16)
         q = <queue *>at(a, t.queue)
         head = d.next
-        store32(&d.resolved, DEPENDENCY_RESOLVED)
+        store32(&d.resolved, mark)
         FAILPOINT(a.plan, RESOLVE_STEP_MARKED)
-        ready = True
-        for i in range(count):
-            if load32(&all_of_them[i].resolved) != DEPENDENCY_RESOLVED:
-                ready = False
-                break
-        if ready and (word & 0xff) == TASK_WAITING:
+        if (word & 0xff) == TASK_WAITING and may_start(all_of_them, count):
             enqueue(a, q, task_loc, word)
 
 
@@ -245,7 +260,7 @@ cdef bint restack(attachment *a, uint32_t object_loc, uint64_t sought) noexcept 
             store32(&d.resolved, DEPENDENCY_RESOLVED)
         elif not stack(a, o, d, element):
             d.next = 0
-            resolve_dependents(a, element)
+            resolve_dependents(a, element, resolved_mark(a, object_loc))
         element = following
     return found
 

@@ -21,7 +21,7 @@ from rostral_objectstore._native.objects cimport (
     hold, holder_bits, is_object, settle_count, settle_deletion, try_delete, undo_created,
     wake_holders)
 from rostral_objectstore._native.queue cimport (
-    claim_next, mark_queued, push, queue_at, resolve_dependents, wake_worker)
+    claim_next, mark_queued, push, queue_at, resolve_dependents, resolved_mark, wake_worker)
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, slot_is_live, wide_of)
@@ -105,7 +105,7 @@ cdef reap_objects(ObjectTable table, uint32_t dead):
                 # whom it had not woken would sleep for ever.
                 if load64(&o.dependents) != DEPENDENTS_CLOSED:
                     word = exchange64(&o.dependents, DEPENDENTS_CLOSED)
-                    resolve_dependents(a, word)
+                    resolve_dependents(a, word, resolved_mark(a, loc))
                 wake_holders(a, loc, True)
         try_delete(a, loc)
 
@@ -192,13 +192,13 @@ cdef void mark_resolved(attachment *a, uint32_t loc, uint32_t dead) noexcept nog
         return
     for i in range(count):
         object_loc = d[i].loc
-        if load32(&d[i].resolved) == DEPENDENCY_RESOLVED or not is_object(a, object_loc):
+        if load32(&d[i].resolved) & DEPENDENCY_RESOLVED or not is_object(a, object_loc):
             continue
         o = <object_record *>at(a, object_loc)
         object_word = load64(&o.word)
         if (IS_READY(object_word) and ((object_word >> 16) & 0xffff) == dead
                 and load64(&o.dependents) == DEPENDENTS_CLOSED and load64(&t.word) == word):
-            store32(&d[i].resolved, DEPENDENCY_RESOLVED)
+            store32(&d[i].resolved, resolved_mark(a, object_loc))
 
 
 def list_objects(ObjectTable table not None, uint64_t limit):

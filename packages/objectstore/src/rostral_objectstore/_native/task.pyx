@@ -25,7 +25,7 @@ from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport drop, new_object, try_delete
 from rostral_objectstore._native.pending cimport PendingCalls
 from rostral_objectstore._native.queue cimport (
-    claim_next, enqueue, looks_empty, push, queue_at, restack, stack,
+    claim_next, enqueue, looks_empty, may_start, push, queue_at, resolved_mark, restack, stack,
     wake_worker)
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, clear_awake, may_spin, poke_scheduler, set_awake)
@@ -74,7 +74,7 @@ cdef void link(attachment *a, uint32_t loc, dependency *d) noexcept nogil:
         FAILPOINT(a.plan, SUBMIT_STEP_STACKED)
         cas32(&d.resolved, 0, DEPENDENCY_LINKED)
     else:
-        store32(&d.resolved, DEPENDENCY_RESOLVED)
+        store32(&d.resolved, resolved_mark(a, d.loc))
 
 
 cdef void link_rest(attachment *a, uint32_t loc) noexcept nogil:
@@ -102,7 +102,7 @@ cdef bint is_linked(task *t) noexcept nogil:
     cdef dependency *d = dependencies_of(t)
     cdef uint32_t i
     for i in range(t.dependency_count):
-        if load32(&d[i].resolved) != DEPENDENCY_RESOLVED:
+        if not load32(&d[i].resolved) & DEPENDENCY_RESOLVED:
             return True
     return False
 
@@ -112,7 +112,7 @@ cdef void unlink(attachment *a, task *t) noexcept nogil:
     cdef dependency *d = dependencies_of(t)
     cdef uint32_t i
     for i in range(t.dependency_count):
-        if load32(&d[i].resolved) != DEPENDENCY_RESOLVED:
+        if not load32(&d[i].resolved) & DEPENDENCY_RESOLVED:
             restack(a, d[i].loc, 0)
 
 
@@ -140,14 +140,11 @@ cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil:
     """
     cdef task *t = <task *>at(a, loc)
     cdef uint64_t word = load64(&t.word)
-    cdef uint32_t queue_loc = t.queue, count = t.dependency_count, i
+    cdef uint32_t queue_loc = t.queue, count = t.dependency_count
     cdef dependency *d = dependencies_of(t)
     if (word & 0xff) != TASK_WAITING or load64(&t.word) != word:
         return False
-    for i in range(count):
-        if load32(&d[i].resolved) != DEPENDENCY_RESOLVED:
-            return False
-    return enqueue(a, <queue *>at(a, queue_loc), loc, word)
+    return may_start(d, count) and enqueue(a, <queue *>at(a, queue_loc), loc, word)
 
 
 # SipHash-2-4 (Aumasson and Bernstein, 2012) with the parent's id as its key: nobody can aim at
@@ -424,7 +421,7 @@ cdef class Tasks:
         cdef uint32_t dependency_count = len(dependencies) + len(nested)
         cdef uint32_t waited = 0 if in_order else len(dependencies)
         cdef uint8_t object_id[20]
-        cdef bint existed = False, anew = return_count == 0
+        cdef bint existed = False, anew = return_count == 0, failed = False
         cdef task *t
         cdef dependency *d
         cdef Handle handle
@@ -490,8 +487,14 @@ cdef class Tasks:
             if in_order or is_closed(a, handle.loc):
                 d[i].resolved = DEPENDENCY_RESOLVED
                 waited -= not in_order
+                failed = failed or resolved_mark(a, handle.loc) == DEPENDENCY_FAILED
             a.held[handle.loc] += 1
             i += 1
+        if failed and waited:
+            # It waits for nothing, so nothing need know of it.
+            for i in range(len(dependencies)):
+                d[i].resolved = DEPENDENCY_RESOLVED
+            waited, i = 0, len(dependencies)
         for handle in nested:
             d[i].loc, d[i].resolved, d[i].next = handle.loc, DEPENDENCY_RESOLVED, 0
             a.held[handle.loc] += 1
