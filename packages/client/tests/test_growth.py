@@ -134,3 +134,14 @@ def test_a_value_refers_to_ten_thousand_objects() -> None:
         assert rostral.get(rostral.get(holder)) == list(range(ARGUMENT_COUNT))
     del holder
     until(lambda: len(object_ids() - ids) <= 1, "the end of what the value kept")
+
+
+def test_nested_tasks_100_deep() -> None:
+    @rostral.remote
+    def nest(depth: int) -> int:
+        if depth == 0:
+            return 0
+        below: int = rostral.get(nest.remote(depth - 1))
+        return below + 1
+
+    assert rostral.get(nest.remote(100), timeout=120) == 100

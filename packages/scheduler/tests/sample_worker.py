@@ -175,6 +175,13 @@ def nested(runtime: Runtime, queue: int, depth: int) -> int:
     return 1 + int(runtime.get(child))
 
 
+def ask_child(runtime: Runtime, job_id: bytes, value: int) -> Any:
+    """Waits for a child that it submits as a worker does: where the scheduler says."""
+    body = {"job_id": job_id, "resources": {"CPU": 1.0}}
+    queue = int(runtime.scheduler.call("get_queue", body)["queue"])
+    return runtime.get(runtime.submit(queue, "add", value, 1))
+
+
 def call(runtime: Runtime, method: str, *arguments: Any) -> Any:
     """A method of this process's actor."""
     return getattr(runtime.actor, method)(*arguments)
@@ -186,7 +193,7 @@ def exit_actor(runtime: Runtime) -> None:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (add, pid, speak, fail, note_then, nested, call, exit_actor)
+    for function in (add, ask_child, pid, speak, fail, note_then, nested, call, exit_actor)
 }
 ACTORS: dict[str, Callable[..., Any]] = {
     cls.__name__: cls for cls in (Counter, Doomed, Unbuildable)

@@ -238,6 +238,19 @@ def test_worker_of_one_job_never_serves_another() -> None:
     assert Grant(2, OTHER_QUEUE) in node.look()
 
 
+def test_what_workers_submit_is_served_before_what_their_driver_did_in_the_shape() -> None:
+    """Parents that wait for children keep their processes: more of them come after those."""
+    node = ready_node(workers=3)
+    node.tell(QueueOpened(queue=OTHER_QUEUE, job_id=JOB, shape=CPU, nested=True))
+    node.lengths |= {QUEUE: 9, OTHER_QUEUE: 0}
+    assert [o for o in node.look() if isinstance(o, Grant)] == [Grant(1, QUEUE), Grant(2, QUEUE)]
+    for worker in (1, 2):
+        node.work(worker, blocked=True)
+    node.lengths |= {QUEUE: 7, OTHER_QUEUE: 1}
+    grants = [o for o in node.look() if isinstance(o, Grant)]
+    assert grants == [Grant(3, OTHER_QUEUE)]
+
+
 def test_full_pool_makes_room_by_ending_an_idle_worker() -> None:
     node = ready_node(cpus=1.0, workers=1, workers_max=1)
     node.policy.workers[1].job_id = OTHER_JOB

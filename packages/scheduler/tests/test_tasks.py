@@ -82,6 +82,22 @@ def test_workers_are_never_more_than_allowed(folder: Path) -> None:
         driver.unregister()
 
 
+def test_parents_that_would_block_every_process_do_not_keep_their_children_waiting(
+    folder: Path,
+) -> None:
+    """Each of 40 parents, on six processes at most, waits for a child submitted after them all."""
+    with running(folder, num_cpus=2.0, workers_max=6) as node:
+        driver = Driver(node)
+        queue = driver.queue()
+        handles = [driver.submit(queue, "ask_child", driver.job_id, i) for i in range(40)]
+        done = driver.store.table.wait(handles, len(handles), 60_000_000_000)
+        assert done == len(handles)
+        assert [driver.get(handle) for handle in handles] == [i + 1 for i in range(40)]
+        node.check()
+        driver.unregister()
+        node.expect_nothing_left()
+
+
 def test_two_jobs_share_no_process(node: Node) -> None:
     first, second = Driver(node), Driver(node)
     pids = [

@@ -36,6 +36,8 @@ class QueueOpened:
     job_id: bytes
     shape: ResourceSet
     environment: bytes = b""
+    nested: bool = False
+    """It is for what the job's own workers submit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from rostral_scheduler.core import actions as act
 from rostral_scheduler.core import events as ev
 from rostral_scheduler.core.amounts import add, covers, subtract
 from rostral_scheduler.core.bundles import Reservations, is_member, sum_of
-from rostral_scheduler.core.demand import Demand, choose_free
+from rostral_scheduler.core.demand import Demand, choose_free, in_order
 from rostral_scheduler.core.records import (
     PendingActor,
     PendingGroup,
@@ -88,7 +88,7 @@ class LocalPolicy:
                 return self._handle_observed(event)
             case ev.QueueOpened():
                 self.queues[event.queue] = Queue(
-                    event.queue, event.job_id, event.shape, event.environment
+                    event.queue, event.job_id, event.shape, event.environment, event.nested
                 )
             case ev.QueueClosed():
                 self.queues.pop(event.queue, None)
@@ -271,8 +271,7 @@ class LocalPolicy:
                 group.since = self._observations
             shape = sum_of(group.bundles)
             demands.append(Demand(group.job_id, shape, 1, 0, group.since, group=group))
-        demands.sort(key=lambda demand: (demand.served_by, demand.since))
-        return demands
+        return in_order(demands)
 
     def _workers_by_queue(self) -> tuple[dict[int, int], dict[int, int]]:
         """How many workers serve each queue, and how many of them will look at it by themselves."""

@@ -73,6 +73,8 @@ class Queue:
     job_id: bytes
     shape: ResourceSet
     environment: bytes = b""
+    nested: bool = False
+    """Its tasks are those that the job's workers submit, and may be blocked on."""
     length: int = 0
     alone_since: int | None = None
     """Since which observation it has tasks and nobody at all works on them."""

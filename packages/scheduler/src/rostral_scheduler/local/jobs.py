@@ -162,10 +162,12 @@ class Jobs:
         *,
         in_group: bool = False,
         environment: bytes = b"",
+        nested: bool = False,
     ) -> int:
         """The job's ready queue for tasks with these needs; made at first use.
 
-        A shape of a placement group's is known to be feasible.
+        A shape of a placement group's is known to be feasible. What the job's own workers submit
+        has queues of its own (`nested`).
 
         Raises:
             JobNotFoundError: The job is not running.
@@ -174,7 +176,8 @@ class Jobs:
             ObjectStoreFullError: No memory for a queue.
         """
         job = self.get(job_id)
-        key = hashlib.blake2b(shape.key() + environment, digest_size=16).digest()
+        origin = b"nested" if nested else b""
+        key = hashlib.blake2b(shape.key() + environment, digest_size=16, person=origin).digest()
         if key in job.queues:
             return job.queues[key]
         if not in_group:
@@ -197,7 +200,11 @@ class Jobs:
         queue = self._memory.make_queue(QUEUE_READY, job_id, key, capacity)
         job.queues[key] = queue
         self._job_of_queue[queue] = job_id
-        self._tell(QueueOpened(queue=queue, job_id=job_id, shape=shape, environment=environment))
+        self._tell(
+            QueueOpened(
+                queue=queue, job_id=job_id, shape=shape, environment=environment, nested=nested
+            )
+        )
         return queue
 
     def retire(self, queues: list[int]) -> None:

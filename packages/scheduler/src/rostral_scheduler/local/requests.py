@@ -167,15 +167,20 @@ class Requests:
             "gcs_address": gcs.client.address if gcs is not None else "",
         }
 
-    async def _get_queue(self, _: Session, body: Body) -> Body:
+    async def _get_queue(self, session: Session, body: Body) -> Body:
+        nested = "worker" in session.state
         environment = self._pool.environments.intern(body.get("environment", ""))
         shape = ResourceSet.of(body["resources"])
         bundle = body.get("bundle")
         if bundle is None:
-            queue = self._jobs.queue_for(body["job_id"], shape, environment=environment)
+            queue = self._jobs.queue_for(
+                body["job_id"], shape, environment=environment, nested=nested
+            )
             return {"queue": queue}
         shape = self._groups.demand_in(bundle, shape)
-        queue = self._jobs.queue_for(body["job_id"], shape, in_group=True, environment=environment)
+        queue = self._jobs.queue_for(
+            body["job_id"], shape, in_group=True, environment=environment, nested=nested
+        )
         self._groups.joined(bytes(bundle["group_id"]), queue)
         return {"queue": queue}
 
