@@ -58,7 +58,7 @@ def _missing_input(runtime: Runtime, task: ClaimedTask, missing: ObjectRef[Any])
     table = runtime.table
     for loc in task.dependencies[: value_count(task.payload)]:
         ref: ObjectRef[Any] = table.adopt_held(ObjectRef, loc)
-        read = table.read(ref) if table.is_failed(ref) else None
+        read = table.read(ref) if runtime.tasks.has_failed(ref) else None
         if read is not None:
             return FailedInputError(bytes(read[2]))
     return ObjectLostError(

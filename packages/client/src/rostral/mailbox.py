@@ -122,7 +122,7 @@ class Mailbox:
         adopt, is_sealed = self._table.adopt_held, self._table.is_sealed
         refs = [adopt(ObjectRef, loc) for loc in call.dependencies[:count]]
         missing = [ref for ref in refs if not is_sealed(ref)]
-        if missing and any(map(self._table.is_failed, refs)):
+        if missing and any(map(self._tasks.has_failed, refs)):
             return []
         return missing
 

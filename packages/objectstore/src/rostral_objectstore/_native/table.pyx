@@ -533,11 +533,6 @@ cdef class ObjectTable:
         """Whether nobody need wait for it: sealed, in memory or on disk, or lost since."""
         return bool(IS_READY(load64(&(<object_record *>at(&self.segment.a, handle.loc)).word)))
 
-    def is_failed(self, Handle handle not None):
-        """Whether it was sealed with an error."""
-        cdef uint64_t word = load64(&(<object_record *>at(&self.segment.a, handle.loc)).word)
-        return IS_READY(word) and (word >> 8) & OBJECT_FLAG_ERROR != 0
-
     def size(self, Handle handle not None):
         """Bytes of a sealed object's value."""
         return (<object_record *>at(&self.segment.a, handle.loc)).size

@@ -744,6 +744,10 @@ cdef class Tasks:
         a.me.finished_count += 1
         store32(&a.me.running, 0)
 
+    def has_failed(self, Handle needed not None):
+        """Whether an input of a task was sealed with an error."""
+        return resolved_mark(self._open(), needed.loc) == DEPENDENCY_FAILED
+
     def is_cancelled(self, ClaimedTask claimed not None):
         """Whether a task of ours, claimed and not finished, was cancelled since."""
         cdef task *t = <task *>at(self._open(), claimed.loc)
