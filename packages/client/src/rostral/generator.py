@@ -60,6 +60,10 @@ class ObjectRefGenerator(Generic[T_co]):
                     self._reader.wait(-1)
         except StoreClosedError as error:
             raise _context.runtime().gone() from error
+        except ValueError:
+            # Closed by another thread, which has come to the end meanwhile.
+            if not self._is_finished:
+                raise
         raise StopIteration
 
     def __aiter__(self) -> ObjectRefGenerator[T_co]:
@@ -87,6 +91,7 @@ class ObjectRefGenerator(Generic[T_co]):
                 return ref
             if not reader.is_over:
                 return None
+            self._is_finished = True
             # The task's record can go.
             reader.close()
         self._is_finished = True
