@@ -76,6 +76,7 @@ class Requests:
             "unregister_driver": self._unregister_driver,
             "register_worker": self._register_worker,
             "worker_name": self._worker_name,
+            "worker_assignment": self._worker_assignment,
             "worker_resources": self._worker_resources,
             "job_info": self._job_info,
             "get_queue": self._get_queue,
@@ -232,6 +233,12 @@ class Requests:
             "meta": actor.meta,
             **self._held_by(worker),
         }
+
+    async def _worker_assignment(self, session: Session, _: Body) -> Body:
+        worker = self._worker_of(session)
+        if worker.actor_id is None:
+            raise RequestError(f"process {session.pid} is not the process of an actor")
+        return self._assignment(self._actors.get(worker.actor_id), worker)
 
     async def _worker_resources(self, session: Session, _: Body) -> Body:
         return self._held_by(self._worker_of(session))
