@@ -91,10 +91,10 @@ class ObjectRefGenerator(Generic[T_co]):
                 return ref
             if not reader.is_over:
                 return None
-            self._is_finished = True
+        self._is_finished = True
+        if reader is not None:
             # The task's record can go.
             reader.close()
-        self._is_finished = True
         read = _context.runtime().table.read(self._completion)
         return self.completed() if read is not None and read[1] else None
 
