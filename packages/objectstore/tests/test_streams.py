@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -275,6 +276,20 @@ STEPS_OF_PRODUCERS = (
 )
 
 
+def test_a_reader_in_a_garbage_cycle_closes_its_stream(table: ObjectTable, tasks: Tasks) -> None:
+    """The collector clears what is older first: the reader's table before the reader's end."""
+    queue = new_queue(table.segment)
+    older = ObjectTable(table.segment)
+    cycle: list[object] = []
+    older.set_daemon(restore=cycle.append, make_room=cycle.append)
+    cycle.append(submit(Tasks(older), queue))
+    task = claim(tasks, queue)
+    del cycle, older
+    gc.collect()
+    assert StreamWriter(table, task.loc).is_closed
+    end(table, tasks, task)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("visit", [1, 3])
 @pytest.mark.parametrize("step", STEPS_OF_PRODUCERS)
@@ -304,6 +319,7 @@ def test_a_producer_killed_at_any_step_is_followed_by_one_that_goes_on(
         return victim.has_answered()
 
     until(is_dead, f"death at {step}")
+    take_all()
     for task in repair.list_tasks(client.segment, 10):
         if task["state"] == TaskState.CLAIMED:
             assert repair.run_again(client.segment, task["loc"])

@@ -2,7 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from rostral_objectstore._native.handle cimport Handle
 from rostral_objectstore._native.layout cimport stream, task
-from rostral_objectstore._native.segment cimport attachment
+from rostral_objectstore._native.segment cimport Segment, attachment
 from rostral_objectstore._native.table cimport ObjectTable
 
 # the submitter of the task, or its heir
@@ -16,6 +16,7 @@ cdef void undo_item(attachment *a, task *t, uint32_t dead) noexcept nogil
 
 cdef class StreamReader:
     cdef ObjectTable table
+    cdef Segment segment  # the table's
     cdef object cls
     cdef readonly Handle completion
     cdef Handle expected  # of the next item, once somebody waited for it
@@ -25,6 +26,7 @@ cdef class StreamReader:
     cdef bint _has_next(self, attachment *a, stream *s) except -1
     cdef Handle _hold_next(self, attachment *a, task *t, uint64_t index)
     cdef _expect(self)
+    cdef _close(self)
 
 cdef class StreamWriter:
     cdef ObjectTable table

@@ -152,10 +152,12 @@ cdef inline bint is_ready(attachment *a, Handle handle) noexcept:
 cdef StreamReader new_reader(ObjectTable table, object cls, Handle completion, uint32_t loc):
     cdef StreamReader reader = StreamReader.__new__(StreamReader)
     reader.table, reader.cls, reader.completion, reader.loc = table, cls, completion, loc
+    reader.segment = table.segment
     return reader
 
 
-# As with Handle: the cycle collector must not clear `table` before `__dealloc__` has used it.
+# As with Handle: the cycle collector must not clear `segment` before `__dealloc__` has used it. The
+# `table` may have been cleared by then.
 @cython.no_gc_clear
 cdef class StreamReader:
     """The consumer's end of a stream: takes its items, in order. Made by `Tasks.submit`.
@@ -167,8 +169,8 @@ cdef class StreamReader:
         raise TypeError("a StreamReader is made by submitting a stream, not by hand")
 
     def __dealloc__(self):
-        if self.table is not None and not self.table.segment.a.closed:
-            self.close()
+        if self.segment is not None and not self.segment.a.closed:
+            self._close()
 
     cdef task *_task(self) except NULL:
         cdef attachment *a = self.table._open()
@@ -190,13 +192,13 @@ cdef class StreamReader:
             loc = hold_item(a, t, index)
             if loc == 0:
                 raise ObjectLostError(f"item {index} of the stream is gone from this node")
-            handle = new_handle(self.cls, self.table.segment, loc)
+            handle = new_handle(self.cls, self.segment, loc)
         return handle
 
     def take(self):
         """The handle of the next item, if it was yielded by now; else None. Does not block."""
         cdef task *t = self._task()
-        cdef attachment *a = &self.table.segment.a
+        cdef attachment *a = &self.segment.a
         cdef stream *s = stream_of(a, t)
         cdef uint64_t index = load64(&s.taken)
         cdef uint32_t waiting, room = s.room
@@ -222,7 +224,7 @@ cdef class StreamReader:
         raises comes out of here. Raises StoreClosedError.
         """
         cdef task *t = self._task()
-        cdef attachment *a = &self.table.segment.a
+        cdef attachment *a = &self.segment.a
         cdef stream *s = stream_of(a, t)
         cdef int64_t deadline = -1
         if timeout_ns > 0:
@@ -246,7 +248,7 @@ cdef class StreamReader:
         return self.table.share(self.cls, self.expected)
 
     cdef _expect(self):
-        cdef attachment *a = &self.table.segment.a
+        cdef attachment *a = &self.segment.a
         cdef task *t = <task *>at(a, self.loc)
         cdef uint8_t id[20]
         if self.expected is None:
@@ -256,24 +258,28 @@ cdef class StreamReader:
     @property
     def is_over(self):
         """Whether the task has ended and all that it yielded was taken."""
-        cdef stream *s = stream_of(&self.table.segment.a, self._task())
+        cdef stream *s = stream_of(&self.segment.a, self._task())
         # In this order: a task yields nothing any more once its result is sealed.
-        return is_ready(&self.table.segment.a, self.completion) and (
+        return is_ready(&self.segment.a, self.completion) and (
             load64(&s.taken) >= load64(&s.yielded))
 
     @property
     def taken_count(self):
         """How many items were taken."""
-        return load64(&stream_of(&self.table.segment.a, self._task()).taken)
+        return load64(&stream_of(&self.segment.a, self._task()).taken)
 
     @property
     def yielded_count(self):
         """How many items were yielded, in all runs together."""
-        return load64(&stream_of(&self.table.segment.a, self._task()).yielded)
+        return load64(&stream_of(&self.segment.a, self._task()).yielded)
 
     def close(self):
         """Gives up what was not taken; the task stops at its next item. Idempotent."""
-        cdef attachment *a = self.table._open()
+        self.table._open()
+        self._close()
+
+    cdef _close(self):
+        cdef attachment *a = &self.segment.a
         cdef task *t = <task *>at(a, self.loc)
         if self.is_closed:
             return
