@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
+import time
 
 import pytest
 
 import rostral
+from rostral.launcher import STOP_TIMEOUT_S
 
 from .command_line import CommandLine, program
 from .waiting import files_of, processes_of
@@ -84,8 +88,19 @@ def test_another_node_joins_by_address(command_line: CommandLine) -> None:
 
 
 def test_stop_force_kills_and_cleans_up(command_line: CommandLine) -> None:
+    for option in ("--force", "-f"):
+        command_line.start_head()
+        assert command_line.run("stop", option).returncode == 0
+        assert files_of(command_line.runtime_dir) == []
+
+
+def test_stop_kills_what_has_not_ended_within_its_grace(command_line: CommandLine) -> None:
     command_line.start_head()
-    assert command_line.run("stop", "--force").returncode == 0
+    [node] = command_line.nodes()
+    os.kill(node["pid"], signal.SIGSTOP)
+    began_s = time.monotonic()
+    assert command_line.run("stop", "-g", "0.5").returncode == 0
+    assert 0.5 <= time.monotonic() - began_s < STOP_TIMEOUT_S
     assert files_of(command_line.runtime_dir) == []
 
 
@@ -120,6 +135,8 @@ def test_status_of_nothing_exits_with_3(command_line: CommandLine) -> None:
         ("start", "--head", "--token-file", "no-such-file"),
         ("no-such-command",),
         ("status", "--no-such-option"),
+        ("stop", "-g", "-1"),
+        ("microbenchmark",),
     ],
     ids=" ".join,
 )

@@ -56,13 +56,13 @@ def current_runtime() -> Runtime | None:
 def runtime() -> Runtime:
     """This process's runtime.
 
-    Starts a cluster on first use, unless ROSTRAL_AUTO_INIT=0 or, as Ray's users say it,
+    Starts a cluster on first use, unless ROSTRAL_ENABLE_AUTO_CONNECT=0 or, as Ray's users have it,
     RAY_ENABLE_AUTO_CONNECT=0. Raises NotConnectedError.
     """
     if _runtime is not None:
         return _runtime
     if _start is not None and "0" not in (
-        os.environ.get("ROSTRAL_AUTO_INIT"),
+        os.environ.get("ROSTRAL_ENABLE_AUTO_CONNECT"),
         os.environ.get("RAY_ENABLE_AUTO_CONNECT"),
     ):
         _start()

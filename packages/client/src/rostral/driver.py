@@ -35,6 +35,7 @@ from rostral.launcher import NodeProcess, NodeSettings, start_node
 from rostral.logging_config import LoggingConfig
 from rostral.logging_config import apply as apply_logging
 from rostral.output import Terminal
+from rostral.process_settings import exit_when_terminated, raise_file_limit
 from rostral.runtime import Runtime, TaskScope
 from rostral.runtime_env import RuntimeEnv, parse
 from rostral.session import NodeRecord, live_records
@@ -87,6 +88,9 @@ def init(
     **others: object,
 ) -> Context:
     """Connects this process to a cluster as a driver, starting one on this machine if needed.
+
+    Until `shutdown`, SIGTERM ends this process as `sys.exit` does, unless it has a handler of its
+    own, and it may open more files (RLIMIT_NOFILE). Inline, nothing of the process is changed.
 
     Args:
         address: `"HOST:PORT"` of a cluster with a node of this user on this machine; `"auto"` for
@@ -256,9 +260,14 @@ def _node_at(address: str) -> NodeRecord:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"address is {address!r}: it must be HOST:PORT, 'auto' or 'local'")
     is_here = host in ("localhost", "127.0.0.1")
-    for record in reversed(live_records()):
-        if record.address == address or (is_here and record.address.rpartition(":")[2] == port):
-            return record
+    records = [
+        record
+        for record in reversed(live_records())
+        if record.address == address or (is_here and record.address.rpartition(":")[2] == port)
+    ]
+    if records:
+        # Of several nodes on one machine, which are a test, the head.
+        return next((record for record in records if record.head), records[0])
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
@@ -326,6 +335,8 @@ def _connect(
         facts=facts,
     )
     runtime.at_close(Sweeper(store.tasks).stop)
+    runtime.at_close(raise_file_limit())
+    runtime.at_close(exit_when_terminated())
     if terminal is not None:
         runtime.at_close(terminal.close)
     return _begin(runtime, node, logging_config)

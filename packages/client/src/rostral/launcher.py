@@ -163,11 +163,14 @@ def _start_error(answer: dict[str, Any], log_tail: str) -> Exception:
     )
 
 
-def stop_node(record: NodeRecord, *, force: bool = False) -> None:
-    """Ends a node that another process started; returns when it is gone."""
+def stop_node(record: NodeRecord, *, force: bool = False, grace_s: float = STOP_TIMEOUT_S) -> None:
+    """Ends a node that another process started, and kills it if it takes longer than `grace_s`.
+
+    Returns when it is gone.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.kill(record.pid, signal.SIGKILL if force else signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+    deadline = time.monotonic() + grace_s
     while record.is_alive():
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):

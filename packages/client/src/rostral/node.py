@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rostral import spilling
 from rostral.launcher import NodeSettings
+from rostral.process_settings import raise_file_limit
 from rostral.session import NodeRecord, cache_dir, remove_record, remove_session_dir, write_record
 from rostral_gcs.auth import load_token, write_token
 from rostral_gcs.client import AsyncGcsClient
@@ -166,6 +167,7 @@ def main() -> None:
     """Entry of `python -m rostral.node`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = NodeSettings(**json.loads(sys.argv[1]))
+    raise_file_limit()  # for the workers too, which inherit it
     sys.exit(asyncio.run(run(settings, int(sys.argv[2]))))
 
 

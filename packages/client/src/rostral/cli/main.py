@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from rostral.launcher import STOP_TIMEOUT_S, NodeSettings, start_node, stop_node
 from rostral_gcs.errors import ConfigError, RostralError
 from rostral_objectstore.control import ControlClient
 
@@ -79,7 +80,6 @@ def start(
     worker_memory: int | None,
 ) -> None:
     """Start a node that runs until `rostral stop`."""
-    from rostral.launcher import NodeSettings, start_node
     from rostral.session import live_records
 
     if head == (address is not None):
@@ -128,16 +128,24 @@ def _parse_resources(text: str | None) -> dict[str, float]:
 
 
 @main.command()
-@click.option("--force", is_flag=True, help="Kill instead of ending in order.")
-def stop(*, force: bool) -> None:
+@click.option("-f", "--force", is_flag=True, help="Kill instead of ending in order.")
+@click.option(
+    "-g",
+    "--grace-period",
+    "grace_s",
+    type=click.FloatRange(min=0),
+    default=STOP_TIMEOUT_S,
+    show_default=True,
+    help="Seconds that a node may take before it is killed.",
+)
+def stop(*, force: bool, grace_s: float) -> None:
     """Stop this user's nodes on this machine that `rostral start` started."""
-    from rostral.launcher import stop_node
     from rostral.session import live_records
 
     # The head last: the others say good-bye to its GCS.
     records = sorted((r for r in live_records() if r.detached), key=lambda r: r.head)
     for record in records:
-        stop_node(record, force=force)
+        stop_node(record, force=force, grace_s=grace_s)
     click.echo(f"stopped {len(records)} node{'s' if len(records) != 1 else ''}")
 
 
