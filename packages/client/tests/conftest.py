@@ -12,8 +12,9 @@ import pytest
 import rostral
 
 from .command_line import CommandLine
+from .generators import expect_nothing_left
 from .inline_subset import BOTH_MODES, NOT_INLINE
-from .waiting import files_of, nothing_left, processes_of, until
+from .waiting import files_of, nothing_left, object_ids, processes_of, until
 
 STORE_BYTES = 256 << 20
 
@@ -62,6 +63,15 @@ def cluster(runtime_dir: str, request: pytest.FixtureRequest) -> Iterator[rostra
             nothing_left()
     until(lambda: not processes_of(runtime_dir), f"the end of {processes_of(runtime_dir)}")
     assert files_of(runtime_dir) == []
+
+
+@pytest.fixture
+def leaves_no_object(cluster: rostral.Context) -> Iterator[None]:
+    """After the test no object and no task of it may be left on the node."""
+    del cluster
+    before = object_ids()
+    yield
+    expect_nothing_left(before)
 
 
 @pytest.fixture

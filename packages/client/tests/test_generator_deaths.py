@@ -25,7 +25,6 @@ from . import actors, generators, waiting
 from .actors import get
 from .generators import (
     count_function,
-    expect_nothing_left,
     left,
     marking_function,
     values,
@@ -42,13 +41,7 @@ for module in (sys.modules[__name__], actors, generators, waiting):
     cloudpickle.register_pickle_by_value(module)
 
 
-@pytest.fixture(autouse=True)
-def leaves_no_object(cluster: rostral.Context) -> Iterator[None]:
-    """After each test no object and no task of it may be left on the node."""
-    del cluster
-    before = object_ids()
-    yield
-    expect_nothing_left(before)
+pytestmark = pytest.mark.usefixtures("leaves_no_object")
 
 
 # ---- back-pressure

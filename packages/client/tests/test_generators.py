@@ -26,8 +26,8 @@ from rostral.options import UNTAKEN_MAX
 
 from . import actors, generators, waiting
 from .actors import get
-from .generators import count_function, expect_nothing_left, values, words, write
-from .waiting import object_ids, until
+from .generators import count_function, values, words, write
+from .waiting import until
 
 # A hang fails the test, and not the run.
 PATIENCE_S = 20.0
@@ -38,13 +38,7 @@ for module in (sys.modules[__name__], actors, generators, waiting):
     cloudpickle.register_pickle_by_value(module)
 
 
-@pytest.fixture(autouse=True)
-def leaves_no_object(cluster: rostral.Context) -> Iterator[None]:
-    """After each test no object and no task of it may be left on the node."""
-    del cluster
-    before = object_ids()
-    yield
-    expect_nothing_left(before)
+pytestmark = pytest.mark.usefixtures("leaves_no_object")
 
 
 # ---- what a call gives
@@ -277,21 +271,6 @@ def test_streaming_what_is_no_generator_is_a_value_error() -> None:
         get(ref)
 
 
-def test_so_many_returns_of_a_generator_are_collected() -> None:
-    assert rostral.get(count_function(num_returns=3).remote(3)) == [0, 1, 2]
-    with pytest.raises(ValueError, match="returned more values"):
-        get(count_function(num_returns=2).remote(1 << 40)[0])
-    with pytest.raises(TypeError, match="cannot be pickled"):
-        get(count_function(num_returns=1).remote(1))
-
-    @rostral.remote(num_returns=2)
-    async def pair() -> AsyncIterator[int]:
-        yield 1
-        yield 2
-
-    assert rostral.get(pair.remote()) == [1, 2]
-
-
 def test_wrong_values_of_the_options_are_refused() -> None:
     count = count_function()
     with pytest.raises(ValueError, match="'streaming' or 'dynamic'"):
@@ -301,17 +280,6 @@ def test_wrong_values_of_the_options_are_refused() -> None:
             count.options(_generator_backpressure_num_objects=untaken)
     with pytest.raises(TypeError, match="_generator_backpressure_num_objects"):
         count.options(_generator_backpressure_num_objects="1")
-
-
-def test_dynamic_gives_one_reference_to_all_of_them() -> None:
-    with pytest.warns(DeprecationWarning, match="streaming"):
-        count = count_function(num_returns="dynamic")
-    ref = count.remote(3)
-    assert isinstance(ref, rostral.ObjectRef)
-    refs = get(ref)
-    assert isinstance(refs, rostral.DynamicObjectRefGenerator)
-    assert len(refs) == 3
-    assert values(refs) == values(refs) == [0, 1, 2]
 
 
 # ---- async

@@ -307,6 +307,9 @@ class ActorProcess:
         scope = task_scope.get()
         if scope is not None:
             self._left_by.add(scope.task_id)
+        else:
+            # A thread of the user's own, or the scheduler: no call that runs has asked for it.
+            self._is_draining = True
         self._is_leaving = True
         self._close()
 

@@ -6,8 +6,6 @@ raises. How tasks are claimed, and in which thread they run, is the worker's and
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +18,7 @@ from rostral.interrupt import end_cancelled, raise_interrupt
 from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime, TaskScope
 from rostral.serialization import Packed, pack
-from rostral.streaming import collect, write_dynamic, write_stream
+from rostral.streaming import GENERATORS, Yielded, as_results, write_dynamic, write_stream
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.task import ClaimedTask
 from rostral_objectstore.layout import TaskFlag
@@ -76,9 +74,8 @@ def store_results(runtime: Runtime, task: ClaimedTask, name: str, value: Any) ->
         return
     if task.flags & TaskFlag.DYNAMIC:
         value = write_dynamic(runtime, task, name, value)
-    elif count > 1 and inspect.isasyncgen(value):
-        value = asyncio.run(collect(value, count + 1))
-    values = (value,) if count == 1 else _split(name, value, count)
+    is_one = count == 1 and not isinstance(value, Yielded)
+    values = (value,) if is_one else _split(name, value, count)
     packed: list[Packed] = [pack(item) for item in values]
     for loc, item in zip(task.returns, packed, strict=True):
         runtime.table.fill_at(loc, item.kind, item.inband, item.buffers, item.refs)
@@ -95,7 +92,10 @@ def _split(name: str, value: Any, count: int) -> Sequence[Any]:
         ) from None
     if len(values) != count:
         length = len(values) if len(values) < count else "more"
-        raise ValueError(f"{name}() has num_returns={count} but returned {length} values")
+        did, hint = "returned", ""
+        if isinstance(value, Yielded):
+            did, hint = "yielded", ': num_returns="streaming" takes any number'
+        raise ValueError(f"{name}() has num_returns={count} but {did} {length} values{hint}")
     return values
 
 
@@ -144,6 +144,8 @@ def execute(
         if is_cancelled(task):
             raise_interrupt()
         value = code(*args, **kwargs)
+        if type(value) in GENERATORS:
+            value = as_results(task, value)
         scope.interrupt = None
         if is_cancelled(task):
             raise_interrupt()

@@ -7,7 +7,7 @@ store, and how they get there, is said in `stream.pyx` and `streaming.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from rostral import _context
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rostral.runtime import Runtime
 
 T_co = TypeVar("T_co", covariant=True)
+V = TypeVar("V")
 
 
 class ObjectRefGenerator(Generic[T_co]):
@@ -80,6 +81,9 @@ class ObjectRefGenerator(Generic[T_co]):
                     await _context.runtime().any_sealed(self._awaited())
         except StoreClosedError as error:
             raise _context.runtime().gone() from error
+        except ValueError:
+            if not self._is_finished:
+                raise
         raise StopAsyncIteration
 
     def _take(self) -> ObjectRef[T_co] | None:
@@ -100,9 +104,17 @@ class ObjectRefGenerator(Generic[T_co]):
 
     def _awaited(self) -> list[ObjectRef[Any]]:
         """References of which one is sealed once there is something to take, or the end."""
-        if self._reader is None or self._is_finished:
-            return [self._completion]
-        return [self._reader.expect(), self._completion]
+        expected = None if self._reader is None else self._unless_closed(self._reader.expect)
+        return [self._completion] if expected is None else [expected, self._completion]
+
+    def _unless_closed(self, look: Callable[[], V]) -> V | None:
+        """What a look at the stream finds. None: it is at its end and closed, maybe meanwhile."""
+        try:
+            return None if self._is_finished else look()
+        except ValueError:
+            if not self._is_finished:
+                raise
+            return None
 
     def completed(self) -> ObjectRef[Any]:
         """A reference that is ready when the task has ended; `get` raises the task's error."""
@@ -114,11 +126,15 @@ class ObjectRefGenerator(Generic[T_co]):
 
     def next_ready(self) -> bool:
         """Whether `next` gives a reference at once."""
-        return not self.is_finished() and (self._reader is None or self._reader.wait(0))
+        if self.is_finished():
+            return False
+        reader = self._reader
+        return reader is None or bool(self._unless_closed(lambda: reader.wait(0)))
 
     def is_finished(self) -> bool:
         """Whether the task has ended and everything, its error too, was taken."""
-        if self._is_finished or self._reader is None or not self._reader.is_over:
+        reader = self._reader
+        if reader is None or not self._unless_closed(lambda: reader.is_over):
             return self._is_finished
         read = _context.runtime().table.read(self._completion)
         return read is None or not read[1]

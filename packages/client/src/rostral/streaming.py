@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -26,6 +28,7 @@ from rostral_objectstore.layout import TaskFlag
 WAIT_SLICE_NS = 100_000_000
 # After so many items that it had not to wait for, a producer lets its event loop go on.
 ITEMS_PER_TURN = 32
+GENERATORS = frozenset({types.GeneratorType, types.AsyncGeneratorType})
 
 
 class Stream:
@@ -140,13 +143,13 @@ async def write_stream_async(runtime: Runtime, task: ClaimedTask, name: str, val
 def as_awaited(runtime: Runtime, task: ClaimedTask, name: str, value: Any) -> Any:
     """For an event loop: what it awaits where a call yields, and else the call's own value.
 
-    A stream is stored by then; of several results, what they are split from is a list.
+    A stream is stored by then; another generator's items are a list.
     """
     if task.flags & TaskFlag.STREAM:
         return write_stream_async(runtime, task, name, value)
-    if isinstance(value, AsyncIterator) and len(task.returns) > 1:
-        return collect(value, len(task.returns) + 1)
-    return value
+    if isinstance(value, types.AsyncGeneratorType):
+        return collect(value, _limit(task))
+    return as_results(task, value) if type(value) in GENERATORS else value
 
 
 async def _stepwise(items: Iterator[Any]) -> AsyncIterator[Any]:
@@ -159,8 +162,8 @@ def write_dynamic(
 ) -> DynamicObjectRefGenerator:
     """Stores what a generator yields; returns the references, which are the task's result."""
     if isinstance(value, AsyncIterator):
-        value = iter(asyncio.run(collect(value)))
-    if not isinstance(value, Iterator):
+        value = asyncio.run(collect(value))
+    if not isinstance(value, Iterator | Yielded):
         raise _refuse(name, "dynamic", value)
     refs = []
     for number, item in enumerate(value, 1):
@@ -171,12 +174,33 @@ def write_dynamic(
     return DynamicObjectRefGenerator(refs)
 
 
-async def collect(items: AsyncIterator[Any], limit: int | None = None) -> list[Any]:
+class Yielded(list[Any]):
+    """What a generator has yielded, where its items are the task's results: not itself a result."""
+
+
+def as_results(task: ClaimedTask, value: Any) -> Any:
+    """Runs one of GENERATORS that a task's code has returned, unless it is to stream."""
+    if task.flags & (TaskFlag.STREAM | TaskFlag.DYNAMIC):
+        return value
+    if isinstance(value, types.GeneratorType):
+        with contextlib.closing(value):
+            return Yielded(itertools.islice(value, _limit(task)))
+    return asyncio.run(collect(value, _limit(task)))
+
+
+def _limit(task: ClaimedTask) -> int | None:
+    """How many items of a generator to ask for; None: all."""
+    if task.flags & TaskFlag.DYNAMIC or not task.returns:
+        return None
+    return len(task.returns) + 1  # One more than wanted tells that they are too many.
+
+
+async def collect(items: AsyncIterator[Any], limit: int | None = None) -> Yielded:
     """What an async generator yields, up to `limit` items."""
-    collected: list[Any] = []
-    while limit is None or len(collected) < limit:
+    yielded = Yielded()
+    while limit is None or len(yielded) < limit:
         try:
-            collected.append(await anext(items))
+            yielded.append(await anext(items))
         except StopAsyncIteration:
             break
-    return collected
+    return yielded
