@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 def test_an_unknown_option_of_method_is_an_assertion_error_that_names_the_nearest() -> None:
     with pytest.raises(AssertionError, match="'num_return', did you mean 'num_returns'") as caught:
-        rostral.method(num_return=2)
+        rostral.method(num_return=2)  # type: ignore[call-overload]
     assert isinstance(caught.value, UnknownMethodOptionError)
     with pytest.raises(AssertionError, match="no options"):
         rostral.method()
@@ -62,7 +62,7 @@ def test_options_that_change_nothing_here_are_taken() -> None:
     assert get(actor.ping.remote()) == "pong"
     assert get(actor.ping.options(name="probe", enable_task_events=True).remote()) == "pong"
     with pytest.raises(UnsupportedOptionError, match="did you mean 'num_returns'"):
-        actor.ping.options(num_return=1)
+        actor.ping.options(num_return=1)  # type: ignore[call-arg]
 
 
 # ---- retries

@@ -107,7 +107,7 @@ def test_a_wrong_value_of_an_actor_option_is_refused(
 def test_a_method_has_options_of_its_own() -> None:
     assert changed(MethodOptions(), {"num_returns": 2}).num_returns == 2
     with pytest.raises(UnsupportedOptionError, match="num_cpus"):
-        rostral.method(num_cpus=1)
+        rostral.method(num_cpus=1)  # type: ignore[call-overload]
 
 
 def test_the_decorator_refuses_wrong_options_before_it_is_applied() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -184,10 +185,13 @@ WRONG = {
 }
 
 
-def check(folder: Path, source: str) -> str:
-    program = folder / "program.py"
+def check(folder: Path, source: str, *plugins: str) -> str:
+    """What mypy says of a program."""
+    program, config = folder / "program.py", folder / "mypy.ini"
     program.write_text(source)
+    config.write_text(f"[mypy]\nplugins = {', '.join(plugins)}\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache")]
+    command += ["--config-file", str(config)]
     command += ["--follow-imports", "silent"]  # of the packages, only their types
     # Where this test's packages come from is where the checker must look, installed or not.
     paths = {str(Path(name).resolve()) for name in sys.path if name and Path(name).is_dir()}
@@ -197,7 +201,7 @@ def check(folder: Path, source: str) -> str:
     done = subprocess.run(
         [*command, str(program)],
         cwd=folder,
-        env={"MYPYPATH": ":".join(sources), "PATH": ""},
+        env={"MYPYPATH": ":".join(sources), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=False,

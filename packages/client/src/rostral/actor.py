@@ -1,4 +1,4 @@
-"""Actors: what `@remote` makes of a class, handles of living actors, and calls of their methods."""
+"""Actors: what `@remote` makes of a class, and handles of living actors."""
 
 from __future__ import annotations
 
@@ -12,31 +12,26 @@ import pickle
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from rostral._context import end_of_actor, runtime
-from rostral.actor_settings import ActorSettings, group_number
+from rostral.actor_method import ActorAddress, ActorMethod
+from rostral.actor_settings import ActorSettings
 from rostral.arguments import Arguments, encode
-from rostral.call_word import Retry, call_word, group_of, retry_of
-from rostral.checkpoint import check_hooks, refuse_generators
+from rostral.checkpoint import check_hooks
 from rostral.exceptions import (
     ActorAlreadyExistsError,
-    ActorDiedError,
     ActorExit,
     ActorNotFoundError,
-    ClusterUnavailableError,
     ObjectNotFoundError,
     UnsupportedOptionError,
 )
-from rostral.generator import ObjectRefGenerator
 from rostral.node_choice import check_node
 from rostral.object_ref import CollectedRefs, ObjectRef, is_collecting
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
-from rostral.returns import resolved, returns_of
+from rostral.returns import resolved
 from rostral.runtime import Runtime
 from rostral.scheduling_strategies import Placement
 from rostral.serialization import dumps
 from rostral.signature import Signature
 from rostral_objectstore._native.pending import PendingCalls
-from rostral_objectstore.errors import QueueClosedError
-from rostral_objectstore.layout import RETRY_FOREVER, ObjectFlag
 from rostral_objectstore.serialization import KIND_PICKLE
 
 P = ParamSpec("P")
@@ -46,6 +41,7 @@ T = TypeVar("T")
 # graceful end.
 BUILT_IN_METHODS = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
 MAILBOX_CAPACITY = 1 << 14
+_DEFAULT_METHOD = MethodOptions(num_returns=1)
 
 
 class ActorClassInheritanceError(TypeError):
@@ -380,160 +376,6 @@ class ActorHandle(Generic[T]):
         # A pickle made by the user's own hand may live for ever, and must not make the actor.
         creation = self._creation if is_collecting() else None
         return ActorHandle, (self._actor_id, self._mailbox, creation, self._meta)
-
-
-class ActorAddress:
-    """Where an actor's calls go, and what says why they do not arrive."""
-
-    __slots__ = (
-        *("actor_id", "class_name", "creation", "groups", "is_checkpointed", "mailbox"),
-        *("max_task_retries", "pending"),
-    )
-
-    def __init__(
-        self,
-        actor_id: bytes,
-        mailbox: int,
-        creation: ObjectRef[Any] | None,
-        class_name: str,
-        max_task_retries: int,
-        groups: tuple[str, ...],
-        pending: PendingCalls | None,
-        *,
-        is_checkpointed: bool,
-    ) -> None:
-        self.actor_id = actor_id
-        self.mailbox = mailbox
-        self.creation = creation
-        self.class_name = class_name
-        self.max_task_retries = max_task_retries
-        self.groups = groups
-        self.pending = pending
-        self.is_checkpointed = is_checkpointed
-
-    def death(self) -> Exception:
-        """Why the actor's mailbox is closed."""
-        try:
-            death = runtime().ask("actor_info", {"actor_id": self.actor_id})["death"]
-        except ClusterUnavailableError as error:
-            return error
-        except ActorNotFoundError:
-            death = None
-        if death:
-            loaded = pickle.loads(death)
-            if isinstance(loaded, Exception):
-                return loaded
-        return ActorDiedError(
-            f"actor {self.class_name} ({self.actor_id.hex()}) is dead",
-            hint="create it again, or give it max_restarts",
-            actor_id=self.actor_id,
-        )
-
-
-_DEFAULT_METHOD = MethodOptions(num_returns=1)
-
-
-class ActorMethod:
-    """One method of one actor."""
-
-    __slots__ = ("_actor", "_form", "_listed", "_name", "_number", "_options", "_retries", "_word")
-
-    def __init__(
-        self,
-        actor: ActorAddress,
-        name: str,
-        number: int,
-        options: MethodOptions,
-        word: int | None = None,
-    ) -> None:
-        self._actor = actor
-        self._name = name
-        self._number = number
-        self._options = options
-        self._word = number if word is None else word
-        # The exceptions worth another try, where a call listed them.
-        self._listed: tuple[type[BaseException], ...] = ()
-        if retry_of(self._word) is Retry.LISTED:
-            assert isinstance(options.retry_exceptions, tuple)
-            self._listed = options.retry_exceptions
-        self._form = returns_of(options)
-        if actor.is_checkpointed:
-            refuse_generators(f"{actor.class_name}.{name}", options)
-        retries = options.max_task_retries
-        if retries is None:
-            retries = actor.max_task_retries
-        self._retries = RETRY_FOREVER if retries < 0 else retries
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Always raises TypeError: the call must say that it is remote."""
-        raise TypeError(
-            f"actor method {self._name} cannot be called directly: use .{self._name}.remote(...)"
-        )
-
-    def options(self, **changes: Any) -> ActorMethod:
-        """The same method with other options.
-
-        Raises: UnsupportedOptionError, TypeError, ValueError.
-        """
-        options = changed(self._options, changes)
-        group, retry = group_of(self._word), retry_of(self._word)
-        if "concurrency_group" in changes:
-            group = group_number(options.concurrency_group, self._actor.groups)
-        if "retry_exceptions" in changes:
-            retry = Retry.LISTED
-            if isinstance(options.retry_exceptions, bool):
-                retry = Retry.ALWAYS if options.retry_exceptions else Retry.NEVER
-        word = call_word(self._number, group, retry)
-        return ActorMethod(self._actor, self._name, self._number, options, word)
-
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submits a call, in order after this caller's earlier ones.
-
-        Returns a reference, a list, None or a generator, as `num_returns` says. A call of a dead
-        actor gives a reference whose `get` raises ActorDiedError.
-
-        Raises:
-            NotPicklableError: An argument cannot be sent.
-            ObjectStoreFullError: No room for the call.
-            PendingCallsLimitError: As many calls of this handle wait or run as the actor's
-                `max_pending_calls` allows.
-        """
-        current = runtime()
-        actor = self._actor
-        count, flags, room = self._form
-        arguments = encode(args, kwargs, current.put)
-        if self._listed:
-            # The last of what the call keeps, where the actor looks for it.
-            nested = [*arguments.nested, current.put(self._listed)]
-            arguments = Arguments(arguments.payload, arguments.dependencies, nested)
-        try:
-            refs = current.call_actor(
-                actor.mailbox,
-                self._word,
-                arguments,
-                actor.creation,
-                return_count=count,
-                retries=self._retries,
-                pending=actor.pending,
-                flags=flags,
-                room=room,
-            )
-            if room:
-                return ObjectRefGenerator(refs.completion, refs)
-        except QueueClosedError:
-            refs = [put_error(current, actor.death()) for _ in range(count)]
-            if room:
-                return ObjectRefGenerator(refs[0], None)
-        if count == 1:
-            return refs[0]
-        return refs or None
-
-
-def put_error(current: Runtime, error: Exception) -> ObjectRef[Any]:
-    """A reference whose `get` raises the error."""
-    object_id = current.scope().context.next_put_id()
-    inband = pickle.dumps(error)
-    return current.table.put(ObjectRef, object_id, KIND_PICKLE, inband, [], [], ObjectFlag.ERROR)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:

@@ -108,8 +108,8 @@ def remote(*args: Any, **options: Any) -> Any:
     """Makes a function or class run in the cluster: `@remote`, `@remote(num_cpus=2)`, `remote(f)`.
 
     Type checkers see a function's parameters and result through it, and a class's constructor in
-    `Actors = remote(Class)`. What `@remote` on a class does they do not follow: mypy takes the name
-    for the plain class.
+    `Actors = remote(Class)`. What `@remote` on a class does mypy sees with `mypy_plugin` alone:
+    else it takes the name for the plain class.
 
     Raises:
         UnsupportedOptionError: No such option (a ValueError).

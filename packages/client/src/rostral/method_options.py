@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack, overload
 
 from rostral.exceptions import UnknownMethodOptionError
-from rostral.options import MethodOptions, changed
+from rostral.options import MethodKeywords, MethodOptions, changed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@overload
+def method(*, num_returns: int | str, **options: Unpack[MethodKeywords]) -> Callable[[F], F]: ...
+@overload
+def method(**options: Unpack[MethodKeywords]) -> Callable[[F], F]: ...
 def method(**options: Any) -> Callable[[F], F]:
     """Decorates a method of an actor class with options: how it is called unless a call says else.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Final, Literal, TypedDict, TypeVar
 
 from rostral import runtime_env as environments
 from rostral.exceptions import UnsupportedOptionError
@@ -23,6 +25,7 @@ from rostral.scheduling_strategies import (
 from rostral_objectstore.layout import RETRY_FOREVER
 
 RETURNS_MAX = 3000
+MAX_RETRIES = 3
 CONCURRENCY_MAX = 1 << 20
 GROUPS_MAX = 256
 PENDING_CALLS_MAX = 1 << 30
@@ -39,16 +42,13 @@ UNTAKEN_MAX = 1 << 16
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
 
-class TaskKeywords(LegacyKeywords, total=False):
-    """What a remote function's `options` takes beside `num_returns`, for type checkers."""
+class SharedKeywords(LegacyKeywords, total=False):
+    """What remote functions and actor classes take alike, for type checkers."""
 
     num_cpus: float
     num_gpus: float
     memory: float
     resources: dict[str, float]
-    max_retries: int
-    retry_exceptions: bool | Sequence[type[BaseException]]
-    deadline_s: float
     name: str
     scheduling_strategy: SchedulingStrategy
     runtime_env: Mapping[str, Any]
@@ -57,17 +57,16 @@ class TaskKeywords(LegacyKeywords, total=False):
     label_selector: Mapping[str, str]
     fallback_strategy: Sequence[Mapping[str, Any]]
     _labels: Mapping[str, str]
+
+
+class _OfTasks(TypedDict, total=False):
+    max_retries: int
+    retry_exceptions: bool | Sequence[type[BaseException]]
+    deadline_s: float
     _generator_backpressure_num_objects: int
 
 
-class ActorKeywords(LegacyKeywords, total=False):
-    """What an actor class's `options` takes, for type checkers."""
-
-    num_cpus: float
-    num_gpus: float
-    memory: float
-    resources: dict[str, float]
-    name: str
+class _OfActors(TypedDict, total=False):
     namespace: str
     lifetime: Literal["detached", "non_detached"]
     get_if_exists: bool
@@ -75,25 +74,35 @@ class ActorKeywords(LegacyKeywords, total=False):
     max_task_retries: int
     max_pending_calls: int
     max_concurrency: int
-    scheduling_strategy: SchedulingStrategy
-    runtime_env: Mapping[str, Any]
-    enable_task_events: bool
-    accelerator_type: str
-    label_selector: Mapping[str, str]
-    fallback_strategy: Sequence[Mapping[str, Any]]
-    _labels: Mapping[str, str]
     allow_out_of_order_execution: bool
     checkpoint_interval: int | dt.timedelta
 
 
-class RemoteKeywords(ActorKeywords, total=False):
-    """What `@remote(...)` takes: the options of either."""
+class TaskKeywords(SharedKeywords, _OfTasks, total=False):
+    """What a remote function's `options` takes beside `num_returns`, for type checkers."""
+
+
+class ActorKeywords(SharedKeywords, _OfActors, total=False):
+    """What an actor class's `options` takes, for type checkers."""
+
+
+class RemoteKeywords(SharedKeywords, _OfTasks, _OfActors, total=False):
+    """What `@remote(...)` takes: the options of either, and those that `options` does not take."""
 
     concurrency_groups: dict[str, int]
-    deadline_s: float
     max_calls: int
-    max_retries: int
+
+
+class MethodKeywords(TypedDict, total=False):
+    """What `@method` and a method's `options` take beside `num_returns`, for type checkers."""
+
+    max_task_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
+    deadline_s: float
+    concurrency_group: str
+    name: str
+    enable_task_events: bool
+    tensor_transport: str
     _generator_backpressure_num_objects: int
 
 
@@ -138,6 +147,11 @@ def _untaken(value: object) -> None:
     """Checks `_generator_backpressure_num_objects`."""
     if value is not None and value != -1:
         _count("_generator_backpressure_num_objects", value, 1, UNTAKEN_MAX)
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
 
 
 def _text(name: str, value: object) -> str | None:
@@ -207,10 +221,30 @@ def check_groups(groups: object) -> None:
 
 
 def _check_deadline(value: object) -> None:
-    if not 0 < check_quantity("deadline_s", value) <= DEADLINE_S_MAX:
+    if value is not None and not 0 < check_quantity("deadline_s", value) <= DEADLINE_S_MAX:
         raise ValueError(
             f"deadline_s is {value}: it must be above 0 and at most {DEADLINE_S_MAX:g} seconds"
         )
+
+
+def _allowed_ns(deadline_s: float | None) -> int:
+    return 0 if deadline_s is None else max(1, round(deadline_s * 1e9))
+
+
+def default_max_retries() -> int:
+    """`max_retries` where it is not given: ROSTRAL_TASK_MAX_RETRIES, RAY_TASK_MAX_RETRIES, or 3.
+
+    Raises ValueError for what is no number of retries.
+    """
+    for variable in ("ROSTRAL_TASK_MAX_RETRIES", "RAY_TASK_MAX_RETRIES"):
+        text = os.environ.get(variable)
+        if text:
+            if not re.fullmatch(r"-1|[0-9]{1,9}", text):
+                raise ValueError(
+                    f"{variable} is {text[:80]!r}: it must be a number of retries, -1 for any"
+                )
+            return int(text)
+    return MAX_RETRIES
 
 
 def _retried(value: object) -> bool | tuple[type[BaseException], ...]:
@@ -225,18 +259,16 @@ def _retried(value: object) -> bool | tuple[type[BaseException], ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """Options of a remote function, checked. Fields carry the names that users type."""
+class SharedOptions:
+    """Options that remote functions and actor classes have alike, checked."""
+
+    CPU_COUNT: ClassVar[float]
+    """How many CPUs are needed where `num_cpus` is not given."""
 
     num_cpus: float | None = None
     num_gpus: float | None = None
     memory: float | None = None
     resources: dict[str, float] | None = None
-    num_returns: int | str | None = None
-    max_retries: int = 3
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False
-    max_calls: int | None = None
-    deadline_s: float | None = None
     name: str | None = None
     scheduling_strategy: SchedulingStrategy = None
     runtime_env: RuntimeEnv | None = None
@@ -245,22 +277,18 @@ class TaskOptions:
     label_selector: Mapping[str, str] | None = None
     fallback_strategy: Sequence[Mapping[str, Any]] | None = None
     _labels: Mapping[str, str] | None = None
-    _generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
-        resources_of(self.as_dict(), 1.0)
+        resources_of(self.as_dict(), self.CPU_COUNT)
         check_strategy(self.scheduling_strategy)
-        _check_common(self)
+        _flag("enable_task_events", self.enable_task_events)
+        if self.label_selector is not None:
+            check_selector("label_selector", self.label_selector)
+        if self.fallback_strategy is not None:
+            check_fallback(self.fallback_strategy)
+        if self._labels is not None:
+            check_labels("_labels", self._labels)
         object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
-        _returns(self.num_returns)
-        _untaken(self._generator_backpressure_num_objects)
-        _count("max_retries", self.max_retries, -1)
-        if self.max_calls is not None:
-            _count("max_calls", self.max_calls, 0, CALLS_MAX)
-        if self.deadline_s is not None:
-            _check_deadline(self.deadline_s)
-        _text("name", self.name)
-        object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 
     def as_dict(self) -> dict[str, Any]:
         """The options by name."""
@@ -268,13 +296,39 @@ class TaskOptions:
 
     @property
     def demand(self) -> dict[str, float]:
-        """What a run needs: one CPU unless said otherwise."""
-        return resources_of(self.as_dict(), 1.0)
+        """What a run of a task needs, or an actor holds for its life."""
+        return resources_of(self.as_dict(), self.CPU_COUNT)
 
     @property
     def placement(self) -> Placement | None:
         """The placement group that it runs in, if one was named."""
         return placement_of(self.scheduling_strategy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions(SharedOptions):
+    """Options of a remote function, checked. Fields carry the names that users type."""
+
+    CPU_COUNT = 1.0
+
+    num_returns: int | str | None = None
+    max_retries: int = field(default_factory=default_max_retries)
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    max_calls: int | None = None
+    deadline_s: float | None = None
+    _generator_backpressure_num_objects: int | None = None
+
+    def __post_init__(self) -> None:
+        # Not super(): with slots, a dataclass is another class than the one that is written here.
+        SharedOptions.__post_init__(self)
+        _returns(self.num_returns)
+        _untaken(self._generator_backpressure_num_objects)
+        _count("max_retries", self.max_retries, -1)
+        if self.max_calls is not None:
+            _count("max_calls", self.max_calls, 0, CALLS_MAX)
+        _check_deadline(self.deadline_s)
+        _text("name", self.name)
+        object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 
     @property
     def run_limit(self) -> int:
@@ -290,7 +344,7 @@ class TaskOptions:
     @property
     def allowed_ns(self) -> int:
         """`deadline_s` in nanoseconds; 0: no deadline."""
-        return 0 if self.deadline_s is None else max(1, round(self.deadline_s * 1e9))
+        return _allowed_ns(self.deadline_s)
 
     @property
     def retries(self) -> int:
@@ -299,14 +353,11 @@ class TaskOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActorOptions:
+class ActorOptions(SharedOptions):
     """Options of an actor class, checked. Fields carry the names that users type."""
 
-    num_cpus: float | None = None
-    num_gpus: float | None = None
-    memory: float | None = None
-    resources: dict[str, float] | None = None
-    name: str | None = None
+    CPU_COUNT = 0.0
+
     namespace: str | None = None
     lifetime: str | None = None
     get_if_exists: bool = False
@@ -314,22 +365,12 @@ class ActorOptions:
     max_task_retries: int = 0
     max_pending_calls: int = -1
     max_concurrency: int | None = None
-    scheduling_strategy: SchedulingStrategy = None
-    runtime_env: RuntimeEnv | None = None
-    enable_task_events: bool = True
-    accelerator_type: str | None = None
-    label_selector: Mapping[str, str] | None = None
-    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
-    _labels: Mapping[str, str] | None = None
     concurrency_groups: dict[str, int] | None = None
     allow_out_of_order_execution: bool | None = None
     checkpoint_interval: int | dt.timedelta | None = None
 
     def __post_init__(self) -> None:
-        resources_of(self.as_dict(), 0.0)
-        check_strategy(self.scheduling_strategy)
-        _check_common(self)
-        object.__setattr__(self, "runtime_env", environments.parse(self.runtime_env))
+        SharedOptions.__post_init__(self)
         _actor_name("name", self.name)
         _actor_name("namespace", self.namespace)
         _count("max_restarts", self.max_restarts, -1)
@@ -340,20 +381,14 @@ class ActorOptions:
             _count("max_concurrency", self.max_concurrency, 1, CONCURRENCY_MAX)
         if self.concurrency_groups is not None:
             check_groups(self.concurrency_groups)
-        if self.allow_out_of_order_execution not in (None, False, True):
-            raise TypeError(
-                "allow_out_of_order_execution must be a bool, not "
-                f"{type(self.allow_out_of_order_execution).__name__}"
-            )
+        if self.allow_out_of_order_execution is not None:
+            _flag("allow_out_of_order_execution", self.allow_out_of_order_execution)
         self._check_checkpoint_interval()
         if self.lifetime not in (None, "detached", "non_detached"):
             raise ValueError(
                 f"lifetime is {self.lifetime!r}: it must be None, 'detached' or 'non_detached'"
             )
-        if not isinstance(self.get_if_exists, bool):
-            raise TypeError(
-                f"get_if_exists must be a bool, not {type(self.get_if_exists).__name__}"
-            )
+        _flag("get_if_exists", self.get_if_exists)
         if self.get_if_exists and self.name is None:
             raise ValueError("get_if_exists needs a name")
 
@@ -377,20 +412,6 @@ class ActorOptions:
                 "run one after the other can be replayed in their order"
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """The options by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @property
-    def demand(self) -> dict[str, float]:
-        """What the actor holds for its life: nothing unless said."""
-        return resources_of(self.as_dict(), 0.0)
-
-    @property
-    def placement(self) -> Placement | None:
-        """The placement group that it is part of, if one was named."""
-        return placement_of(self.scheduling_strategy)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodOptions:
@@ -399,6 +420,7 @@ class MethodOptions:
     num_returns: int | str | None = None
     max_task_retries: int | None = None
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    deadline_s: float | None = None
     concurrency_group: str | None = None
     name: str | None = None
     enable_task_events: bool = True
@@ -411,12 +433,10 @@ class MethodOptions:
         if self.max_task_retries is not None:
             _count("max_task_retries", self.max_task_retries, -1)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
+        _check_deadline(self.deadline_s)
         _text("concurrency_group", self.concurrency_group)
         _text("name", self.name)
-        if not isinstance(self.enable_task_events, bool):
-            raise TypeError(
-                f"enable_task_events must be a bool, not {type(self.enable_task_events).__name__}"
-            )
+        _flag("enable_task_events", self.enable_task_events)
         if self.tensor_transport not in (None, "object_store", "OBJECT_STORE"):
             raise UnsupportedOptionError(
                 f"tensor_transport is {self.tensor_transport!r}: tensors travel through the "
@@ -424,19 +444,10 @@ class MethodOptions:
                 hint="leave the option out",
             )
 
-
-def _check_common(options: TaskOptions | ActorOptions) -> None:
-    """What tasks and actors are told alike. Raises TypeError, ValueError."""
-    if not isinstance(options.enable_task_events, bool):
-        raise TypeError(
-            f"enable_task_events must be a bool, not {type(options.enable_task_events).__name__}"
-        )
-    if options.label_selector is not None:
-        check_selector("label_selector", options.label_selector)
-    if options.fallback_strategy is not None:
-        check_fallback(options.fallback_strategy)
-    if options._labels is not None:
-        check_labels("_labels", options._labels)
+    @property
+    def allowed_ns(self) -> int:
+        """`deadline_s` in nanoseconds; 0: no deadline."""
+        return _allowed_ns(self.deadline_s)
 
 
 def changed(options: Options, changes: Mapping[str, Any]) -> Options:

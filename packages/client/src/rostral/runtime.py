@@ -397,6 +397,7 @@ class Runtime:
         pending: PendingCalls | None,
         flags: int = 0,
         room: int = 0,
+        deadline_ns: int = 0,
     ) -> Any:
         """Puts a call into an actor's mailbox, in this caller's order.
 
@@ -421,6 +422,7 @@ class Runtime:
             True,
             pending,
             room,
+            deadline_ns,
         )
 
     def _submit(
