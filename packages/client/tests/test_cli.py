@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_start_status_stop(command_line: CommandLine) -> None:
-    address = command_line.start_head("--resources", '{"arm": 2}')
+    address = command_line.start_head("--resources", '{"arm": 2}', "--labels", '{"zone": "a"}')
     assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
     status = command_line.run("status")
     assert status.returncode == 0
@@ -32,6 +32,8 @@ def test_start_status_stop(command_line: CommandLine) -> None:
     assert node["address"] == address
     assert node["head"] is True
     assert node["resources"] == {"CPU": 2.0, "arm": 2.0}
+    with rostral.init(address):
+        assert rostral.nodes()[0]["Labels"] == {"zone": "a"}
     stopped = command_line.run("stop")
     assert (stopped.returncode, stopped.stdout) == (0, "stopped 1 node\n")
     assert not processes_of(command_line.runtime_dir)
@@ -130,6 +132,9 @@ def test_status_of_nothing_exits_with_3(command_line: CommandLine) -> None:
         ("start", "--head", "--num-cpus", "two"),
         ("start", "--head", "--resources", "arm=2"),
         ("start", "--head", "--resources", '["arm"]'),
+        ("start", "--head", "--resources", '{"arm": true}'),
+        ("start", "--head", "--labels", "zone=a"),
+        ("start", "--head", "--labels", '{"zone": 1}'),
         ("start", "--head", "--object-store-memory", "0"),
         ("start", "--address", "127.0.0.1:1"),
         ("start", "--head", "--token-file", "no-such-file"),

@@ -68,6 +68,16 @@ def test_one_return_of_a_generator_is_the_one_item_that_it_yields() -> None:
             get(counter.count.remote(1 << 40))
 
 
+def test_a_generator_that_a_function_returns_is_told_how_to_stream() -> None:
+    @rostral.remote
+    def squares() -> Any:
+        return (number * number for number in range(3))
+
+    with pytest.raises(ValueError, match='num_returns="streaming" takes any number'):
+        get(squares.remote())
+    assert values(squares.options(num_returns="streaming").remote()) == [0, 1, 4]
+
+
 def test_a_generator_without_returns_runs_to_its_end(marks: Path) -> None:
     @rostral.remote(num_returns=0)
     def work() -> Iterator[int]:

@@ -7,12 +7,10 @@ import logging
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +19,12 @@ import rostral
 from rostral.exceptions import (
     ActorHandleNotFoundError,
     AlreadyInitializedError,
-    ClusterUnavailableError,
     NotConnectedError,
     RostralError,
     UnknownArgumentError,
     UnsupportedOptionError,
 )
+from rostral.init_arguments import HARMLESS, REFUSED, SHAPING
 
 from .command_line import CommandLine, program, run_program
 from .waiting import files_of, processes_of, until
@@ -167,6 +165,12 @@ def test_what_shapes_a_cluster_is_named_as_it_was_given(name: str, value: Any) -
         init("127.0.0.1:1", **{name: value})
 
 
+def test_none_is_as_if_not_given() -> None:
+    arguments: dict[str, Any] = dict.fromkeys([*HARMLESS, *REFUSED, *SHAPING])
+    with start(**arguments, runtime_env=None, namespace=None, logging_config=None):
+        assert remote_value() == 42
+
+
 def test_what_rays_fixtures_pass_is_accepted() -> None:
     with start(
         labels={"zone": "a"},
@@ -235,79 +239,6 @@ def test_init_changes_nothing_that_shutdown_does_not_put_back() -> None:
     rostral.shutdown()
     gc.collect()
     assert state() == before
-
-
-# ---- addresses
-
-
-def test_an_address_where_nothing_listens_fails_fast() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
-    began = time.monotonic()
-    with pytest.raises(ClusterUnavailableError, match=f"nothing listens at {address}") as caught:
-        rostral.init(address)
-    assert time.monotonic() - began < 2
-    assert isinstance(caught.value, ConnectionError)
-
-
-def test_an_address_of_something_else_says_that_there_is_no_node() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(ClusterUnavailableError, match="no node of this user"):
-            rostral.init(address)
-
-
-def test_auto_with_no_node_is_a_connection_error() -> None:
-    with pytest.raises(ConnectionError, match="rostral start --head"):
-        rostral.init("auto")
-
-
-def test_local_starts_a_new_cluster(command_line: CommandLine) -> None:
-    address = command_line.start_head()
-    with rostral.init("local", object_store_memory=STORE_BYTES) as context:
-        assert context["address"] != address
-
-
-def test_a_running_node_is_found(
-    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By its address, by "auto", by nothing, and by the environment."""
-    address = command_line.start_head()
-    for given in (address, address.replace("127.0.0.1", "localhost"), "auto", None):
-        with rostral.init(given) as context:
-            assert context["address"] == address
-            assert remote_value() == 42
-    monkeypatch.setenv("ROSTRAL_ADDRESS", address)
-    with rostral.init() as context:
-        assert context["address"] == address
-    monkeypatch.delenv("ROSTRAL_ADDRESS")
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with rostral.init() as context:
-        assert context["address"] == address
-    monkeypatch.setenv("ROSTRAL_ADDRESS", "local")
-    with rostral.init() as context:
-        assert context["address"] != address
-
-
-def test_another_users_directory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tmp_path.chmod(0o755)
-    monkeypatch.setenv("ROSTRAL_RUNTIME_DIR", str(tmp_path))
-    with pytest.raises(ClusterUnavailableError, match="belongs to this user alone"):
-        rostral.init("local")
-
-
-def test_nodes_in_another_directory_are_not_found(
-    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command_line.start_head()
-    other = tmp_path / "other"
-    with monkeypatch.context() as patch:
-        patch.setenv("ROSTRAL_RUNTIME_DIR", str(other))
-        with pytest.raises(ClusterUnavailableError, match="no node of this user"):
-            rostral.init("auto")
 
 
 # ---- first use, last use
@@ -585,6 +516,7 @@ def test_nodes_and_resources() -> None:
         assert node["NodeID"] == context["node_id"]
         assert node["Alive"]
         assert node["Labels"] == {"zone": "a"}
+        assert rostral.get_runtime_context().get_node_labels() == {"zone": "a"}
         assert node["Resources"] == {"CPU": 2.0, "arm": 3.0}
         assert rostral.cluster_resources() == {"CPU": 2.0, "arm": 3.0}
         assert rostral.available_resources()["arm"] == 3.0

@@ -136,6 +136,17 @@ def test_children_are_members_where_the_group_captures_them() -> None:
     assert get(other_parent.options(scheduling_strategy=member(group)).remote()) is None
 
 
+def test_a_member_that_waits_lends_its_cpu_to_other_members() -> None:
+    group = placement_group([{"CPU": 1}])
+
+    @rostral.remote
+    def parent() -> str | None:
+        return rostral.get(current_group.remote())
+
+    capturing = parent.options(scheduling_strategy=member(group, captures=True))
+    assert get([capturing.remote() for _ in range(3)]) == [group.id] * 3
+
+
 def test_a_demand_that_no_bundle_can_meet_is_refused() -> None:
     group = placement_group([{"CPU": 1}, {"CPU": 0.5}])
     large = current_group.options(num_cpus=2, scheduling_strategy=member(group))

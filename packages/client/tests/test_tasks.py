@@ -156,11 +156,11 @@ def test_a_result_may_hold_references() -> None:
 
 def test_a_result_that_cannot_be_pickled_is_the_tasks_error() -> None:
     @rostral.remote
-    def generator() -> Any:
-        return (i for i in range(3))
+    def lock() -> Any:
+        return threading.Lock()
 
-    with pytest.raises(NotPicklableError, match="generator") as caught:
-        rostral.get(generator.remote())
+    with pytest.raises(NotPicklableError, match=r"_thread\.lock") as caught:
+        rostral.get(lock.remote())
     assert isinstance(caught.value, TaskError)
 
 

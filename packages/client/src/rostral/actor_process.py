@@ -307,11 +307,15 @@ class ActorProcess:
         scope = task_scope.get()
         if scope is not None:
             self._left_by.add(scope.task_id)
-        else:
-            # A thread of the user's own, or the scheduler: no call that runs has asked for it.
-            self._is_draining = True
         self._is_leaving = True
         self._close()
+
+    def leave_in_order(self) -> None:
+        """Ends the actor, after the calls that run if none of them asks for it. From any thread."""
+        if task_scope.get() is None:
+            # A thread of the user's own, or the scheduler.
+            self._is_draining = True
+        self.leave()
 
     def _close(self) -> None:
         self.mailbox.close()
@@ -386,7 +390,7 @@ def run_actor(runtime: Runtime, assignment: dict[str, Any]) -> None:
     """Builds and runs the actor; returns, or exits the process, at its end."""
     runtime.assignment = ActorAssignment.of(assignment)
     actor = ActorProcess(runtime, assignment)
-    _context.set_end_of_actor(actor.leave)
+    _context.set_end_of_actor(actor.leave_in_order)
     try:
         actor.load()
         actor.build()

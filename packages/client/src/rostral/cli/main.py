@@ -56,6 +56,7 @@ def main() -> None:
 )
 @click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs to offer.")
 @click.option("--resources", metavar="JSON", help="Custom resources, such as '{\"arm\": 2}'.")
+@click.option("--labels", metavar="JSON", help='Labels of the node, such as \'{"zone": "a"}\'.')
 @click.option(
     "--object-store-memory",
     type=click.IntRange(min=1),
@@ -76,6 +77,7 @@ def start(
     num_cpus: float | None,
     num_gpus: float,
     resources: str | None,
+    labels: str | None,
     object_store_memory: int | None,
     worker_memory: int | None,
 ) -> None:
@@ -100,7 +102,8 @@ def start(
         port=port,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
-        resources=_parse_resources(resources),
+        resources={name: float(value) for name, value in _parse(resources, (int, float)).items()},
+        labels=_parse(labels, (str,)),
         memory_bytes=object_store_memory,
         worker_memory_bytes=worker_memory,
         detached=True,
@@ -113,18 +116,16 @@ def start(
     click.echo(f"connect with rostral.init({record.address!r}); end it with: rostral stop")
 
 
-def _parse_resources(text: str | None) -> dict[str, float]:
-    if text is None:
-        return {}
+def _parse(text: str | None, types: tuple[type, ...]) -> dict[str, Any]:
+    """A JSON object whose values are of the types. Raises click.BadParameter."""
     try:
-        resources = json.loads(text)
-        if not isinstance(resources, dict):
-            raise TypeError("not an object")
-        return {str(name): float(quantity) for name, quantity in resources.items()}
-    except (ValueError, TypeError) as error:
-        raise click.BadParameter(
-            f"{text[:80]!r} is no JSON object of names and numbers: {error}"
-        ) from error
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r:.80} is no JSON: {error}") from error
+    if not isinstance(found, dict) or not all(type(value) in types for value in found.values()):
+        kind = "strings" if str in types else "numbers"
+        raise click.BadParameter(f"{text!r:.80} is no JSON object of names and {kind}")
+    return found
 
 
 @main.command()
