@@ -35,11 +35,12 @@ class PlacementGroup:
     """
 
     def __init__(
-        self, group_id: bytes, bundles: Sequence[Mapping[str, float]], *, is_placed: bool = False
+        self, group_id: bytes, bundles: Sequence[Mapping[str, float]], *, stage: str = "PENDING"
     ) -> None:
         self._group_id = group_id
         self._bundles = [dict(bundle) for bundle in bundles]
-        self._is_placed = is_placed
+        # As far as this process knows.
+        self._stage = stage
 
     @property
     def id(self) -> str:
@@ -61,9 +62,15 @@ class PlacementGroup:
 
         A group that is removed first gives TaskPlacementGroupRemovedError.
         """
-        member = PlacementGroupSchedulingStrategy(self)
-        options = TaskOptions(num_cpus=0, scheduling_strategy=member)
-        return remote_function(_ready, options).remote(self)
+        current = _context.runtime()
+        ids = current.scope().context
+        # Both kinds of id go on either way: a task that runs again may find the group placed where
+        # it was not before, and must name all that follows as it did then.
+        if self._has_bundles():
+            ids.next_child_id()
+            return current.put(self)
+        ids.next_put_id()
+        return self._member_task()
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Blocks until all bundles are set aside; False when the time is over, or it was removed.
@@ -71,15 +78,23 @@ class PlacementGroup:
         Args:
             timeout_seconds: 0 polls.
         """
-        if self._is_placed:
-            return True
-        current = _context.runtime()
-        state = current.ask("get_group", {"group_id": self._group_id})["state"]
-        if state == "PENDING":
-            current.wait_sealed([self.ready()], 1, check_quantity("timeout", timeout_seconds))
-            state = current.ask("get_group", {"group_id": self._group_id})["state"]
-        self._is_placed = state == "CREATED"
-        return self._is_placed
+        if not self._has_bundles() and self._stage == "PENDING":
+            seconds = check_quantity("timeout", timeout_seconds)
+            _context.runtime().wait_sealed([self._member_task()], 1, seconds)
+        return self._has_bundles()
+
+    def _has_bundles(self) -> bool:
+        """Whether they are set aside by now; asks unless that is known."""
+        if self._stage != "CREATED":
+            found = _context.runtime().ask("get_group", {"group_id": self._group_id})
+            self._stage = found["state"]
+        return self._stage == "CREATED"
+
+    def _member_task(self) -> ObjectRef[PlacementGroup]:
+        """A task that runs once the bundles are there, and fails when the group goes first."""
+        member = PlacementGroupSchedulingStrategy(self)
+        options = TaskOptions(num_cpus=0, scheduling_strategy=member)
+        return remote_function(_ready, options).remote(self)
 
     def __repr__(self) -> str:
         return f"PlacementGroup({self.id}, {self._bundles})"
@@ -138,7 +153,7 @@ def placement_group(
             "detached": lifetime == "detached",
         },
     )
-    return PlacementGroup(group_id, checked, is_placed=answer["state"] == "CREATED")
+    return PlacementGroup(group_id, checked, stage=answer["state"])
 
 
 def _check_bundles(bundles: object) -> list[dict[str, float]]:
@@ -166,7 +181,7 @@ def remove_placement_group(group: PlacementGroup) -> None:
         raise TypeError(
             f"remove_placement_group() takes a placement group, not {type(group).__name__}"
         )
-    group._is_placed = False
+    group._stage = "REMOVED"
     current = _context.runtime()
     current.ask("remove_group", {"group_id": group._group_id})
     current.forget_group(group._group_id)
