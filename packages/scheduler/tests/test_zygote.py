@@ -12,6 +12,7 @@ from rostral_scheduler.errors import WorkerStartError
 from rostral_scheduler.local.logs import make_pipe
 from rostral_scheduler.local.zygote_process import ZygoteProcess
 from rostral_scheduler.worker_start import WorkerStart
+from rostral_scheduler.zygote_start import start_zygote
 
 from .node import DEADLINE_S, is_alive
 
@@ -81,7 +82,8 @@ async def forked(zygote: ZygoteProcess, heard: Heard, what: str) -> tuple[int, s
 
 
 def running_zygote(heard: Heard, entry: str = "bare_worker:main") -> ZygoteProcess:
-    return ZygoteProcess(heard, entry=entry, preload=("json", "no_such_module"), environment={})
+    started = start_zygote(entry=entry, preload=("json", "no_such_module"), environment={})
+    return ZygoteProcess(heard, started, entry=entry)
 
 
 def run(coroutine: object) -> None:
@@ -93,7 +95,7 @@ def test_child_has_its_own_output_environment_and_signals() -> None:
     async def scenario() -> None:
         heard = Heard()
         zygote = running_zygote(heard)
-        await zygote.start(DEADLINE_S)
+        await zygote.wait_ready(DEADLINE_S)
         pid, written = await forked(zygote, heard, "describe")
         await until(lambda: pid in heard.exits)
         assert heard.exits[pid] == 0
@@ -124,7 +126,7 @@ def test_end_of_a_worker_is_reported_as_it_was(what: str, code: int, text: str) 
     async def scenario() -> None:
         heard = Heard()
         zygote = running_zygote(heard)
-        await zygote.start(DEADLINE_S)
+        await zygote.wait_ready(DEADLINE_S)
         pid, written = await forked(zygote, heard, what)
         await until(lambda: pid in heard.exits)
         assert heard.exits[pid] == code
@@ -139,7 +141,7 @@ def test_workers_end_with_their_zygote(how: str) -> None:
     async def scenario() -> None:
         heard = Heard()
         zygote = running_zygote(heard)
-        await zygote.start(DEADLINE_S)
+        await zygote.wait_ready(DEADLINE_S)
         pids = [(await forked(zygote, heard, "wait"))[0] for _ in range(3)]
         assert all(is_alive(pid) for pid in pids)
         if how == "killed":
@@ -156,7 +158,7 @@ def test_module_that_fails_to_import_is_told_with_its_traceback() -> None:
         heard = Heard()
         zygote = running_zygote(heard, "bare_worker:absent")
         with pytest.raises(WorkerStartError, match="has no attribute 'absent'"):
-            await zygote.start(DEADLINE_S)
+            await zygote.wait_ready(DEADLINE_S)
         assert not heard.lost
 
     run(scenario())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,13 @@ def end_of_actor() -> Callable[[], None] | None:
 def current_runtime() -> Runtime | None:
     """This process's runtime, or None."""
     return _runtime
+
+
+def runs_event_loop() -> bool:
+    """Whether an event loop runs in this thread."""
+    # Importing asyncio would take half as long as importing all of this package.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def runtime() -> Runtime:

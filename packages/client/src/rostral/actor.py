@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import inspect
@@ -337,6 +336,8 @@ class ActorHandle(Generic[T]):
         numbers: dict[str, int] = self.__dict__.get("_numbers", {})
         number = numbers.get(name)
         if number is None:
+            import difflib
+
             near = difflib.get_close_matches(name, list(numbers), 1)
             raise AttributeError(
                 f"actor class {self.__dict__.get('_class_name')} has no method {name!r}"

@@ -6,7 +6,6 @@ references its worker gives its CPU back, as in any wait for objects.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import inspect
@@ -14,6 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from rostral import _context
 from rostral.interrupt import raise_interrupt
 from rostral.runtime import TaskScope
 
@@ -34,18 +34,22 @@ def run_in_loop(
     A cancelled task is cancelled in its loop, from which its code may clean up.
     """
     call = functools.partial(function, *args, **kwargs)
-    if asyncio._get_running_loop() is None:
+    if not _context.runs_event_loop():
         return _run(scope, call)
     # Inline, a coroutine has submitted this one, and a thread runs one loop at a time.
     return _run_in_thread(scope, call)
 
 
 def _run(scope: TaskScope, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+
     with asyncio.Runner() as runner:
         return runner.run(_interruptible(scope, call))
 
 
 async def _interruptible(scope: TaskScope, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+
     loop, me = asyncio.get_running_loop(), asyncio.current_task()
     assert me is not None
     scope.interrupt = functools.partial(loop.call_soon_threadsafe, me.cancel)

@@ -44,7 +44,6 @@ and Ray Direct Transport.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 from collections.abc import Hashable, Iterator, Sequence
 from types import GetSetDescriptorType, MemberDescriptorType
@@ -121,6 +120,8 @@ class UnsupportedOptionError(RostralError, ValueError):
     @classmethod
     def unknown(cls, name: str, known: Sequence[str]) -> Self:
         """The error for a name that nobody knows, with the nearest that exists."""
+        import difflib
+
         near = difflib.get_close_matches(name, known, 1)
         return cls(
             f"there is no option {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),

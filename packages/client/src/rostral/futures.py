@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import itertools
 import logging
@@ -14,6 +13,8 @@ from rostral.exceptions import RostralError
 from rostral.object_ref import ObjectRef
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from rostral.runtime import Runtime
 
 logger = logging.getLogger("rostral.futures")
@@ -40,12 +41,16 @@ class FutureWaiter:
 
     def add(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future that this thread will complete."""
+        import concurrent.futures
+
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.watch(ref, functools.partial(self._complete, ref, future))
         return future
 
     def when_any(self, refs: list[ObjectRef[Any]]) -> concurrent.futures.Future[None]:
         """A future that is None once one of the objects is sealed; its value is not looked at."""
+        import concurrent.futures
+
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._watch(refs, functools.partial(_settle, future))
         return future

@@ -7,7 +7,6 @@ thread, looks at the flags of what runs at this moment.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import pickle
 import signal
@@ -97,6 +96,6 @@ def is_cancelled() -> bool:
     scope = _context.task_scope.get()
     if scope is None or scope.task is None:
         raise RuntimeError("only a task can be cancelled, and none runs in this thread")
-    if asyncio._get_running_loop() is not None:
+    if _context.runs_event_loop():
         raise RuntimeError("a coroutine is told by asyncio.CancelledError that it was cancelled")
     return _context.connected().tasks.is_cancelled(scope.task)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rostral import _context, callbacks
 from rostral.exceptions import OutOfBandReferenceError
 from rostral_gcs.ids import JobID, ObjectID, TaskID
 from rostral_objectstore._native.handle import Handle, name_object
 from rostral_objectstore._native.references import rebuild_ref, set_reference_class
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -115,6 +117,8 @@ class ObjectRef(Handle, Generic[T_co], metaclass=_ByName):
 
     def as_future(self) -> asyncio.Future[T_co]:
         """An asyncio future of the value, for the running loop."""
+        import asyncio
+
         return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, T_co]:

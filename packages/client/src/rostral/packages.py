@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -113,6 +112,8 @@ def _digest(files: dict[str, Path]) -> str:
 
 def _write(target: Path, files: dict[str, Path]) -> str:
     """Writes the package; returns the digest of what is in it, should a file just have changed."""
+    import zipfile  # not at the top: few jobs bring packages
+
     digest = hashlib.blake2b(digest_size=16)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as package:
         for name, path in files.items():

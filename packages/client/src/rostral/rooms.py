@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ from rostral_objectstore._native.stream import StreamWriter
 from rostral_objectstore.errors import StoreClosedError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rostral.runtime import Runtime
 
 
@@ -31,6 +32,8 @@ class RoomWaiter:
 
     def wait(self, writer: StreamWriter) -> asyncio.Future[None]:
         """A future of the running loop that is done once the stream has room."""
+        import asyncio
+
         future = asyncio.get_running_loop().create_future()
         with self._lock:
             self._pending.append((writer, future))

@@ -7,8 +7,6 @@ asked once for each new shape of resources, for each actor, and for what is said
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import functools
 import itertools
 import logging
@@ -52,6 +50,9 @@ from rostral_objectstore.serialization import deserialize
 from rostral_scheduler.environment import EnvironmentSpec, decode_environment, encode_environment
 
 if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
     from rostral.assignment import ActorAssignment
 
 logger = logging.getLogger("rostral.runtime")
@@ -213,7 +214,7 @@ class Runtime:
         self, refs: Sequence[ObjectRef[Any]], reads: list[Read | None], timeout_s: float | None
     ) -> list[Read | None]:
         """Waits for what could not be read. Raises the first error found, or GetTimeoutError."""
-        if timeout_s != 0 and asyncio._get_running_loop() is not None:
+        if timeout_s != 0 and _context.runs_event_loop():
             logger.warning(
                 "get() waits in a coroutine, and with it waits its whole event loop: await the "
                 "reference instead"
@@ -284,6 +285,8 @@ class Runtime:
         """A future of the running loop that is done once one of the references is ready."""
         if self._waiter is None:
             self._waiter = FutureWaiter(self)
+        import asyncio
+
         return asyncio.wrap_future(self._waiter.when_any(refs))
 
     def rooms(self) -> RoomWaiter:

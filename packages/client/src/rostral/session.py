@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import stat
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +55,8 @@ def runtime_dir() -> Path:
     """
     base = os.environ.get("ROSTRAL_RUNTIME_DIR")
     if base is None:
+        import tempfile  # not at the top: it brings much along
+
         xdg = os.environ.get("XDG_RUNTIME_DIR")
         base = (
             str(Path(xdg) / "rostral")
@@ -135,4 +135,6 @@ def remove_session_dir(session_dir: str) -> None:
     """Removes a node's directory, and nothing that is not one."""
     path = Path(session_dir)
     if path.parent == runtime_dir() and path.name.startswith("session-"):
+        import shutil  # not at the top: it brings much along
+
         shutil.rmtree(path, ignore_errors=True)

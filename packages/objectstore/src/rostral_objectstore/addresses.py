@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from rostral_gcs.errors import ConfigError
@@ -34,6 +33,8 @@ def runtime_dir() -> Path:
     elif xdg and Path(xdg).is_dir():
         path = Path(xdg) / "rostral"
     else:
+        import tempfile  # not at the top: it brings much along
+
         path = Path(tempfile.gettempdir()) / f"rostral-{os.getuid()}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ same attachment through `table` and `tasks`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import weakref
 from collections.abc import Sequence
@@ -278,6 +277,8 @@ class StoreClient:
 
         Raises: as `get`; StoreClosedError when the store is closed meanwhile.
         """
+        import asyncio  # who calls this has it; for others it would double the import's time
+
         handles = self._handles(what)
         _check_timeout(timeout_s)
         if self.wait(handles, timeout_s=0) < len(handles):
@@ -357,6 +358,8 @@ class StoreClient:
     async def _value_async(self, handle: ObjectHandle) -> Any:
         if self.table.state(handle) == ObjectState.SEALED:
             return self._value(handle)
+        import asyncio
+
         return await asyncio.to_thread(self._value, handle)  # it has to come back from disk
 
     def _late(self, handles: list[ObjectHandle], timeout_s: float | None) -> ObjectTimeoutError:

@@ -13,7 +13,6 @@ raised as the same class on the other side; nothing is ever unpickled here.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import logging
@@ -22,9 +21,8 @@ import socket
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -40,20 +38,6 @@ MAGIC = b"ROSTRAL\0"
 PROTOCOL_VERSION = 1
 LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 64 << 20
-HANDSHAKE_TIMEOUT_S = 5.0
-SOCKET_PATH_BYTES_MAX = 107
-PUSHES_QUEUED_MAX = 10_000
-PEER_CREDENTIALS = struct.Struct("3i")
-
-
-class Handler(Protocol):
-    """What a daemon does with the requests that come in on its socket."""
-
-    async def handle(self, session: Session, method: str, body: Body) -> Body:
-        """Answers one request. A RostralError goes back to the caller as such."""
-
-    def disconnected(self, session: Session) -> None:
-        """The peer is gone: it closed the connection, or died."""
 
 
 def encode_error(error: Exception) -> Body:
@@ -89,230 +73,14 @@ def decode_error(body: Body) -> Exception:
     )
 
 
-class Session:
-    """One connected peer, as the daemon sees it."""
-
-    def __init__(self, connection: socket.socket, pid: int) -> None:
-        self.pid = pid
-        self.state: dict[str, Any] = {}
-        self.pushes_dropped = 0
-        self._connection = connection
-        self._loop = asyncio.get_running_loop()
-        self._outgoing: asyncio.Queue[tuple[bytes, tuple[int, ...]]] = asyncio.Queue(
-            PUSHES_QUEUED_MAX
-        )
-
-    def push(self, topic: str, body: Body) -> None:
-        """Sends a one-way message. Never blocks: with too many waiting, drops and counts it."""
-        try:
-            self._outgoing.put_nowait((_frame([0, topic, body]), ()))
-        except asyncio.QueueFull:
-            self.pushes_dropped += 1
-
-    async def reply(self, request: int, body: Body, *, ok: bool) -> None:
-        """Answers one request; descriptors in ``_fds`` ride along."""
-        fds = tuple(body.pop("_fds", ()))
-        await self._outgoing.put((_frame([request, ok, body]), fds))
-
-    async def send_outgoing(self) -> None:
-        """Writes what is queued, until cancelled."""
-        while True:
-            frame, fds = await self._outgoing.get()
-            if fds:
-                # The descriptors ride on the first byte; the rest follows as usual.
-                socket.send_fds(self._connection, [frame[:1]], list(fds))
-                frame = frame[1:]
-            await self._loop.sock_sendall(self._connection, frame)
-
-    def close(self) -> None:
-        """Ends the conversation; ``disconnected`` follows."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-
-
-def _frame(message: list[Any]) -> bytes:
+def frame(message: list[Any]) -> bytes:
+    """A message as it travels. Raises ProtocolError for one that is too large."""
     payload = msgspec.msgpack.encode(message)
     if len(payload) > FRAME_BYTES_MAX:
         raise ProtocolError(
             f"a message of {len(payload)} bytes is over the limit of {FRAME_BYTES_MAX}"
         )
     return LENGTH.pack(len(payload)) + payload
-
-
-def _listen(path: str) -> socket.socket:
-    """A listening socket at the path; one that a dead daemon left there is replaced."""
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise StoreUnavailableError(
-            f"the socket path {path} is longer than the {SOCKET_PATH_BYTES_MAX} bytes that a Unix "
-            "socket allows",
-            hint="choose a shorter directory",
-        )
-    if _answers(path):
-        raise StoreUnavailableError(
-            f"another daemon listens at {path}", hint="stop it, or choose another socket path"
-        )
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if Path(path).is_socket():
-            Path(path).unlink()
-        # The mode of the unbound socket becomes that of the file: at no moment is it wider.
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(path)
-        listener.listen(512)
-    except OSError as error:
-        listener.close()
-        raise StoreUnavailableError(
-            f"cannot listen at {path}: {error.strerror}",
-            hint="the directory must exist and be ours, and the path must be free",
-        ) from error
-    return listener
-
-
-def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(path) == 0
-
-
-class ControlServer:
-    """Listens on a Unix socket of mode 0600 and answers the peers of the same user.
-
-    Args:
-        path: where the socket lies; a stale one that nobody listens on is replaced.
-        handler: answers the requests.
-    """
-
-    def __init__(self, path: str, handler: Handler) -> None:
-        self.path = path
-        self._handler = handler
-        self._listener: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> None:
-        """Listens from here on. Raises StoreUnavailableError when the path cannot be used."""
-        self._listener = _listen(self.path)
-        self._spawn(self._accept(self._listener))
-
-    async def stop(self) -> None:
-        """Closes every connection and removes the socket."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-            _remove(self.path)
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                logger.warning("cannot accept error=%s", error)
-                await asyncio.sleep(0.1)
-                continue
-            self._spawn(self._serve(connection))
-
-    async def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            credentials = connection.getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
-            )
-            pid, uid, _ = PEER_CREDENTIALS.unpack(credentials)
-            if uid not in (os.getuid(), 0):
-                logger.warning("refused a peer of another user pid=%s uid=%s", pid, uid)
-                return
-            connection.setblocking(False)
-            session = Session(connection, pid)
-            try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                    magic, version, _ = PREAMBLE.unpack(await _receive(connection, PREAMBLE.size))
-            except (TimeoutError, EOFError, OSError):
-                return
-            if magic != MAGIC or version != PROTOCOL_VERSION:
-                logger.warning("refused a peer of another protocol pid=%s version=%s", pid, version)
-                return
-            async with contextlib.AsyncExitStack() as ending:
-                ending.callback(self._handler.disconnected, session)
-                ending.enter_context(_watch_death(session))
-                sender = asyncio.get_running_loop().create_task(session.send_outgoing())
-                ending.push_async_callback(_end, sender)
-                await self._converse(connection, session)
-
-    async def _converse(self, connection: socket.socket, session: Session) -> None:
-        """Answers one request after the other: a peer sees the effects of its calls in order."""
-        while True:
-            try:
-                (length,) = LENGTH.unpack(await _receive(connection, LENGTH.size))
-                if length > FRAME_BYTES_MAX:
-                    logger.warning("refused a frame of %s bytes pid=%s", length, session.pid)
-                    return
-                message = msgspec.msgpack.decode(await _receive(connection, length))
-                request, method, body = message
-            except (EOFError, OSError):
-                return
-            except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
-                logger.warning("refused a frame that is no message pid=%s", session.pid)
-                return
-            ok, answer = await self._answer(session, method, body)
-            if request:
-                await session.reply(request, answer, ok=ok)
-
-    async def _answer(self, session: Session, method: str, body: Body) -> tuple[bool, Body]:
-        try:
-            return True, await self._handler.handle(session, method, body)
-        except RostralError as error:
-            return False, encode_error(error)
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            logger.exception("request failed method=%s pid=%s", method, session.pid)
-            wrong = ProtocolError(
-                f"{str(method)[:80]}: the request's body is wrong ({type(error).__name__}: {error})"
-            )
-            return False, encode_error(wrong)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _watch_death(session: Session) -> Iterator[None]:
-    """Closes the session when its process ends, whoever has inherited the connection from it."""
-    loop = asyncio.get_running_loop()
-    try:
-        fd = os.pidfd_open(session.pid)
-    except OSError:  # it is gone already, or lives in another pid namespace
-        yield
-        return
-    loop.add_reader(fd, session.close)
-    try:
-        yield
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-
-async def _receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly ``size`` bytes, or EOFError."""
-    loop = asyncio.get_running_loop()
-    received = bytearray()
-    while len(received) < size:
-        part = await loop.sock_recv(connection, min(size - len(received), 1 << 20))
-        if not part:
-            raise EOFError
-        received += part
-    return bytes(received)
 
 
 _clients: weakref.WeakSet[ControlClient] = weakref.WeakSet()
@@ -389,7 +157,7 @@ class ControlClient:
             request = self._last_request
             self._waiting[request] = call
         try:
-            self._write(_frame([request, method, body]))
+            self._write(frame([request, method, body]))
         except StoreUnavailableError:
             # Our reader meets the same end: after that, `closed` says what the error does.
             call.done.wait(self.timeout_s)
@@ -410,7 +178,7 @@ class ControlClient:
     def send(self, method: str, body: Body) -> None:
         """Tells, and waits for nothing."""
         self._check_open()
-        self._write(_frame([0, method, body]))
+        self._write(frame([0, method, body]))
 
     def close(self) -> None:
         """Ends the conversation. Idempotent; calls under way fail. Nothing in a forked child."""

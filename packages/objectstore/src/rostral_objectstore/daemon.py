@@ -23,7 +23,8 @@ from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.config import StoreConfig, machine_memory_bytes
-from rostral_objectstore.control import Body, ControlServer, Session
+from rostral_objectstore.control import Body
+from rostral_objectstore.control_server import ControlServer, Session
 from rostral_objectstore.errors import ProtocolError, StoreRestartedError, TooManyClientsError
 from rostral_objectstore.layout import (
     CHUNK_BYTES,

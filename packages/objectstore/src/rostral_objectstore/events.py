@@ -6,7 +6,6 @@ _native/events.pyx.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import deque
@@ -96,6 +95,8 @@ class Subscription:
         return self
 
     async def __anext__(self) -> ObjectEvent:
+        import asyncio  # not at the top: most readers are no coroutines
+
         try:
             while not self._pending:
                 # Only looks: an event that comes while we are cancelled is not lost.

@@ -8,15 +8,18 @@ closed, it always waits for one object more, the bell, which nobody else knows: 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore.errors import ObjectStoreError, StoreClosedError
 from rostral_objectstore.handle import ObjectHandle
+
+if TYPE_CHECKING:
+    import asyncio
 
 KIND_BELL = 2
 # How long the thread stays when nobody waits.
@@ -29,6 +32,8 @@ class _Wait:
     __slots__ = ("future", "handles", "loop")
 
     def __init__(self, handles: Sequence[ObjectHandle]) -> None:
+        import asyncio  # not at the top: most clients never wait in a coroutine
+
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
         self.handles: set[Handle] = set(handles)

@@ -15,6 +15,7 @@ from pathlib import Path
 from rostral_gcs.errors import ConfigError, RostralError
 from rostral_objectstore.layout import SLOTS_MAX
 from rostral_scheduler.core.resources import CPU, GPU, ResourceSet
+from rostral_scheduler.zygote_start import PRELOADED, WORKER_MODULE
 
 __all__ = ["LocalSchedulerConfig"]
 
@@ -115,8 +116,8 @@ class LocalSchedulerConfig:
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     address: str = "127.0.0.1"
-    worker_module: str = "rostral.worker:main"
-    preload_modules: tuple[str, ...] = ("numpy", "cloudpickle")
+    worker_module: str = WORKER_MODULE
+    preload_modules: tuple[str, ...] = PRELOADED
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     prestart_count: int | None = None
     workers_max: int = 1008

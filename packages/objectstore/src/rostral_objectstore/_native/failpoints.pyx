@@ -5,7 +5,6 @@ ROSTRAL_FAILPOINTS, for example `seal.before_publish=kill@3,delete.begun=stop`. 
 a process, which all its attachments point at. For tests: nothing here is of use to a store that is
 to live.
 """
-import difflib
 import os
 
 from libc.string cimport memset
@@ -53,6 +52,8 @@ def parse(part):
     name, _, rest = part.partition("=")
     action, _, hit = rest.partition("@")
     if name not in NAMES:
+        import difflib
+
         near = difflib.get_close_matches(name, NAMES, 3)
         raise ConfigError(
             f"{VARIABLE}: there is no failpoint {name!r}",

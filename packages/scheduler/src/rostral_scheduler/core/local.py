@@ -75,9 +75,9 @@ class LocalPolicy:
         self._starved = False
         self._now_s = 0.0
         self._observations = 0
-        # The workers that decisions are about: all but actors that hold nothing, of which there
-        # may be very many.
-        self._active: list[Worker] = []
+        # The workers that decisions are about, by number: all but actors that hold nothing, of
+        # which there may be very many.
+        self.active: dict[int, Worker] = {}
         self._start_failures = 0
         self._no_start_before_s = 0.0
 
@@ -132,11 +132,14 @@ class LocalPolicy:
         # From here on it holds what it asked to hold; what placing it took beyond that is free.
         self.resources.release(worker.allocation)
         worker.allocation = self.resources.acquire(worker.held)
+        if worker.is_settled:
+            del self.active[worker.number]
 
     def _handle_worker_gone(self, event: ev.WorkerGone) -> list[act.Action]:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return []
+        self.active.pop(worker.number, None)
         if worker.stage is WorkerStage.STARTING:
             # A worker module that fails at once must not be forked in a hot loop.
             pause_s = self.limits.start_backoff_s * 2 ** min(self._start_failures, 10)
@@ -183,7 +186,6 @@ class LocalPolicy:
     def _handle_observed(self, event: ev.Observed) -> list[act.Action]:
         self._now_s = event.now_s
         self._observations += 1
-        self._active = [worker for worker in self.workers.values() if not worker.is_settled]
         orders: list[act.Action] = []
         for seen in event.workers:
             self._see_worker(seen, orders)
@@ -197,7 +199,7 @@ class LocalPolicy:
             self._trim(orders)
         self._keep_prestarted(orders)
         self._set_wanted(orders)
-        withdrawing = any(w.stage is WorkerStage.WITHDRAWING for w in self._active)
+        withdrawing = any(w.stage is WorkerStage.WITHDRAWING for w in self.active.values())
         starved = bool(unserved) or withdrawn or withdrawing
         if starved != self._starved:
             self._starved = starved
@@ -277,7 +279,7 @@ class LocalPolicy:
         """How many workers serve each queue, and how many of them will look at it by themselves."""
         served: dict[int, int] = {}
         soon: dict[int, int] = {}
-        for worker in self._active:
+        for worker in self.active.values():
             if worker.queue and worker.stage is not WorkerStage.KILLED and not worker.lent:
                 served[worker.queue] = served.get(worker.queue, 0) + 1
                 if worker.available_soon:
@@ -290,10 +292,10 @@ class LocalPolicy:
         """Grants and starts what fits. Returns the demands that lack resources or a process."""
         unserved = []
         reserved: dict[str, int] = {}
-        free = [w for w in self._active if w.stage is WorkerStage.FREE]
+        free = [w for w in self.active.values() if w.stage is WorkerStage.FREE]
         starting = Counter(
             worker.environment
-            for worker in self._active
+            for worker in self.active.values()
             if worker.stage is WorkerStage.STARTING and not worker.actor_id
         )
         for demand in demands:
@@ -372,7 +374,7 @@ class LocalPolicy:
         if len(self.workers) < self.limits.workers_max:
             return True
         # Full: a process that idles for another job, or for none, makes room.
-        for worker in self._active:
+        for worker in self.active.values():
             if worker.stage is WorkerStage.FREE:
                 orders.append(self._kill(worker))
                 break
@@ -382,7 +384,7 @@ class LocalPolicy:
         worker = Worker(self._next_worker, environment=environment)
         self._next_worker += 1
         self.workers[worker.number] = worker
-        self._active.append(worker)
+        self.active[worker.number] = worker
         return worker
 
     # ---- rules 4 and 5: withdrawing
@@ -390,7 +392,7 @@ class LocalPolicy:
     def _withdraw_for(self, unserved: list[Demand], orders: list[act.Action]) -> bool:
         """Withdraws what the unserved, and the ledger, lack. True if the CPU is overdrawn."""
         coming = dict(self.resources.available)
-        for worker in self._active:
+        for worker in self.active.values():
             if worker.stage in (WorkerStage.WITHDRAWING, WorkerStage.KILLED) and not worker.lent:
                 add(coming, worker.allocation.resources)
         overdrawn = self.resources.available.get(CPU, 0) < 0
@@ -455,7 +457,7 @@ class LocalPolicy:
         served, _ = self._workers_by_queue()
         granted = [
             worker
-            for worker in self._active
+            for worker in self.active.values()
             if worker.stage is WorkerStage.GRANTED
             and worker.acknowledged
             and not worker.lent
@@ -492,7 +494,9 @@ class LocalPolicy:
 
     def _wake_suspicious(self, orders: list[act.Action]) -> None:
         """Tasks, and all workers asleep, at two ticks in a row: a wake-up was lost."""
-        awake = {w.queue for w in self._active if w.stage is WorkerStage.GRANTED and not w.idle}
+        awake = {
+            w.queue for w in self.active.values() if w.stage is WorkerStage.GRANTED and not w.idle
+        }
         served, _ = self._workers_by_queue()
         for queue in self.queues.values():
             stuck = queue.length > 0 and queue.loc in served and queue.loc not in awake
@@ -503,7 +507,7 @@ class LocalPolicy:
     def _trim(self, orders: list[act.Action]) -> None:
         """Ends processes that idle, beyond one for each CPU; withdraws from those that hold one."""
         keep = max(self.resources.total.get(CPU) // UNITS, self.limits.prestart_count)
-        tasks = [w for w in self._active if w.actor_id is None]
+        tasks = [w for w in self.active.values() if w.actor_id is None]
         surplus = len([w for w in tasks if w.stage is not WorkerStage.KILLED]) - keep
         tasks.sort(key=lambda w: w.idle_since_s if w.idle_since_s is not None else self._now_s)
         for worker in tasks:
@@ -535,6 +539,7 @@ class LocalPolicy:
 
     def _kill(self, worker: Worker) -> act.KillWorker:
         worker.stage = WorkerStage.KILLED
+        self.active[worker.number] = worker
         return act.KillWorker(worker.number)
 
     def _give_back(self, worker: Worker) -> None:
@@ -547,7 +552,7 @@ class LocalPolicy:
         self.reservations.settle()
 
     def _count(self, condition: Callable[[Worker], bool]) -> int:
-        return sum(1 for worker in self._active if condition(worker))
+        return sum(1 for worker in self.active.values() if condition(worker))
 
     def environments_wanted(self) -> set[bytes]:
         """Environments for which tasks or actors wait that no worker can be started for."""
@@ -588,3 +593,5 @@ class LocalPolicy:
             expected = total - taken.get(name, 0) + (lent if name == CPU else 0)
             assert self.resources.available[name] == expected, (name, expected)
         assert len(self.workers) <= self.limits.workers_max
+        settled = {number for number, worker in self.workers.items() if worker.is_settled}
+        assert self.active.keys() == self.workers.keys() - settled

@@ -39,6 +39,7 @@ from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.repair import TaskRepair
 from rostral_scheduler.local.requests import Requests
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
+from rostral_scheduler.zygote_start import StartedZygote
 
 if TYPE_CHECKING:
     # Not before it is known that there is a GCS: gRPC takes longer to import than all else here.
@@ -59,6 +60,8 @@ class LocalScheduler:
         config: Checked here.
         gcs: A connected client to use, which stays the caller's; None: one is made when the
             configuration names a GCS.
+        zygote: A zygote that was started for this configuration; it ends with the scheduler. None:
+            one is started.
 
     Attributes:
         stopping: Set when a client, or the GCS, wants the node to stop. Whoever runs the scheduler
@@ -68,7 +71,13 @@ class LocalScheduler:
         ConfigError: The configuration is wrong.
     """
 
-    def __init__(self, config: LocalSchedulerConfig, *, gcs: AsyncGcsClient | None = None) -> None:
+    def __init__(
+        self,
+        config: LocalSchedulerConfig,
+        *,
+        gcs: AsyncGcsClient | None = None,
+        zygote: StartedZygote | None = None,
+    ) -> None:
         config.validate()
         self.config = config
         self.stopping = asyncio.Event()
@@ -84,6 +93,7 @@ class LocalScheduler:
             ),
         )
         self._given_gcs = gcs
+        self._given_zygote = zygote
         self._exit_stack = contextlib.AsyncExitStack()
         self._look_is_due = False
         self._telling = False
@@ -131,6 +141,7 @@ class LocalScheduler:
             exited=self._worker_exited,
             tell=self.tell,
             shown=self._show_lines,
+            started=self._given_zygote,
         )
         self.actors = Actors(
             config,
@@ -283,9 +294,9 @@ class LocalScheduler:
             QueueSeen(queue, self.memory.queue_length(queue)) for queue in self.policy.queues
         )
         workers = []
-        for worker in self.pool.by_number.values():
-            known = self.policy.workers.get(worker.number)
-            if worker.slot is None or known is None or known.is_settled:
+        for number in self.policy.active:
+            worker = self.pool.by_number.get(number)
+            if worker is None or worker.slot is None:
                 continue
             words = self.memory.work_words(worker.slot)
             workers.append(

@@ -31,6 +31,7 @@ from rostral_scheduler.errors import LimitReachedError, RuntimeEnvSetupError, Wo
 from rostral_scheduler.local.environment_cache import Cache
 from rostral_scheduler.local.environment_setup import PreparedFiles, prepare_files
 from rostral_scheduler.local.zygote_process import ZygoteListener, ZygoteProcess
+from rostral_scheduler.zygote_start import start_zygote
 
 __all__ = ["Environments", "WorkerPlace"]
 
@@ -196,16 +197,16 @@ class Environments:
         }
         zygote = None
         if spec.needs_interpreter:
-            zygote = ZygoteProcess(
-                self._listener,
-                entry=config.worker_module,
-                preload=config.preload_modules,
-                environment={**config.worker_environment, **variables},
-                interpreter=shlex.split(files.interpreter) or [sys.executable],
-                path=[*filter(None, [files.site_packages]), *sys.path],
-            )
             try:
-                await zygote.start(config.start_timeout_s)
+                started = start_zygote(
+                    entry=config.worker_module,
+                    preload=config.preload_modules,
+                    environment={**config.worker_environment, **variables},
+                    interpreter=shlex.split(files.interpreter) or [sys.executable],
+                    path=[*filter(None, [files.site_packages]), *sys.path],
+                )
+                zygote = ZygoteProcess(self._listener, started, entry=config.worker_module)
+                await zygote.wait_ready(config.start_timeout_s)
             except (WorkerStartError, OSError) as error:
                 raise RuntimeEnvSetupError(
                     f"the runtime environment's Python cannot run workers: {error}",

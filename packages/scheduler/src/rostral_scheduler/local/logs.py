@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,7 @@ def make_pipe() -> tuple[int, int]:
 
 
 class _Stream:
-    """One pipe and its file.
+    """One pipe and its file, which is there from the first line on: most workers write none.
 
     Invariant: ``partial`` has no newline and at most ``line_size_max`` bytes between two reads.
     """
@@ -55,18 +56,25 @@ class _Stream:
     def __init__(self, fd: int, path: Path) -> None:
         self.fd = fd
         self.path = path
-        self.file = path.open("ab", buffering=0)
+        self.file: FileIO | None = None
         self.written = 0
         self.partial = b""
 
     def write(self, data: bytes, limits: LogLimits) -> None:
         if self.written and self.written + len(data) > limits.file_size_max:
-            self.file.close()
+            self.close_file()
             self._rotate(limits.old_files_kept)
-            self.file = self.path.open("ab", buffering=0)
             self.written = 0
+        if self.file is None:
+            self.file = self.path.open("ab", buffering=0)
         self.file.write(data)
         self.written += len(data)
+
+    def close_file(self) -> None:
+        """Writes no more, until the next write."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
     def _rotate(self, kept: int) -> None:
         """Each old file takes the name of the next older one; the oldest is overwritten."""
@@ -182,7 +190,7 @@ class WorkerOutput:
         self._loop.remove_reader(stream.fd)
         os.close(stream.fd)
         with contextlib.suppress(OSError):
-            stream.file.close()
+            stream.close_file()
 
 
 def _split(data: bytes, size_max: int) -> tuple[list[bytes], bytes]:

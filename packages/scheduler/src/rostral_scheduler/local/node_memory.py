@@ -23,7 +23,8 @@ from rostral_objectstore._native import cancelling, repair, replay
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore.client import StoreClient
-from rostral_objectstore.control import Body, ControlClient, ControlServer, Session
+from rostral_objectstore.control import Body, ControlClient
+from rostral_objectstore.control_server import ControlServer, Session
 
 __all__ = [
     "QUEUE_MAILBOX",

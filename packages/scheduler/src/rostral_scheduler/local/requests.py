@@ -24,7 +24,7 @@ from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
-from rostral_scheduler.local.zygote_process import THREAD_LIMITS
+from rostral_scheduler.zygote_start import THREAD_LIMITS
 
 if TYPE_CHECKING:
     # A node without a GCS does not wait for gRPC's import.

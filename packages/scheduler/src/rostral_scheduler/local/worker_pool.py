@@ -26,6 +26,7 @@ from rostral_scheduler.local.logs import LogLimits, StreamName, WorkerOutput, ma
 from rostral_scheduler.local.node_memory import Session
 from rostral_scheduler.local.zygote_process import ZygoteProcess
 from rostral_scheduler.worker_start import CANCEL_SIGNAL, WorkerStart
+from rostral_scheduler.zygote_start import StartedZygote, start_zygote
 
 __all__ = ["Death", "WorkerPool", "WorkerProcess"]
 
@@ -124,6 +125,7 @@ class WorkerPool:
         exited: Called when a worker's process is dead; its ``status`` is set.
         tell: Gives an event about environments to the policy.
         shown: Called with (worker, stream, lines); False keeps them for later.
+        started: A zygote for this configuration that the caller has started; it is the pool's now.
     """
 
     def __init__(
@@ -134,11 +136,13 @@ class WorkerPool:
         exited: Callable[[WorkerProcess], None],
         tell: Callable[[Event], None],
         shown: Callable[[WorkerProcess, StreamName, Sequence[str]], bool],
+        started: StartedZygote | None = None,
     ) -> None:
         self._config = config
         self._node_id = node_id
         self._exited = exited
         self._shown = shown
+        self._started = started
         self._zygote: ZygoteProcess | None = None
         self.environments = Environments(config, listener=self, tell=tell)
         self._restarting: asyncio.Task[None] | None = None
@@ -157,13 +161,15 @@ class WorkerPool:
         await self._start_zygote()
 
     async def _start_zygote(self) -> None:
-        zygote = ZygoteProcess(
-            self,
-            entry=self._config.worker_module,
-            preload=self._config.preload_modules,
-            environment=self._config.worker_environment,
-        )
-        await zygote.start(self._config.start_timeout_s)
+        started, self._started = self._started, None
+        if started is None:
+            started = start_zygote(
+                entry=self._config.worker_module,
+                preload=self._config.preload_modules,
+                environment=self._config.worker_environment,
+            )
+        zygote = ZygoteProcess(self, started, entry=self._config.worker_module)
+        await zygote.wait_ready(self._config.start_timeout_s)
         self._zygote = zygote
         postponed, self._postponed = self._postponed, []
         for worker, place in postponed:

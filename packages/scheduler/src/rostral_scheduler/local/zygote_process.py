@@ -1,6 +1,7 @@
-"""The scheduler's side of the zygote: starts it, asks it for workers, hears what became of them.
+"""The scheduler's side of the zygote: asks it for workers, hears what became of them.
 
-This file owns the zygote's process and socket. It knows no workers beyond the message at hand.
+This file owns the zygote's process and socket, which ``zygote_start.py`` has made. It knows no
+workers beyond the message at hand.
 """
 
 from __future__ import annotations
@@ -8,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -21,22 +20,11 @@ import msgspec
 from rostral_scheduler.errors import WorkerStartError
 from rostral_scheduler.local.zygote import MESSAGE_SIZE_MAX
 from rostral_scheduler.worker_start import WorkerStart
-
-# With the same module search path as ours, also where that was changed after the start; not by
-# PYTHONPATH, which other programs that workers start would inherit.
-_PROGRAM = (
-    "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
-    "from rostral_scheduler.local.zygote import main; main(sys.argv[1:])"
-)
+from rostral_scheduler.zygote_start import StartedZygote
 
 __all__ = ["ZygoteListener", "ZygoteProcess"]
 
 logger = logging.getLogger("rostral.scheduler.zygote")
-
-# A worker shares its machine with as many others as there are CPUs: a BLAS that starts a thread for
-# each CPU in every one of them makes all of them slow. What is loaded here has one thread; what a
-# worker loads later has as many as its first task has CPUs. Whoever wants otherwise sets these.
-THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class ZygoteListener(Protocol):
@@ -56,53 +44,27 @@ class ZygoteListener(Protocol):
 
 
 class ZygoteProcess:
-    """One zygote, from ``start`` to ``stop``, on the running event loop."""
+    """One zygote, from its process's start to ``stop``, on the running event loop."""
 
-    def __init__(
-        self,
-        listener: ZygoteListener,
-        *,
-        entry: str,
-        preload: Sequence[str],
-        environment: Mapping[str, str],
-        interpreter: Sequence[str] = (sys.executable,),
-        path: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, listener: ZygoteListener, started: StartedZygote, *, entry: str) -> None:
         self._listener = listener
-        self._entry, self._preload, self._environment = entry, preload, environment
-        self._interpreter = interpreter
-        self._path = sys.path if path is None else path
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
+        self._entry = entry
+        self._process: subprocess.Popen[bytes] | None = started.process
+        self._connection: socket.socket | None = started.connection
         self._ready: asyncio.Future[None] | None = None
         self._serving = False
 
-    async def start(self, timeout_s: float) -> None:
-        """Starts the process and waits until it can fork.
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Waits until it can fork.
 
         Raises:
             WorkerStartError: The worker module cannot be imported, or the process ends, or it is
-                not ready in time.
+                not ready in time. Then it is gone.
         """
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = dict.fromkeys(THREAD_LIMITS, "1") | {**os.environ, **self._environment}
-        path = os.pathsep.join(filter(None, self._path))
-        command = [*self._interpreter, "-P", "-c", _PROGRAM, path]
-        with theirs:
-            # Blocks for a vfork and an exec: under a millisecond.
-            self._process = subprocess.Popen(  # noqa: ASYNC220
-                [*command, str(theirs.fileno()), self._entry, ",".join(self._preload)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                # Ctrl-C in the terminal that started the node must not reach the workers.
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        self._connection = ours
+        assert self._connection is not None
         self._ready = loop.create_future()
-        loop.add_reader(ours, self._receive)
+        loop.add_reader(self._connection, self._receive)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ready
