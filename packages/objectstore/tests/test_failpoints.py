@@ -95,6 +95,22 @@ while time.monotonic() < end:
         tasks.finish(task)
     tasks.sweep()
 """
+# Values given up by hand: read or not, with references, and before they are sealed.
+VICTIM_OF_FREES = """
+work = churn.Churn(client, seed)
+writable = client.create(1000, promised)
+end = time.monotonic() + patience_s
+while time.monotonic() < end:
+    work.step()
+    inner = client.put(bytes(600))
+    outer = table.put(ObjectHandle, os.urandom(20), 2, inner.packed(), [], [inner])
+    late = client.handle(ObjectID(os.urandom(20)))
+    read = client.put(np.zeros(50_000))
+    view = client.get(read)
+    client.free([outer, read, late])
+    table.fill(late, 2, bytes(work.chooser.choice([1, 600])), [], [])
+    del inner, outer, late, read, view
+"""
 BYSTANDER = """
 work = churn.Churn(client, 1)
 while not stopped:
@@ -216,7 +232,8 @@ def test_a_death_at_any_step_harms_nobody(
     waiter.begin("value = client.get(handle)")
     slot = victim.ask("slot")
     queue = Queue.create(client.segment, 64, QUEUE_READY, bytes(16), bytes(16))
-    story = VICTIM_OF_STREAMS if name.startswith("stream.") else VICTIM
+    stories = {"stream": VICTIM_OF_STREAMS, "free": VICTIM_OF_FREES}
+    story = stories.get(name.partition(".")[0], VICTIM)
     victim.begin(
         VICTIM_OF_TASKS if name.startswith(OF_TASKS) else story,
         seed=visit,

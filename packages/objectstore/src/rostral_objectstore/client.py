@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import array_form, arrow_streams
+from rostral_objectstore._native import freeing
 from rostral_objectstore._native.buffer import ObjectBuffer
+from rostral_objectstore._native.handle import Handle
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore._native.task import Tasks
@@ -59,6 +61,9 @@ TIMEOUT_S_MAX = 1e9
 _ONE = (ObjectHandle, ObjectID, str)
 # How many of the missing objects a timeout's message names; `missing` has all.
 TOLD_MAX = 3
+
+# How many objects one message to the daemon names: a hundred kilobytes of them.
+FREED_AT_ONCE = 4096
 
 # What a fetch may take if its caller does not say.
 FETCH_TIMEOUT_S = 600.0
@@ -431,6 +436,20 @@ class StoreClient:
         del handle  # ours may have been the last
         left = self.table.find(ObjectHandle, named)
         return "deferred" if left is not None and left.version == version else "deleted"
+
+    def free(self, handles: Sequence[Handle]) -> None:
+        """Gives the memory of objects back at once, though there are handles of them anywhere.
+
+        From then on whoever reads one of them gets ObjectFreedError. Views that live, in any
+        process, keep their bytes, and the memory goes with the last of them. What is not sealed yet
+        is freed when it is. Copies on disk go too. Freed twice is freed once.
+
+        Raises: ValueError for a handle of another store, StoreUnavailableError.
+        """
+        on_disk = [handle for handle in handles if not freeing.free(self.table, handle)]
+        for start in range(0, len(on_disk), FREED_AT_ONCE):
+            batch = on_disk[start : start + FREED_AT_ONCE]
+            self._control.call("free", {"objects": [handle.packed() for handle in batch]})
 
     def fetch(
         self,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import takeover
-from rostral_objectstore._native import events, headroom, repair, residence, sweep
+from rostral_objectstore._native import events, freeing, headroom, repair, residence, sweep
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
@@ -173,6 +173,8 @@ class StoreDaemon:
             case "restore":
                 handle = self.table.adopt(Handle, body["loc"], body["version"], _object_id(body))
                 return {"restored": await self.room.restore(handle)}
+            case "free":
+                return self._free(body["objects"])
             case "list_objects":
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
             case "fetch" if self.transfer is not None:
@@ -226,6 +228,12 @@ class StoreDaemon:
         session.state["slot"] = slot
         logger.debug("reattached pid=%s slot=%s", session.pid, slot)
         return {"slot": slot}
+
+    def _free(self, objects: list[bytes]) -> Body:
+        for packed in objects:
+            # Without a pause in between: nothing comes back from disk meanwhile.
+            freeing.free(self.table, self.table.adopt_packed(Handle, packed))
+        return {}
 
     async def _await_return(self, slot: int, pid: int) -> None:
         """Buries a client of the former daemon's that dies before it has come back to us."""

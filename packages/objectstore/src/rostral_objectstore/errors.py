@@ -21,7 +21,8 @@ RostralError (rostral_gcs)
     │   │   └── StoreRestartedError                 the store that listens is not the one we knew
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
     │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
-    │   │   └── ObjectCorruptError                  its spill file is not what was written
+    │   │   ├── ObjectCorruptError                  its spill file is not what was written
+    │   │   └── ObjectFreedError                    given up by hand
     │   ├── ObjectTimeoutError (TimeoutError)       not sealed in time
     │   ├── ObjectFetchError                        no holder could give the object; says why each
     │   │   └── ObjectFetchTimeoutError (TimeoutError)  not in the time allowed
@@ -147,6 +148,19 @@ class ObjectCorruptError(ObjectLostError):
 
     path: str = ""
     offset: int = 0
+
+
+class ObjectFreedError(ObjectLostError):
+    """The object was given up by hand, with `free`, while somebody still held it."""
+
+    @classmethod
+    def of(cls, object_ref_hex: str) -> Self:
+        """The error of whoever reads the object."""
+        return cls(
+            f"object {object_ref_hex} was freed by hand, and its value is gone",
+            hint="free an object only when nobody will read it any more",
+            object_ref_hex=object_ref_hex,
+        )
 
 
 class ObjectTimeoutError(ObjectStoreError, TimeoutError):

@@ -44,6 +44,7 @@ class ObjectState(IntEnum):
     DELETING = 4
     LOST = 5
     SPILLED = 6
+    FREED = 7
 
 
 class ObjectFlag(IntEnum):

@@ -11,7 +11,7 @@ import msgspec
 
 from rostral_gcs.ids import ObjectID
 
-StateName = Literal["pending", "created", "sealed", "spilled", "deleting", "lost"]
+StateName = Literal["pending", "created", "sealed", "spilled", "deleting", "lost", "freed"]
 
 
 class StoreStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,10 +13,10 @@ from rostral_objectstore._native.heap cimport ORPHAN_SLOT, class_size, initial_w
 from rostral_objectstore._native.index cimport hash_id, index_find
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
-from rostral_objectstore._native.objects cimport holder_bits, is_object
+from rostral_objectstore._native.objects cimport holder_bits, is_pinned
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport (
-    Segment, at, attachment, locator, slot_is_live, wide_of)
+    Segment, at, attachment, is_object, locator, slot_is_live, wide_of)
 from rostral_objectstore._native.table cimport ObjectTable
 
 
@@ -192,7 +192,7 @@ cdef class Checker:
         cdef uint32_t state = o.word & 0xff, flags = (o.word >> 8) & 0xff
         cdef uint32_t owner = (o.word >> 16) & 0xffff
         what = f"object {PyBytes_FromStringAndSize(<char *>o.id, 20).hex()} at {loc:#x}"
-        if state > OBJECT_SPILLED:
+        if state > OBJECT_FREED:
             self.wrong(f"{what} is in no state: {state}")
         if state == OBJECT_DELETING:
             self.wrong(f"{what} is still being deleted by slot {owner}")
@@ -204,7 +204,10 @@ cdef class Checker:
             self.wrong(f"{what} is not being deleted, but has a next one to delete")
         if IS_READY(o.word) and o.dependents != DEPENDENTS_CLOSED:
             self.wrong(f"{what} is sealed, but tasks could still wait for it")
-        if (flags & OBJECT_FLAG_INLINE or state == OBJECT_PENDING) and o.data != 0:
+        if state == OBJECT_FREED:
+            if o.data != 0 and not is_pinned(self.a, o):
+                self.wrong(f"{what} is freed and not read, and has a block")
+        elif (flags & OBJECT_FLAG_INLINE or state == OBJECT_PENDING) and o.data != 0:
             self.wrong(f"{what} has a block that it needs not")
         if state == OBJECT_SEALED and not flags & OBJECT_FLAG_INLINE and o.data == 0:
             self.wrong(f"{what} is sealed and has no bytes")

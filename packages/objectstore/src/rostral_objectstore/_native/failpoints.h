@@ -82,6 +82,13 @@
     STEP(DELETE_STEP_UNCOUNTED, "delete.uncounted")                                            \
     STEP(DELETE_STEP_EMPTIED, "delete.emptied")                                                \
     STEP(DELETE_STEP_FREE, "delete.free")                                                      \
+    /* freeing.pyx, and objects.pyx: a value is given up by hand */                            \
+    STEP(FREE_STEP_MARKED, "free.marked")                                                      \
+    STEP(FREE_STEP_PROMISED, "free.promised")                                                  \
+    STEP(FREE_STEP_SAID, "free.said")                                                          \
+    STEP(FREE_STEP_UNCOUNTED, "free.uncounted")                                                \
+    STEP(FREE_STEP_EMPTIED, "free.emptied")                                                    \
+    STEP(FREE_STEP_DONE, "free.done")                                                          \
     /* task.pyx and queue.pyx */                                                               \
     STEP(SUBMIT_STEP_RECORDED, "submit.recorded")                                              \
     STEP(SUBMIT_STEP_PROMISED, "submit.promised")                                              \

@@ -8,8 +8,8 @@ from rostral_objectstore._native.buffer cimport new_buffer
 from rostral_objectstore._native.handle cimport Handle
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
-from rostral_objectstore._native.objects cimport is_object, pin, unpin
-from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
+from rostral_objectstore._native.objects cimport pin, unpin
+from rostral_objectstore._native.segment cimport Segment, at, attachment, is_object, wake_slot
 from rostral_objectstore._native.table cimport ObjectTable
 
 
@@ -39,7 +39,7 @@ def ask_for_slabs(Segment segment not None):
 
 
 def gone(ObjectTable table not None, list keys not None):
-    """Those of the (locator, version) pairs whose objects are deleted, or lost."""
+    """Those of the (locator, version) pairs whose objects are deleted, lost, or given up."""
     cdef attachment *a = table._open()
     cdef uint32_t loc, version
     cdef uint64_t word
@@ -49,7 +49,7 @@ def gone(ObjectTable table not None, list keys not None):
         if is_object(a, loc):
             word = load64(&(<object_record *>at(a, loc)).word)
             if <uint32_t>(word >> 32) == version and (
-                    (word & 0xff) != OBJECT_FREE and (word & 0xff) != OBJECT_LOST):
+                    (word & 0xff) not in (OBJECT_FREE, OBJECT_LOST, OBJECT_FREED)):
                 continue
         missing.append(key)
     return missing

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 12u
+#define LAYOUT_VERSION 13u
 /* As many as 10 bits name, which is what the words of events and counts have for a slot. */
 #define MAX_SLOTS 1024u
 #define SLOT_WORDS (MAX_SLOTS / 64)
@@ -84,7 +84,7 @@ struct slot {
     uint32_t releasing;
     uint32_t locking; /* 1 + the index group whose lock this process holds or is about to take */
     /* A reference being counted, or its count being given back, in `containers` of the object that
-     * it names: see count_reference in objects.pyx. `count_object` is written last and wiped out
+     * it names: see count_reference in counting.pyx. `count_object` is written last and wiped out
      * first. `count_acked` is written by the others. */
     uint32_t count_object; /* the object whose value has the reference; 0: none */
     uint32_t count_index;  /* which of its references << 1 | whether its count goes up */
@@ -206,6 +206,7 @@ struct chunk_record {
  *     '----------> PENDING                            '--+--> DELETING <---------'
  *                                                                |
  *                   LOST: was SPILLED, the disk lost it          '--> FREE (version + 1)
+ *                   FREED: was SEALED, SPILLED or LOST, and its bytes were given up by hand
  */
 enum object_state {
     /* a block in use and FREE: `slot` is about to use it, or to give it back */
@@ -217,12 +218,16 @@ enum object_state {
     OBJECT_DELETING = 4, /* being taken apart by `slot` */
     OBJECT_LOST = 5,     /* sealed once; its bytes are nowhere any more */
     /* sealed; its bytes are on disk, or about to be moved: who wants to read asks the daemon */
-    OBJECT_SPILLED = 6
+    OBJECT_SPILLED = 6,
+    /* sealed once; its value is given up, whoever holds it. Its block goes, and `data` becomes 0,
+     * as soon as nobody has it pinned */
+    OBJECT_FREED = 7
 };
 /* Whoever only waits for the object need not wait any more. */
 #define IS_READY(word)                                                                   \
     ((0x1u << ((word) & 7) &                                                             \
-      (1u << OBJECT_SEALED | 1u << OBJECT_SPILLED | 1u << OBJECT_LOST)) != 0)
+      (1u << OBJECT_SEALED | 1u << OBJECT_SPILLED | 1u << OBJECT_LOST |                  \
+       1u << OBJECT_FREED)) != 0)
 #define OBJECT_FLAG_ERROR 1u      /* the value is an exception to raise */
 #define OBJECT_FLAG_INLINE 2u     /* the value lies in the record itself */
 #define OBJECT_FLAG_COMPOUND 4u   /* the block starts with a struct compound */
@@ -236,6 +241,10 @@ enum object_state {
 #define OBJECT_FLAG_SPILLED 64u
 /* the store itself holds it, for a client that said so: a daemon that takes over goes on with it */
 #define OBJECT_FLAG_KEPT 128u
+/* Both at once, which nothing else has: given up by hand. Who seals an object with them makes it
+ * FREED; and it is FREED again if its deleter steps back. */
+#define OBJECT_FLAGS_FREED (OBJECT_FLAG_INLINE | OBJECT_FLAG_SPILLED)
+#define IS_GIVEN_UP(word) (((uint64_t)(word) >> 8 & OBJECT_FLAGS_FREED) == OBJECT_FLAGS_FREED)
 
 /* state | flags << 8 | slot << 16 | version << 32 */
 #define OBJECT_WORD(state, flags, slot, version)                                     \
@@ -268,7 +277,7 @@ struct object {
     uint32_t data; /* locator of its block; 0 when inline or empty */
     uint32_t task; /* the task that makes it, while PENDING */
     /* DELETING: 0 while the deleter may still step back, then what it deletes next, or
-     * DELETE_LAST */
+     * DELETE_LAST. FREED: 1 + the slot of who gives its block back; 0: nobody does */
     uint32_t next;
     uint32_t last_used; /* the header's tick when it was last read, or sealed */
     /* one bit per slot: this process holds it. Only that process and the daemon write the bit */

@@ -11,7 +11,7 @@ cdef extern from "layout.h" nogil:
     enum: CHUNK_QUEUE
     enum: CLASS_COUNT, LARGEST_BLOCK, RUN_TASK, RECORDS_SHARE
     enum: OBJECT_FREE, OBJECT_PENDING, OBJECT_CREATED, OBJECT_SEALED, OBJECT_DELETING, OBJECT_LOST
-    enum: OBJECT_SPILLED
+    enum: OBJECT_SPILLED, OBJECT_FREED, OBJECT_FLAGS_FREED
     enum: OBJECT_FLAG_ERROR, OBJECT_FLAG_INLINE, OBJECT_FLAG_COMPOUND, OBJECT_FLAG_PRODUCER
     enum: OBJECT_FLAG_WIDE, OBJECT_FLAG_ON_DISK, OBJECT_FLAG_SPILLED, OBJECT_FLAG_KEPT
     enum: OBJECT_SIZE, INLINE_SIZE, WIDE_CHUNK, DEPENDENTS_CLOSED, DELETE_LAST
@@ -29,6 +29,7 @@ cdef extern from "layout.h" nogil:
     uint64_t CONTAINERS_WORD(uint64_t count, uint64_t slot, uint64_t number)
     uint64_t NEXT_VERSION(uint64_t word)
     bint IS_READY(uint64_t word)
+    bint IS_GIVEN_UP(uint64_t word)
     uint64_t LAP(uint64_t position, uint64_t capacity)
     uint64_t CHUNK_WORD(uint64_t kind, uint64_t class_, uint64_t slot, uint64_t length)
     uint64_t OBJECT_WORD(uint64_t state, uint64_t flags, uint64_t slot, uint64_t version)

@@ -14,21 +14,22 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil
 cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogil
 
 # holding
-cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil
 cdef void set_bit(attachment *a, object_record *o) noexcept nogil
 cdef uint64_t holder_bits(attachment *a, object_record *o, uint32_t i) noexcept nogil
 cdef bint held_by_none(attachment *a, object_record *o) noexcept nogil
 cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil
+cdef uint32_t meet_deleter(
+    attachment *a, uint32_t loc, uint64_t word, uint32_t spins) noexcept nogil
 cdef void drop(attachment *a, uint32_t loc) noexcept nogil
 
 # pinning
 cdef bint pin(attachment *a, uint32_t loc) noexcept nogil
 cdef void unpin(attachment *a, uint32_t loc) noexcept nogil
 cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil
+cdef void give_back(attachment *a, uint32_t loc) noexcept nogil
 
 # references inside values
 cdef void count_references(attachment *a, object_record *o, uint32_t count) noexcept nogil
-cdef void settle_count(attachment *a, uint32_t dead) noexcept nogil
 
 # deleting
 cdef void try_delete(attachment *a, uint32_t loc) noexcept nogil

@@ -25,6 +25,7 @@ Several tricky aspects:
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from rostral_objectstore._native.counting cimport count_reference
 from rostral_objectstore._native.events cimport publish
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport (
@@ -32,22 +33,13 @@ from rostral_objectstore._native.heap cimport (
 from rostral_objectstore._native.index cimport (
     hash_id, index_find, index_insert, index_remove, lock_home, unlock_home)
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.layout cimport contained as contained_ref, object as object_record
+from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.queue cimport resolve_dependents, resolved_mark
 from rostral_objectstore._native.segment cimport (
     at, attachment, locator, slot_is_live, wake_slot, wide_of)
 
 
 # ---- holding -------------------------------------------------------------------------------------
-
-cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil:
-    """Whether an object's record can lie at a locator that came from outside."""
-    cdef uint64_t offset = <uint64_t>loc << 6
-    if offset < a.hdr.chunks_offset or offset >= a.hdr.wide_offset or offset % OBJECT_SIZE:
-        return False
-    return (load64(&a.chunk_words[(offset - a.hdr.chunks_offset) // CHUNK_SIZE]) & 0xff
-            ) == CHUNK_OBJECTS
-
 
 cdef void set_bit(attachment *a, object_record *o) noexcept nogil:
     cdef uint64_t word
@@ -96,7 +88,7 @@ cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
     """Takes hold of a record that still has the version. False: the object is gone."""
     cdef object_record *o = <object_record *>at(a, loc)
     cdef uint64_t word
-    cdef uint32_t state, spins = 0, deleter
+    cdef uint32_t state, spins = 0
     if a.held[loc] != 0:
         if <uint32_t>(load64(&o.word) >> 32) != version:
             return False
@@ -111,20 +103,27 @@ cdef bint hold(attachment *a, uint32_t loc, uint32_t version) noexcept nogil:
             if state != OBJECT_DELETING:
                 a.held[loc] = 1
                 return True
-            # The deleter has not looked at the bits yet, or has and goes on: one of the two shows
-            # within its next few steps, unless it died; then the daemon, which must not wait for
-            # itself, ends the deletion or undoes it.
-            relax(spins)
-            spins += 1
-            if spins % 4096 == 0 and a.me.kind == KIND_STORE:
-                deleter = (word >> 16) & 0xffff
-                if not slot_is_live(a, deleter):
-                    settle_deletion(a, loc, deleter)
+            spins = meet_deleter(a, loc, word, spins)
             continue
         clear_bit(a, o)
         FAILPOINT(a.plan, HOLD_STEP_STRAY)
         try_delete(a, loc)  # our stray bit may have kept another object's deleter away
         return False
+
+
+cdef uint32_t meet_deleter(
+        attachment *a, uint32_t loc, uint64_t word, uint32_t spins) noexcept nogil:
+    """Waits a moment for the deleter of an object on which we have our bit. Returns spins + 1.
+
+    It has not looked at the bits yet, or has and goes on: one of the two shows within its next few
+    steps, unless it died; then the daemon, which must not wait for itself, ends the deletion or
+    undoes it.
+    """
+    cdef uint32_t deleter = (word >> 16) & 0xffff
+    relax(spins)
+    if (spins + 1) % 4096 == 0 and a.me.kind == KIND_STORE and not slot_is_live(a, deleter):
+        settle_deletion(a, loc, deleter)
+    return spins + 1
 
 
 cdef void drop(attachment *a, uint32_t loc) noexcept nogil:
@@ -175,6 +174,8 @@ cdef void unpin(attachment *a, uint32_t loc) noexcept nogil:
     else:
         and64(&wide_of(a, o).pins[(a.my_slot >> 6) - 1], ~(<uint64_t>1 << (a.my_slot & 63)))
     FAILPOINT(a.plan, PIN_STEP_UNMARKED)
+    if (load64(&o.word) & 0xff) == OBJECT_FREED:
+        give_back(a, loc)
 
 
 cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil:
@@ -186,6 +187,32 @@ cdef bint is_pinned(attachment *a, object_record *o) noexcept nogil:
             if load64(&wide_of(a, o).pins[i]) != 0:
                 return True
     return False
+
+
+cdef void give_back(attachment *a, uint32_t loc) noexcept nogil:
+    """Frees the block of a FREED object that this process holds, unless somebody has it pinned.
+
+    Then the last of those does: who gives an object up writes FREED and looks at the pins, who ends
+    a pin looks at the state afterwards. One of them says in `next` that it is his to do.
+    """
+    cdef object_record *o = <object_record *>at(a, loc)
+    cdef uint32_t following
+    while load32(&o.data) != 0 and not is_pinned(a, o):
+        if not cas32(&o.next, 0, a.my_slot + 1):
+            return  # who is at it looks once more after he has said that he is not
+        FAILPOINT(a.plan, FREE_STEP_SAID)
+        following = DELETE_LAST
+        if load32(&o.data) != 0 and not is_pinned(a, o):
+            if (load64(&o.word) >> 8) & OBJECT_FLAG_COMPOUND:
+                following = release_contained(a, o, following)
+                FAILPOINT(a.plan, FREE_STEP_UNCOUNTED)
+            release_named(a, &o.data)
+            FAILPOINT(a.plan, FREE_STEP_EMPTIED)
+            o.size = 0
+        store32(&o.next, 0)
+        FAILPOINT(a.plan, FREE_STEP_DONE)
+        if following != DELETE_LAST:
+            delete_following(a, following)
 
 
 # ---- deleting ------------------------------------------------------------------------------------
@@ -298,7 +325,10 @@ cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept n
     while (word & 0xff) == OBJECT_DELETING and ((word >> 16) & 0xffff) == dead:
         if o.next == 0 and not held_by_none(a, o):
             state = OBJECT_PENDING
-            if (word >> 8) & OBJECT_FLAG_SPILLED:
+            if IS_GIVEN_UP(word):
+                if load64(&o.dependents) == DEPENDENTS_CLOSED:
+                    state = OBJECT_FREED
+            elif (word >> 8) & OBJECT_FLAG_SPILLED:
                 state = OBJECT_SPILLED if (word >> 8) & OBJECT_FLAG_ON_DISK else OBJECT_LOST
             elif o.data != 0 or (word >> 8) & OBJECT_FLAG_INLINE:
                 state = OBJECT_SEALED
@@ -312,91 +342,6 @@ cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept n
                 return
             dead = a.my_slot
         word = load64(&o.word)
-
-
-# ---- references inside values --------------------------------------------------------------------
-
-cdef inline contained_ref *references_of(compound *c) noexcept nogil:
-    return <contained_ref *>(<char *>c + sizeof(compound))
-
-
-cdef uint32_t count_reference(
-        attachment *a, object_record *o, uint32_t index, bint up) noexcept nogil:
-    """Counts the object's reference number `index` in what it refers to, or gives the count back.
-
-    The one thing in the segment that is a count, and one that a death must not leave wrong: too
-    high, an object stays for ever; too low, somebody reads freed memory. So each change leaves in
-    the counted word who made it and the number of that step, and who writes over that has told its
-    author before. Then the daemon can say of a dead one's last step whether it was made: the mark
-    is there still, or it was acknowledged (settle_count). Returns the inner object's locator.
-    """
-    cdef slot *me = a.me
-    cdef compound *c = <compound *>at(a, o.data)
-    cdef uint32_t loc = references_of(c)[index].loc
-    cdef uint32_t number = (me.count_number + 1) & COUNT_NUMBER_MASK
-    cdef object_record *inner = <object_record *>at(a, loc)
-    cdef uint64_t word, count
-    me.count_index = index << 1 | up
-    me.count_number = number
-    release32(&me.count_object, locator(a, o))
-    FAILPOINT(a.plan, COUNT_STEP_SAID)
-    while True:
-        word = load64(&inner.containers)
-        acknowledge(a, word)
-        count = CONTAINERS_COUNT(word) + 1 if up else CONTAINERS_COUNT(word) - 1
-        if cas64(&inner.containers, word, CONTAINERS_WORD(count, a.my_slot, number)):
-            break
-    FAILPOINT(a.plan, COUNT_STEP_CHANGED)
-    release32(&c.counted_count if up else &c.released_count, index + 1)
-    FAILPOINT(a.plan, COUNT_STEP_WRITTEN)
-    release32(&me.count_object, 0)
-    FAILPOINT(a.plan, COUNT_STEP_DONE)
-    return loc
-
-
-cdef void count_references(attachment *a, object_record *o, uint32_t count) noexcept nogil:
-    """Counts each reference of a value that is about to be sealed in what it refers to."""
-    cdef uint32_t i
-    if count == 0:
-        return
-    # From here on, who repairs after our death must give the counts back.
-    add_flag(o, OBJECT_FLAG_COMPOUND)
-    for i in range(count):
-        count_reference(a, o, i, True)
-
-
-cdef void acknowledge(attachment *a, uint64_t word) noexcept nogil:
-    """Tells the author of a change that is about to be written over that it was made."""
-    cdef uint32_t author = CONTAINERS_SLOT(word), number = CONTAINERS_NUMBER(word), seen
-    cdef uint32_t *acked = &a.slots[author].count_acked
-    if author == a.my_slot or author >= MAX_SLOTS:
-        return
-    while True:
-        seen = load32(acked)
-        # Only forwards: somebody slower may still be telling of an earlier one.
-        if seen == number or (number - seen) & COUNT_NUMBER_MASK > COUNT_NUMBER_MASK >> 1:
-            return
-        if cas32(acked, seen, number):
-            return
-
-
-cdef void settle_count(attachment *a, uint32_t dead) noexcept nogil:
-    """The daemon: writes down the last change of a count by a dead process, if it was made."""
-    cdef slot *s = &a.slots[dead]
-    cdef object_record *o
-    cdef compound *c
-    cdef uint64_t word
-    cdef uint32_t loc = load32(&s.count_object), index = s.count_index >> 1
-    if loc == 0 or not is_object(a, loc):
-        return
-    o = <object_record *>at(a, loc)
-    c = <compound *>at(a, o.data)
-    if index < c.contained_count:
-        word = load64(&(<object_record *>at(a, references_of(c)[index].loc)).containers)
-        if s.count_acked == s.count_number or (
-                CONTAINERS_SLOT(word) == dead and CONTAINERS_NUMBER(word) == s.count_number):
-            store32(&c.counted_count if s.count_index & 1 else &c.released_count, index + 1)
-    store32(&s.count_object, 0)
 
 
 # ---- making and sealing --------------------------------------------------------------------------
@@ -466,6 +411,17 @@ cdef void discard_new(attachment *a, uint32_t loc) noexcept nogil:
     store64(&o.word, OBJECT_WORD(OBJECT_FREE, 0, a.my_slot, NEXT_VERSION(load64(&o.word))))
     FAILPOINT(a.plan, DISCARD_STEP_FREE)
     release_block(a, loc)
+
+
+cdef void count_references(attachment *a, object_record *o, uint32_t count) noexcept nogil:
+    """Counts each reference of a value that is about to be sealed in what it refers to."""
+    cdef uint32_t i
+    if count == 0:
+        return
+    # From here on, who repairs after our death must give the counts back.
+    add_flag(o, OBJECT_FLAG_COMPOUND)
+    for i in range(count):
+        count_reference(a, o, i, True)
 
 
 cdef bint begin_write(attachment *a, uint32_t loc) noexcept nogil:
@@ -551,7 +507,8 @@ cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogi
 cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
     """CREATED to SEALED, `flags` added; then whoever waits is told. The caller holds the object.
 
-    False: it is not CREATED by this process (any more).
+    One that was given up meanwhile becomes FREED. False: it is not CREATED by this process (any
+    more).
     """
     cdef object_record *o = <object_record *>at(a, loc)
     cdef uint64_t word, sealed, dependents
@@ -562,6 +519,8 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
         sealed = OBJECT_WORD(
             OBJECT_SEALED, ((word >> 8) & 0xff & ~<uint64_t>OBJECT_FLAG_PRODUCER) | flags,
             a.my_slot, word >> 32)
+        if IS_GIVEN_UP(word):
+            sealed |= OBJECT_FREED | <uint64_t>OBJECT_FLAG_ERROR << 8
         FAILPOINT(a.plan, SEAL_STEP_BEFORE_PUBLISH)
         if cas64(&o.word, word, sealed):
             break
@@ -570,10 +529,12 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
     o.last_used = a.hdr.tick
     dependents = exchange64(&o.dependents, DEPENDENTS_CLOSED)
     FAILPOINT(a.plan, SEAL_STEP_CLOSED)
-    wake_holders(a, loc, (flags & OBJECT_FLAG_ERROR) != 0)
+    wake_holders(a, loc, ((sealed >> 8) & OBJECT_FLAG_ERROR) != 0)
     FAILPOINT(a.plan, SEAL_STEP_WOKEN)
     if load32(&a.hdr.watched) != 0:
         publish(a, EVENT_SEALED, o)
     if dependents > DEPENDENTS_CLOSED:
         resolve_dependents(a, dependents, resolved_mark(a, loc))
+    if IS_GIVEN_UP(sealed):
+        give_back(a, loc)
     return True

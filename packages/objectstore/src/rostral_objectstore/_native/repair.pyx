@@ -13,18 +13,19 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
+from rostral_objectstore._native.counting cimport settle_count
+from rostral_objectstore._native.freeing cimport settle_freeing
 from rostral_objectstore._native.heap cimport class_size, initial_word, release_block
 from rostral_objectstore._native.index cimport unlock_dead
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport (
-    hold, holder_bits, is_object, settle_count, settle_deletion, try_delete, undo_created,
-    wake_holders)
+    drop, hold, holder_bits, settle_deletion, try_delete, undo_created, wake_holders)
 from rostral_objectstore._native.queue cimport (
     claim_next, mark_queued, push, queue_at, resolve_dependents, resolved_mark, wake_worker)
 from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport (
-    Segment, at, attachment, slot_is_live, wide_of)
+    Segment, at, attachment, is_object, slot_is_live, wide_of)
 from rostral_objectstore._native.stream cimport close_stream, undo_item
 from rostral_objectstore._native.table cimport ObjectTable
 from rostral_objectstore._native.task cimport (
@@ -60,15 +61,20 @@ def reap(ObjectTable table not None, uint32_t dead):
     sweep_chunks(table, dead)
 
 
-cdef void clear_bits(attachment *a, object_record *o, uint32_t dead) noexcept nogil:
+cdef void clear_bits(attachment *a, uint32_t loc, bint used, uint32_t dead) noexcept nogil:
     """Ends the dead one's pin and hold."""
-    cdef uint64_t bit = <uint64_t>1 << (dead & 63)
+    cdef object_record *o = <object_record *>at(a, loc)
+    cdef uint64_t bit = <uint64_t>1 << (dead & 63), word
     cdef uint64_t *pins = &o.pins if dead < 64 else &wide_of(a, o).pins[(dead >> 6) - 1]
     cdef uint64_t *holders = &o.holders
     if dead >= 64:
         holders = &wide_of(a, o).holders[(dead >> 6) - 1]
     if load64(pins) & bit:
         and64(pins, ~bit)
+    word = load64(&o.word)
+    if used and (word & 0xff) == OBJECT_FREED and hold(a, loc, word >> 32):
+        settle_freeing(a, loc, dead)
+        drop(a, loc)
     if load64(holders) & bit:
         and64(holders, ~bit)
 
@@ -85,7 +91,7 @@ cdef reap_objects(ObjectTable table, uint32_t dead):
             return
         o = <object_record *>at(a, loc)
         # Records that are not in use, too: it may have died while it tried to take hold of one.
-        clear_bits(a, o, dead)
+        clear_bits(a, loc, walk.used, dead)
         if not walk.used:
             continue
         word = load64(&o.word)
@@ -100,7 +106,7 @@ cdef reap_objects(ObjectTable table, uint32_t dead):
                 undo_created(a, loc, dead)
             elif state == OBJECT_PENDING:
                 end_lost_promise(a, loc, word)
-            elif state in (OBJECT_SEALED, OBJECT_SPILLED):
+            elif state in (OBJECT_SEALED, OBJECT_SPILLED, OBJECT_FREED):
                 # It may have died between the seal and its consequences, the last of them even:
                 # whom it had not woken would sleep for ever.
                 if load64(&o.dependents) != DEPENDENTS_CLOSED:
@@ -395,7 +401,7 @@ cdef bint has_all_results(attachment *a, task *t) noexcept nogil:
         o = <object_record *>at(a, returns_of(t)[i])
         # An object that has been deleted since, and its record reused, was sealed too.
         if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
-                OBJECT_SEALED, OBJECT_SPILLED):
+                OBJECT_SEALED, OBJECT_SPILLED, OBJECT_FREED):
             return False
     return t.return_count > 0
 

@@ -28,7 +28,7 @@ cdef bint results_are_sealed(attachment *a, task *t) noexcept nogil:
     for i in range(t.return_count):
         o = <object_record *>at(a, returns_of(t)[i])
         if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
-                OBJECT_SEALED, OBJECT_SPILLED):
+                OBJECT_SEALED, OBJECT_SPILLED, OBJECT_FREED):
             return False
     return t.return_count > 0
 

@@ -62,6 +62,7 @@ cdef inline wide_record *wide_of(attachment *a, void *o) noexcept nogil:
 
 cdef int make_pages(attachment *a, char *start, uint64_t size) noexcept nogil
 cdef int make_wide(attachment *a, uint64_t chunk) noexcept nogil
+cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil
 cdef bint slot_is_live(attachment *a, uint32_t index) noexcept nogil
 cdef void wake_slot(attachment *a, uint32_t index) noexcept nogil
 cdef bint may_spin(attachment *a) noexcept nogil

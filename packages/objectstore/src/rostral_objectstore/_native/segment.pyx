@@ -468,6 +468,15 @@ cdef int make_wide(attachment *a, uint64_t chunk) noexcept nogil:
     return make_pages(a, a.base + a.hdr.wide_offset + chunk * WIDE_CHUNK, WIDE_CHUNK)
 
 
+cdef bint is_object(attachment *a, uint32_t loc) noexcept nogil:
+    """Whether an object's record can lie at a locator that came from outside."""
+    cdef uint64_t offset = <uint64_t>loc << 6
+    if offset < a.hdr.chunks_offset or offset >= a.hdr.wide_offset or offset % OBJECT_SIZE:
+        return False
+    return (load64(&a.chunk_words[(offset - a.hdr.chunks_offset) // CHUNK_SIZE]) & 0xff
+            ) == CHUNK_OBJECTS
+
+
 cdef bint slot_is_live(attachment *a, uint32_t index) noexcept nogil:
     return index < MAX_SLOTS and load32(&a.slots[index].state) == SLOT_LIVE
 

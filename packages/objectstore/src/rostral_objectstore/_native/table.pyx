@@ -18,10 +18,10 @@ from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport (
-    add_flag, begin_write, count_references, created_by, drop, hold, holder_bits, is_object,
+    add_flag, begin_write, count_references, created_by, drop, hold, holder_bits,
     new_object, pin, seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.pages cimport peek
-from rostral_objectstore._native.segment cimport Segment, at, attachment, wake_slot
+from rostral_objectstore._native.segment cimport Segment, at, attachment, is_object, wake_slot
 from rostral_objectstore._native.shortage cimport no_room
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
@@ -29,8 +29,8 @@ from rostral_objectstore._native.waiting cimport (
 from weakref import WeakValueDictionary
 
 from rostral_objectstore.errors import (
-    ObjectAlreadyExistsError, ObjectLostError, ObjectNotFoundError, ObjectStateError,
-    StoreClosedError, StoreUnavailableError)
+    ObjectAlreadyExistsError, ObjectFreedError, ObjectLostError, ObjectNotFoundError,
+    ObjectStateError, StoreClosedError, StoreUnavailableError)
 
 # Names that are only cimported are none for Python; other packages import them from here.
 globals()["Handle"] = Handle
@@ -50,7 +50,7 @@ cdef enum:
     # How often a put asks the daemon for room: others may be quicker to take what it made.
     ROOM_TRIES = 100
 
-STATE_NAMES = ("free", "pending", "created", "sealed", "deleting", "lost", "spilled")
+STATE_NAMES = ("free", "pending", "created", "sealed", "deleting", "lost", "spilled", "freed")
 
 
 cdef class ObjectTable:
@@ -412,8 +412,8 @@ cdef class ObjectTable:
     cdef uint64_t _pin_sealed(self, Handle handle) except? 0:
         """Pins a sealed object, back from disk if it must be. Returns its word; 0: not sealed.
 
-        An inline value cannot go away: it is not pinned. Raises ObjectLostError, and what the
-        daemon says.
+        An inline value cannot go away: it is not pinned. Raises ObjectLostError, ObjectFreedError,
+        and what the daemon says.
         """
         cdef attachment *a = self._open()
         cdef object_record *o = <object_record *>at(a, handle.loc)
@@ -427,15 +427,16 @@ cdef class ObjectTable:
                 raise ObjectLostError(
                     f"object {handle.hex()} was spilled, and the disk has lost it",
                     hint="the store's log says what is wrong", object_ref_hex=handle.hex())
+            if (word & 0xff) == OBJECT_FREED:
+                raise ObjectFreedError.of(handle.hex())
             o.last_used = a.hdr.tick
-            if (word >> 8) & OBJECT_FLAG_INLINE:
+            if (word >> 8) & OBJECT_FLAG_INLINE or pin(a, handle.loc):
                 return word
-            if pin(a, handle.loc):
-                return word
-            if self.restore is None:
-                raise StoreUnavailableError(f"object {handle.hex()} is on disk")
-            self.restore(handle)
-            self._open()
+            if (load64(&o.word) & 0xff) == OBJECT_SPILLED:
+                if self.restore is None:
+                    raise StoreUnavailableError(f"object {handle.hex()} is on disk")
+                self.restore(handle)
+                self._open()
 
     def read(self, Handle handle not None):
         """(kind, is_error, in-band value, buffers) of a sealed object; None when it is not sealed.
@@ -444,7 +445,7 @@ cdef class ObjectTable:
         buffers are ObjectBuffers, read-only, each keeping the object held and in memory. Blocks
         while a spilled object comes back from disk.
 
-        Raises: ObjectLostError, ObjectStoreFullError, StoreUnavailableError.
+        Raises: ObjectLostError, ObjectFreedError, ObjectStoreFullError, StoreUnavailableError.
         """
         cdef uint64_t word = self._pin_sealed(handle)
         cdef attachment *a = &self.segment.a
@@ -522,7 +523,7 @@ cdef class ObjectTable:
             unpin(a, handle.loc)
 
     def state(self, Handle handle not None):
-        """0 free, 1 pending, 2 created, 3 sealed, 4 deleting, 5 lost, 6 spilled."""
+        """As layout.ObjectState."""
         return load64(&(<object_record *>at(&self.segment.a, handle.loc)).word) & 0xff
 
     def state_slot(self, Handle handle not None):
@@ -530,7 +531,7 @@ cdef class ObjectTable:
         return load64(&(<object_record *>at(&self.segment.a, handle.loc)).word) >> 16 & 0xffff
 
     def is_sealed(self, Handle handle not None):
-        """Whether nobody need wait for it: sealed, in memory or on disk, or lost since."""
+        """Whether nobody need wait for it: sealed, in memory or on disk, lost or freed since."""
         return bool(IS_READY(load64(&(<object_record *>at(&self.segment.a, handle.loc)).word)))
 
     def size(self, Handle handle not None):
