@@ -5,6 +5,7 @@ from __future__ import annotations
 BOTH_MODES = (
     "test_actors",
     "test_coroutine_tasks",
+    "test_freeing",
     "test_objects",
     "test_paper_api",
     "test_references",

@@ -52,6 +52,7 @@ from typing import Any, Self, cast
 from rostral_gcs.errors import GcsError, RostralError, UnauthenticatedError
 from rostral_objectstore.errors import (
     ObjectFetchTimeoutError,
+    ObjectFreedError,
     ObjectLostError,
     ObjectNotFoundError,
     ObjectStoreError,
@@ -265,10 +266,6 @@ class UserCodeError(RostralError):
 
     Raise it `from` the user's error: `retry_exceptions` goes by that one.
     """
-
-
-class ObjectFreedError(ObjectLostError):
-    """The object was given up by hand, with `free`."""
 
 
 class OutOfBandReferenceError(RostralError):

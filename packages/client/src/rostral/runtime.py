@@ -42,6 +42,7 @@ from rostral_objectstore._native.task import ClaimedTask, TaskContext
 from rostral_objectstore.control import Body
 from rostral_objectstore.errors import (
     ObjectAlreadyExistsError,
+    ObjectNotFoundError,
     QueueFullError,
     StoreClosedError,
 )
@@ -203,12 +204,24 @@ class Runtime:
         except StoreClosedError as error:
             raise self.gone() from error
         values = []
-        for found in reads:
-            kind, is_error, inband, buffers = found  # type: ignore[misc]
-            if is_error:
-                raise load_error(found)  # type: ignore[arg-type]
-            values.append(deserialize(kind, inband, buffers))
+        try:
+            for found in reads:
+                kind, is_error, inband, buffers = found  # type: ignore[misc]
+                if is_error:
+                    raise load_error(found)  # type: ignore[arg-type]
+                values.append(deserialize(kind, inband, buffers))
+        except ObjectNotFoundError:
+            # A reference in one of them is gone. If it was freed since we read it, that says why.
+            self.table.read(refs[len(values)])
+            raise
         return values
+
+    def free(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        """Gives the values up, whoever holds them. Raises ValueError, ClusterUnavailableError."""
+        try:
+            self.store.free(refs)
+        except StoreClosedError as error:
+            raise self.gone() from error
 
     def _await_reads(
         self, refs: Sequence[ObjectRef[Any]], reads: list[Read | None], timeout_s: float | None

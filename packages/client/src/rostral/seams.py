@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from rostral_objectstore._native.handle import Handle
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore._native.task import Tasks
@@ -28,6 +30,9 @@ class Store(Protocol):
     @property
     def tasks(self) -> Tasks:
         """Its tasks."""
+
+    def free(self, handles: Sequence[Handle]) -> None:
+        """Gives the values of objects up, whoever holds them. ValueError for another store's."""
 
     def close(self) -> None:
         """Gives up every hold. Idempotent."""

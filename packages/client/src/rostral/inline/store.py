@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 
+from rostral_objectstore._native import freeing
 from rostral_objectstore._native.handle import Handle
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import ObjectTable
@@ -34,6 +36,11 @@ class InlineStore:
         self.table = ObjectTable(self.segment)
         self.table.set_daemon(restore=_restore, make_room=_make_room)
         self.tasks = Tasks(self.table)
+
+    def free(self, handles: Sequence[Handle]) -> None:
+        """Gives the values of objects up, whoever holds them. ValueError for another store's."""
+        for handle in handles:
+            freeing.free(self.table, handle)
 
     def close(self) -> None:
         """Gives up every object. Idempotent."""
