@@ -36,6 +36,7 @@ from rostral.logging_config import LoggingConfig
 from rostral.logging_config import apply as apply_logging
 from rostral.output import Terminal
 from rostral.process_settings import exit_when_terminated, raise_file_limit
+from rostral.progress import ProgressReporter
 from rostral.runtime import Runtime, TaskScope
 from rostral.runtime_env import RuntimeEnv, parse
 from rostral.session import NodeRecord, live_records
@@ -151,9 +152,12 @@ def init(
             shape["spill_directory"] = check_directory(object_spilling_directory)
         shaping = [USER_NAMES.get(name, name) for name in shape]
         shaping += [name for name in SHAPING if others.get(name) is not None]
+        terminal = Terminal() if log_to_driver else None
         if mode == "inline":
             settings = NodeSettings(**shape)
-            return _begin_inline(address, settings, namespace, environment, logging_config)
+            return _begin_inline(
+                address, settings, namespace, environment, logging_config, terminal
+            )
         if mode != "cluster":
             raise ValueError(f"mode is {mode!r}: it must be 'cluster' or 'inline'")
         record = _find_node(address, sorted({*shaping}))
@@ -166,7 +170,7 @@ def init(
                 record,
                 node,
                 namespace,
-                terminal=Terminal() if log_to_driver else None,
+                terminal=terminal,
                 logging_config=logging_config,
             )
             try:
@@ -191,6 +195,7 @@ def _begin_inline(
     namespace: str | None,
     environment: RuntimeEnv | None,
     logging_config: LoggingConfig | None,
+    terminal: Terminal | None,
 ) -> Context:
     # Loads what only workers load otherwise.
     from rostral.inline.runtime import InlineRuntime, refuse_environment
@@ -201,13 +206,20 @@ def _begin_inline(
     job_id = os.urandom(16)
     runtime = InlineRuntime(settings, job_id, namespace or job_id.hex())
     runtime.at_close(Sweeper(runtime.tasks).stop)
-    return _begin(runtime, None, logging_config)
+    return _begin(runtime, None, logging_config, terminal)
 
 
 def _begin(
-    runtime: Runtime, node: NodeProcess | None, logging_config: LoggingConfig | None
+    runtime: Runtime,
+    node: NodeProcess | None,
+    logging_config: LoggingConfig | None,
+    terminal: Terminal | None,
 ) -> Context:
     """The session that `shutdown` ends."""
+    if terminal is not None:
+        runtime.reporter = ProgressReporter(terminal.show_progress)
+        runtime.at_close(terminal.close)
+        runtime.at_close(runtime.reporter.stop)
     if logging_config is not None:
         ids = {"job_id": runtime.job_id.hex(), "node_id": runtime.node_id.hex()}
         runtime.at_close(apply_logging(logging_config, ids))
@@ -337,9 +349,7 @@ def _connect(
     runtime.at_close(Sweeper(store.tasks).stop)
     runtime.at_close(raise_file_limit())
     runtime.at_close(exit_when_terminated())
-    if terminal is not None:
-        runtime.at_close(terminal.close)
-    return _begin(runtime, node, logging_config)
+    return _begin(runtime, node, logging_config, terminal)
 
 
 def _set_environment(environment: RuntimeEnv | None) -> None:

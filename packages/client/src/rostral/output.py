@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rostral.line_folding import WINDOW_S, Line, LineFolder
+from rostral.progress_display import ProgressDisplay
 
 
 def folding_window_s() -> float:
@@ -36,13 +37,25 @@ class Terminal:
 
     def __init__(self) -> None:
         self._folder = LineFolder(folding_window_s())
+        self._bars = ProgressDisplay()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._closed = False
 
     def show(self, topic: str, body: dict[str, Any]) -> None:
         """Prints one message, but for lines that are held back. Other topics are not ours."""
-        if topic != "log":
-            return
+        if topic == "progress":
+            self.show_progress(body)
+        elif topic == "log":
+            self._show_lines(body)
+
+    def show_progress(self, body: dict[str, Any]) -> None:
+        """Shows how one progress bar stands."""
+        with self._lock:
+            if not self._closed:
+                self._bars.show(body)
+
+    def _show_lines(self, body: dict[str, Any]) -> None:
         with self._lock:
             now_s = time.monotonic()
             for text in body["lines"]:
@@ -53,9 +66,11 @@ class Terminal:
     def close(self) -> None:
         """Prints what was held back; nothing follows. May be called twice."""
         with self._lock:
+            self._closed = True
             if self._timer is not None:
                 self._timer.cancel()
             print_lines(self._folder.flush())
+            self._bars.close()
 
     def _wait_for_due(self, now_s: float) -> None:
         due_s = self._folder.next_due_s

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from rostral.assignment import ActorAssignment
+    from rostral.progress import ProgressReporter
 
 logger = logging.getLogger("rostral.runtime")
 
@@ -76,6 +77,7 @@ class TaskScope:
     """What is running in this thread: names the children of a task."""
 
     __slots__ = (
+        "__weakref__",
         "actor_id",
         "context",
         "function_name",
@@ -157,6 +159,8 @@ class Runtime:
         ] = {}
         # Whether any scope of this process has children in its own placement group.
         self.captures = False
+        # Who shows this process's progress bars; None: nobody does.
+        self.reporter: ProgressReporter | None = None
         self._kept: list[ObjectRef[Any]] = []
         self._waiter: FutureWaiter | None = None
         self._deadlines: Deadlines | None = None

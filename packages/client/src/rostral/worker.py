@@ -19,6 +19,7 @@ from rostral.coroutine_tasks import run_in_loop
 from rostral.exceptions import RuntimeEnvSetupError
 from rostral.execution import execute, store_error
 from rostral.failure import StoredError, seal_error
+from rostral.progress import ProgressReporter
 from rostral.run_limit import RunLimit
 from rostral.runtime import Runtime, TaskScope
 from rostral.sweeper import sweep_timeout_ns
@@ -133,6 +134,7 @@ def join_job(
             "namespace": job["namespace"],
         },
     )
+    runtime.reporter = ProgressReporter(functools.partial(scheduler.send, "progress"))
     _context.set_runtime(runtime)
     if job["logging_config"]:
         _apply_logging(job["logging_config"], start, job_id)

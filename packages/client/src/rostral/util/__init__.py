@@ -1,6 +1,7 @@
 """What is built on tasks and actors, under the names that Ray's users know."""
 
 from rostral.actor import list_named_actors
+from rostral.progress import tqdm
 from rostral.serializers import deregister_serializer, register_serializer
 from rostral.util.actor_pool import ActorPool
 from rostral.util.completion import as_completed, map_unordered
@@ -28,4 +29,5 @@ __all__ = [
     "placement_group_table",
     "register_serializer",
     "remove_placement_group",
+    "tqdm",
 ]

@@ -33,7 +33,7 @@ from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.logs import StreamName
 from rostral_scheduler.local.memory_monitor import MemoryMonitor
-from rostral_scheduler.local.node_memory import ControlServer, NodeMemory, pickled
+from rostral_scheduler.local.node_memory import Body, ControlServer, NodeMemory, pickled
 from rostral_scheduler.local.oom_retries import OomRetries
 from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.repair import TaskRepair
@@ -369,6 +369,8 @@ class LocalScheduler:
         self.look_soon()
 
     def _worker_removed(self, worker: WorkerProcess) -> None:
+        if worker.shows_progress:
+            self.tell_driver(worker, "progress", {"pid": worker.pid, "bar": None})
         self.tell(WorkerGone(worker=worker.number, now_s=time.monotonic()))
 
     def worker_ready(self, worker: WorkerProcess) -> None:
@@ -411,11 +413,15 @@ class LocalScheduler:
     def _show_lines(self, worker: WorkerProcess, stream: StreamName, lines: Sequence[str]) -> bool:
         if worker.job_id is None:
             return False
-        job = self.jobs.by_id.get(worker.job_id)
-        if job is not None and job.session is not None:
-            body = {"pid": worker.pid, "name": worker.name, "stream": stream, "lines": list(lines)}
-            job.session.push("log", body)
+        body = {"pid": worker.pid, "name": worker.name, "stream": stream, "lines": list(lines)}
+        self.tell_driver(worker, "log", body)
         return True
+
+    def tell_driver(self, worker: WorkerProcess, topic: str, body: Body) -> None:
+        """Tells the driver whose job the worker works for, if there is one."""
+        job = None if worker.job_id is None else self.jobs.by_id.get(worker.job_id)
+        if job is not None and job.session is not None:
+            job.session.push(topic, body)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

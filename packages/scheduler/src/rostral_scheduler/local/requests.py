@@ -54,6 +54,9 @@ class Scheduler(Protocol):
     def worker_ready(self, worker: WorkerProcess) -> None:
         """A worker has registered."""
 
+    def tell_driver(self, worker: WorkerProcess, topic: str, body: Body) -> None:
+        """Tells the driver whose job the worker works for, if there is one."""
+
     def end_job(self, job: Job) -> None:
         """The job's driver is gone, or done."""
 
@@ -76,6 +79,7 @@ class Requests:
             "unregister_driver": self._unregister_driver,
             "register_worker": self._register_worker,
             "worker_name": self._worker_name,
+            "progress": self._progress,
             "worker_assignment": self._worker_assignment,
             "worker_resources": self._worker_resources,
             "job_info": self._job_info,
@@ -216,6 +220,25 @@ class Requests:
 
     async def _worker_name(self, session: Session, body: Body) -> Body:
         self._worker_of(session).name = str(body["name"])[:200]
+        return {}
+
+    async def _progress(self, session: Session, body: Body) -> Body:
+        worker = self._worker_of(session)
+        worker.shows_progress = True
+        self._scheduler.tell_driver(
+            worker,
+            "progress",
+            {
+                "bar": int(body["bar"]),
+                "pid": worker.pid,
+                "name": str(body["name"])[:200],
+                "desc": str(body["desc"])[:200],
+                "unit": str(body["unit"])[:20],
+                "total": None if body["total"] is None else float(body["total"]),
+                "done": float(body["done"]),
+                "ended": bool(body["ended"]),
+            },
+        )
         return {}
 
     def _assignment(self, actor: ActorRecord, worker: WorkerProcess) -> Body:

@@ -74,6 +74,7 @@ class WorkerProcess:
     slot: int | None = None
     session: Session | None = None
     name: str = ""
+    shows_progress: bool = False
     environment: bytes = NO_ENVIRONMENT
     zygote: ZygoteProcess | None = None
     status: int | None = None
