@@ -71,6 +71,10 @@ def test_importing_errors_and_ids_brings_no_grpc() -> None:
     assert not brought & {"grpc", "google", "asyncio", "sqlite3", "click", "ssl", "socket"}
 
 
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert rostral_gcs.__version__ == importlib.metadata.version("rostral-gcs")
+
+
 def test_the_package_declares_no_heavy_dependency() -> None:
     declared = importlib.metadata.requires("rostral-gcs") or []
     names = {requirement.split(">")[0] for requirement in declared}

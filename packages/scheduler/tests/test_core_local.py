@@ -261,15 +261,27 @@ def test_full_pool_makes_room_by_ending_an_idle_worker() -> None:
     assert StartWorker(2) in node.look()
 
 
-def test_actor_starts_when_its_placement_is_free_and_then_holds_what_it_said() -> None:
-    """1. It needs a CPU to be placed. 2. Once it runs it holds none."""
+def actor_of(number: int, held: ResourceSet) -> ActorWanted:
+    return ActorWanted(actor_id=bytes([number]) * 16, job_id=JOB, placement=CPU, held=held)
+
+
+def test_an_actor_starts_when_its_placement_is_free_and_holds_what_it_said() -> None:
+    """1. The only CPU is taken. 2. It is free: the actor starts, and takes nothing of it."""
     node = Node(cpus=1.0)
-    actor = ActorWanted(actor_id=b"a" * 16, job_id=JOB, placement=CPU, held=ResourceSet())
-    node.tell(actor)
-    assert node.look() == [StartWorker(1, b"a" * 16)]
-    assert node.policy.resources.available["CPU"] == 0
-    node.start(1)
+    node.tell(actor_of(1, held=CPU))
+    assert node.look() == [StartWorker(1, b"\1" * 16)]
+    node.tell(actor_of(2, held=ResourceSet()))
+    assert not [order for order in node.look() if isinstance(order, StartWorker)]
+    node.tell(WorkerGone(worker=1, now_s=node.now_s))
+    assert StartWorker(2, b"\2" * 16) in node.look(after_s=1.0)
     assert node.policy.resources.available["CPU"] == 10_000
+
+
+def test_actors_that_hold_nothing_start_together() -> None:
+    node = Node(cpus=1.0)
+    for number in range(1, 5):
+        node.tell(actor_of(number, held=ResourceSet()))
+    assert [type(order) for order in node.look()] == [StartWorker] * 4
 
 
 def test_actor_that_waits_is_served_before_queues_that_have_workers() -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rostral_gcs.tables.nodes import NODES, NodeRow, NodeState
     from rostral_gcs.tables.objects import OBJECTS, ObjectLocation, ObjectRow
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "ACTORS": "tables.actors",
     "ActorRow": "tables.actors",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import importlib.metadata
 import ipaddress
 import logging
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from rostral_gcs import __version__
 from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.error_wire import abort_with, error_to_detail
@@ -143,7 +143,6 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
         self._store = store
         self._config = config
         self._stopping = stopping
-        self._version = importlib.metadata.version("rostral-gcs")
 
     async def Hello(  # noqa: N802
         self, request: gcs_pb2.HelloRequest, context: _Context
@@ -160,7 +159,7 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
             protocol_version=PROTOCOL_VERSION,
             cluster_id=self._store.cluster_id,
             shard_count=self._config.shard_count,
-            server_version=self._version,
+            server_version=__version__,
         )
 
     async def Write(  # noqa: N802

@@ -129,9 +129,6 @@ class LocalPolicy:
             worker.stage = WorkerStage.FREE
             return
         worker.stage = WorkerStage.ACTOR
-        # From here on it holds what it asked to hold; what placing it took beyond that is free.
-        self.resources.release(worker.allocation)
-        worker.allocation = self.resources.acquire(worker.held)
         if worker.is_settled:
             del self.active[worker.number]
 
@@ -303,7 +300,7 @@ class LocalPolicy:
                 if demand.group is not None:
                     self._place_group(demand.group, orders)
                 elif demand.actor is not None:
-                    if not self._start_actor(demand.actor, demand.shape, orders):
+                    if not self._start_actor(demand.actor, orders):
                         break
                 elif (worker := choose_free(free, demand)) is not None:
                     free.remove(worker)
@@ -346,14 +343,14 @@ class LocalPolicy:
         demand.served_by += 1
         orders.append(act.Grant(worker.number, worker.queue))
 
-    def _start_actor(
-        self, actor: PendingActor, shape: ResourceSet, orders: list[act.Action]
-    ) -> bool:
+    def _start_actor(self, actor: PendingActor, orders: list[act.Action]) -> bool:
+        # What placing takes beyond what it holds must be free, and is not taken: starting a process
+        # is short, and of many that start together each waits less for the others.
         if not self._may_start(orders):
             return False
         worker = self._new_worker(actor.environment)
-        worker.actor_id, worker.job_id, worker.held = actor.actor_id, actor.job_id, actor.held
-        worker.allocation = self.resources.acquire(shape)
+        worker.actor_id, worker.job_id = actor.actor_id, actor.job_id
+        worker.allocation = self.resources.acquire(actor.held)
         del self.pending[actor.actor_id]
         orders.append(act.StartWorker(worker.number, actor.actor_id, actor.environment))
         return True

@@ -6,7 +6,7 @@ This file owns the records and what can be read off one of them alone; ``local.p
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rostral_scheduler.core.resources import NOTHING, Allocation, ResourceSet
 
@@ -41,8 +41,6 @@ class Worker:
     actor_id: bytes | None = None
     environment: bytes = b""
     """What it was started with and keeps for its life; empty: nothing but what all have."""
-    held: ResourceSet = field(default_factory=ResourceSet)
-    """Of an actor: what it keeps once it has started."""
     allocation: Allocation = NOTHING
     queue: int = 0
     lent: bool = False
