@@ -111,7 +111,7 @@ NAMES_OF_RAY = {
     "TaskUnschedulableError": ("UnschedulableError", []),
     "ActorHandleNotFoundError": ("ActorNotFoundError", []),
     "PlasmaObjectNotAvailable": ("ObjectNotFoundError", []),
-    "ObjectFetchTimedOutError": ("ObjectFetchTimeoutError", []),
+    "ObjectFetchTimedOutError": ("ObjectFetchTimeoutError", ["ObjectLostError"]),
     "ObjectFreedError": ("ObjectFreedError", ["ObjectLostError"]),
     "OwnerDiedError": ("ObjectLostError", []),
     "ObjectReconstructionFailedError": ("ObjectLostError", []),
@@ -129,6 +129,28 @@ def test_a_name_of_ray_is_a_class_of_ours(name: str) -> None:
     assert getattr(exceptions, name) is getattr(exceptions, ours)
     for base in bases:
         assert issubclass(getattr(exceptions, name), getattr(exceptions, base))
+
+
+# What programs read of errors, beside their text.
+FIELDS = {
+    "RayTaskError": ["cause", "traceback_str", "function_name", "pid", "ip"],
+    "TaskCancelledError": ["task_id"],
+    "RayActorError": ["actor_id", "actor_init_failed", "preempted"],
+    "ActorDiedError": ["actor_id", "actor_init_failed", "preempted"],
+    "ActorUnavailableError": ["actor_id", "actor_init_failed", "preempted"],
+    "ObjectLostError": ["object_ref_hex", "owner_address", "call_site"],
+    "ObjectFreedError": ["object_ref_hex", "owner_address", "call_site"],
+    "ObjectFetchTimedOutError": ["object_ref_hex", "owner_address", "call_site"],
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_fields_that_rays_users_read_are_there_before_and_after_pickling(name: str) -> None:
+    cls = getattr(exceptions, name)
+    made = TaskError("work", "Traceback", KeyError(1), 5) if cls is TaskError else cls("told")
+    again = pickle.loads(pickle.dumps(made))
+    for field in FIELDS[name]:
+        assert repr(getattr(again, field)) == repr(getattr(made, field))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

@@ -25,7 +25,7 @@ RostralError (rostral_gcs)
     │   │   └── ObjectFreedError                    given up by hand
     │   ├── ObjectTimeoutError (TimeoutError)       not sealed in time
     │   ├── ObjectFetchError                        no holder could give the object; says why each
-    │   │   └── ObjectFetchTimeoutError (TimeoutError)  not in the time allowed
+    │   │   └── ObjectFetchTimeoutError (ObjectLostError, TimeoutError)  not in the time allowed
     │   └── SourceError                             why one holder could not; a fetch tries the next
     │       ├── NotHolderError (LookupError)        it does not have the object
     │       ├── SourceBusyError                     it serves as many as it can
@@ -193,8 +193,8 @@ class ObjectFetchError(ObjectStoreError):
     """No holder could give the object. The message names each and its reason."""
 
 
-class ObjectFetchTimeoutError(ObjectFetchError, TimeoutError):
-    """The object did not arrive in the time allowed."""
+class ObjectFetchTimeoutError(ObjectFetchError, ObjectLostError, TimeoutError):
+    """The object did not arrive in the time allowed: for whoever asked, it is lost."""
 
 
 class SourceError(ObjectStoreError):

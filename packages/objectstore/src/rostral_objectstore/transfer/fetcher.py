@@ -343,4 +343,5 @@ class Fetcher:
         return ObjectFetchTimeoutError(
             f"object {hex_of(terms.id)} did not arrive in time" + (failures and f"; {failures}"),
             hint="allow more time, or look at the network between the nodes",
+            object_ref_hex=hex_of(terms.id),
         )
