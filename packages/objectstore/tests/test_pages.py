@@ -43,6 +43,13 @@ def test_pages_are_made_a_step_at_a_time_up_to_what_shall_be_ahead() -> None:
     assert 7 << 20 <= taken_bytes(segment) - before < 8 << 20
 
 
+def test_many_steps_in_one_call_make_the_same_pages() -> None:
+    segment = new_segment()
+    assert reserve_ahead(segment, 5 << 20, 1 << 20, 2 << 20, 3) == 5 << 20
+    assert reserve_ahead(segment, 5 << 20, 1 << 20, 2 << 20, 100) == 2 << 20
+    assert reserve_ahead(segment, 5 << 20, 1 << 20, 2 << 20, 100) == 0
+
+
 def test_pages_ahead_are_those_that_large_blocks_take_next() -> None:
     segment = new_segment()
     heap = Heap(segment)

@@ -80,16 +80,15 @@ class PagesAhead:
         made_any = False
         lowest = first_free(self._segment)
         while self._has_memory():
-            for _ in range(STEPS_PER_LOOK):
-                if self._stopping.is_set():
-                    return made_any
-                if first_free(self._segment) != lowest:
-                    return True
-                small_bytes = min(SMALL_BYTES, self._ahead_bytes)
-                made = reserve_ahead(self._segment, self._ahead_bytes, small_bytes, STEP_BYTES)
-                if made <= 0:
-                    return made_any
-                made_any = True
+            small_bytes = min(SMALL_BYTES, self._ahead_bytes)
+            made = reserve_ahead(
+                self._segment, self._ahead_bytes, small_bytes, STEP_BYTES, STEPS_PER_LOOK
+            )
+            if first_free(self._segment) != lowest:
+                return True
+            if made <= 0 or self._stopping.is_set():
+                return made_any
+            made_any = True
         return made_any
 
     def _has_memory(self) -> bool:

@@ -15,7 +15,7 @@ docs/design.md has the figures. What follows from them:
 
 Must not know what lies in the chunks.
 """
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rostral_objectstore._native.layout cimport *
@@ -186,31 +186,49 @@ cdef bint peek(attachment *a, const char *start, char *copy, uint64_t size) noex
     return pread(a.fd, copy, size, start - a.base) == <int64_t>size
 
 
-def reserve_ahead(Segment segment not None, uint64_t low, uint64_t high, uint64_t step):
+def reserve_ahead(
+        Segment segment not None, uint64_t low, uint64_t high, uint64_t step, uint32_t steps=1):
     """The daemon: takes pages for chunks that will be used next, a step at a time.
+
+    Ends early when somebody takes or frees a large block: who writes to it needs the kernel's lock
+    of the file more. Releases the GIL once for all steps: a thread that takes it back for each
+    waits, beside one that computes, a switch interval every time.
 
     Args:
         low: bytes of free chunks, the lowest there are, that shall have pages: for large blocks.
         high: the same from the highest down, for small blocks and for records each.
-        step: bytes to make at most; the GIL is released meanwhile.
+        step: bytes to make at once.
+        steps: how many steps to make at most.
 
     Returns: bytes made; 0 when all is as it shall be; -1 when the machine has no memory left.
     """
     cdef attachment *a = &segment.a
-    cdef uint64_t first = 0, count = 0
-    cdef int failed = 0, i
+    cdef uint64_t made = 0, count, lowest
+    cdef int failed = 0
     if a.closed:
         return 0
     with nogil:
-        find_low(a, low // CHUNK_SIZE, step // CHUNK_SIZE, &first, &count)
-        for i in range(2):
-            if count == 0:
-                find_high(
-                    a, load64(&a.hdr.last_free_chunk[i]), high // CHUNK_SIZE, step // CHUNK_SIZE,
-                    &first, &count)
-        if count != 0:
-            failed = reserve_stretch(a, first, count)
-    return -1 if failed else count * CHUNK_SIZE
+        lowest = load64(&a.hdr.first_free_chunk)
+        while steps > 0 and load64(&a.hdr.first_free_chunk) == lowest:
+            steps -= 1
+            count = 0
+            failed = reserve_step(a, low // CHUNK_SIZE, high // CHUNK_SIZE, step // CHUNK_SIZE, &count)
+            if failed != 0 or count == 0:
+                break
+            made += count * CHUNK_SIZE
+    return -1 if failed else made
+
+
+cdef int reserve_step(
+        attachment *a, uint64_t low, uint64_t high, uint64_t step, uint64_t *count) noexcept nogil:
+    """One stretch of at most `step` chunks; `count` is how many. -1: no memory left."""
+    cdef uint64_t first = 0
+    cdef int i
+    find_low(a, low, step, &first, count)
+    for i in range(2):
+        if count[0] == 0:
+            find_high(a, load64(&a.hdr.last_free_chunk[i]), high, step, &first, count)
+    return 0 if count[0] == 0 else reserve_stretch(a, first, count[0])
 
 
 cdef void find_low(
