@@ -71,6 +71,12 @@ def test_streams_share_what_is_missing() -> None:
     assert plan.place(range(9, 10)) == (90, 10)
 
 
+def test_the_last_stretches_are_no_shorter_than_it_costs_to_ask_for_them() -> None:
+    plan = ChunkPlan(size_bytes=100, chunk_bytes=10, stretch_chunks_max=64)
+    taken = [plan.take(2) for _ in range(4)]
+    assert taken == [range(5), range(5, 9), range(9, 10), None]
+
+
 def test_a_chunk_that_arrives_twice_is_a_defect() -> None:
     plan = ChunkPlan(size_bytes=10, chunk_bytes=10, stretch_chunks_max=1)
     plan.take_first()

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import heapq
 
+STRETCH_CHUNKS_MIN = 4
+"""A call takes as long to open as four chunks of a mebibyte take to come over loopback: shorter
+stretches, which the last ones of an object would be, cost more than an uneven end."""
+
 
 class ChunkPlan:
     """What is missing, what is on its way, what has arrived.
@@ -40,7 +44,7 @@ class ChunkPlan:
         """A stretch for one of so many streams; None when everything is taken or there."""
         if not self._missing:
             return None
-        share = -(-self._missing_count // stream_count)
+        share = max(STRETCH_CHUNKS_MIN, -(-self._missing_count // stream_count))
         first, stop = heapq.heappop(self._missing)
         end = min(stop, first + min(share, self._stretch_chunks_max))
         if end < stop:
