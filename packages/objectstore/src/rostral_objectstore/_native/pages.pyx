@@ -212,7 +212,8 @@ def reserve_ahead(
         while steps > 0 and load64(&a.hdr.first_free_chunk) == lowest:
             steps -= 1
             count = 0
-            failed = reserve_step(a, low // CHUNK_SIZE, high // CHUNK_SIZE, step // CHUNK_SIZE, &count)
+            failed = reserve_step(
+                a, low // CHUNK_SIZE, high // CHUNK_SIZE, step // CHUNK_SIZE, &count)
             if failed != 0 or count == 0:
                 break
             made += count * CHUNK_SIZE
