@@ -26,10 +26,10 @@ _coroutines: dict[bytes, tuple[ClaimedTask, Callable[[], object]]] = {}
 
 def install() -> None:
     """Makes this process, whose main thread this must be, ready for the signal."""
-    signal.signal(CANCEL_SIGNAL, lambda _number, _frame: _look())
+    signal.signal(CANCEL_SIGNAL, lambda _number, _frame: look())
 
 
-def _look() -> None:
+def look() -> None:
     """Interrupts what was cancelled. Raises KeyboardInterrupt if that runs in this thread."""
     runtime = _context.current_runtime()
     if runtime is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rostral.exceptions import UnsupportedOptionError
 from rostral.inline.actors import InlineActor, InlineActors, describe
+from rostral.inline.cancellations import InlineCancellations
 from rostral.inline.worker import InlineWorker
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore.control import Body
@@ -41,6 +42,8 @@ class InlineScheduler:
             "get_actor": lambda body: _found(self.actors.find(body["name"], body["namespace"])),
             "actor_info": lambda body: _found(self.actors.get(body["actor_id"])),
             "kill_actor": self._kill_actor,
+            "cancel_task": lambda body: self.cancellations.cancel_task(body),
+            "cancel_children": lambda body: self.cancellations.cancel_children(body),
             "list_actors": self._list_actors,
             "worker_assignment": self._worker_assignment,
             "worker_resources": lambda _: {"resources": dict(self.worker.demand), "gpu_ids": []},
@@ -56,6 +59,7 @@ class InlineScheduler:
         self._runtime = runtime
         self.worker = InlineWorker(runtime)
         self.actors = InlineActors(runtime, self.worker)
+        self.cancellations = InlineCancellations(runtime)
 
     def call(self, method: str, body: Body) -> Body:
         """Answers. Raises UnsupportedOptionError for what has no meaning in one process."""
