@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import rostral
@@ -31,6 +33,9 @@ from .waiting import files_of, processes_of, until
 
 pytestmark = pytest.mark.slow
 
+# Workers cannot import this module.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
 STORE_BYTES = 64 << 20
 
 
@@ -42,6 +47,11 @@ def after_each(leaves_nothing: str) -> str:
 
 def start(**options: Any) -> rostral.Context:
     return rostral.init(num_cpus=1, object_store_memory=STORE_BYTES, **options)
+
+
+class Number:
+    def number(self) -> int:
+        return 5
 
 
 def remote_value() -> int:
@@ -244,10 +254,25 @@ def test_init_changes_nothing_that_shutdown_does_not_put_back() -> None:
 # ---- first use, last use
 
 
-def test_the_first_use_starts_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rostral.get(rostral.put(5)) == 5
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: rostral.get(rostral.put(5)),
+        lambda: rostral.get(rostral.remote(len).remote("12345"), timeout=20),
+        lambda: rostral.get(rostral.remote(Number).remote().number.remote(), timeout=20),
+    ],
+    ids=["put", "task", "actor"],
+)
+def test_the_first_use_starts_a_cluster(use: Callable[[], int]) -> None:
+    assert use() == 5
     assert rostral.is_initialized()
     rostral.shutdown()
+
+
+def test_asking_for_an_actor_starts_a_cluster_that_has_none() -> None:
+    with pytest.raises(ValueError, match="nobody"):
+        rostral.get_actor("nobody")
+    assert rostral.is_initialized()
 
 
 @pytest.mark.parametrize("name", ["ROSTRAL_ENABLE_AUTO_CONNECT", "RAY_ENABLE_AUTO_CONNECT"])
