@@ -18,6 +18,7 @@ from rostral.exceptions import (
     ActorDiedError,
     ActorNotFoundError,
     TaskError,
+    UnsupportedOptionError,
 )
 
 from .actors import GET_TIMEOUT_S, counter_class, get, late_function
@@ -45,6 +46,19 @@ def test_methods_have_num_returns() -> None:
     assert get(counter.pair.options(num_returns=1).remote()) == (7, 1)
     assert counter.add.options(num_returns=0).remote() is None
     assert get(counter.add.remote()) == 9
+
+
+def test_rays_one_call_form_of_actors_and_methods() -> None:
+    counter = counter_class()._remote((10,), {"step": 2}, num_cpus=0)
+    assert get(counter.add._remote()) == 12
+    assert (
+        get(counter.add._remote(args=(1,))) == get(counter.add._remote(kwargs={"times": 0})) == 14
+    )
+    assert rostral.get(counter.pair._remote(num_returns=2)) == [14, 2]
+    with pytest.raises(UnsupportedOptionError, match="max_retries"):
+        counter_class()._remote((10,), max_retries=1)
+    with pytest.raises(UnsupportedOptionError, match="num_cpus"):
+        counter.add._remote(num_cpus=1)
 
 
 def test_arguments_of_calls_may_be_large_or_references() -> None:

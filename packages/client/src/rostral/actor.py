@@ -191,6 +191,17 @@ class ActorClass(Generic[P, T]):
                 return self._create(current, args, kwargs)
             return self._get_or_create(current, args, kwargs)
 
+    def _remote(
+        self,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> ActorHandle[T]:
+        """The form that Ray's users know: options and arguments in one call."""
+        actors: Any = self.options(**changes)
+        handle: ActorHandle[T] = actors.remote(*args, **(kwargs or {}))
+        return handle
+
     def _get_or_create(
         self, current: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> ActorHandle[T]:

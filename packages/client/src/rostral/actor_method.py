@@ -137,6 +137,16 @@ class ActorMethod:
             word = call_word(self._number, group, retry)
             return ActorMethod(self._actor, self._name, self._number, options, word)
 
+    def _remote(
+        self,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> Any:
+        """The form that Ray's users know: options and arguments in one call."""
+        method: Any = self.options(**changes)
+        return method.remote(*args, **(kwargs or {}))
+
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submits a call, in order after this caller's earlier ones.
 
