@@ -5,6 +5,7 @@ Each change can be put back, and is at the session's end. A node's process takes
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
@@ -38,28 +39,61 @@ def raise_file_limit() -> Callable[[], None]:
 def exit_when_terminated() -> Callable[[], None]:
     """Makes SIGTERM raise SystemExit in the main thread, so that `finally` and atexit run.
 
-    Only where nobody else handles the signal, and from the main thread: others cannot. Returns what
-    puts back what was there.
+    Only where nobody else handles the signal, and from the main thread: others cannot. Not in
+    forked children. Returns what puts back what was there.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return lambda: None
-    pid = os.getpid()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        del frame
-        if os.getpid() != pid:
-            # A forked child: it ends as it would have without its parent's session.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        sys.exit(STATUS_OF_SIGNAL + number)
-
+    _hook_forks()
     signal.signal(signal.SIGTERM, leave)
 
     def put_back() -> None:
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and signal.getsignal(signal.SIGTERM) is leave:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if threading.current_thread() is threading.main_thread():
+            _let_go()
 
     return put_back
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Handles SIGTERM."""
+    del frame
+    sys.exit(STATUS_OF_SIGNAL + number)
+
+
+def _let_go() -> None:
+    if signal.getsignal(signal.SIGTERM) is leave:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+# ---- forks
+#
+# A forked child ends on SIGTERM as it would without its parent's session. Until it has got there
+# the signal waits: a child of Python's forgets signals that come before it is itself.
+
+_held = threading.local()
+
+
+@functools.cache
+def _hook_forks() -> None:
+    """Once for the process: hooks cannot be taken back. They do nothing while `leave` is unused."""
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )
+
+
+def _before_fork() -> None:
+    if signal.getsignal(signal.SIGTERM) is leave:
+        _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _after_fork() -> None:
+    mask = _held.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    _let_go()
+    _after_fork()
