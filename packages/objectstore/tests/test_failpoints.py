@@ -16,6 +16,7 @@ from rostral_objectstore import StoreClient
 from rostral_objectstore._native import failpoints, repair
 from rostral_objectstore._native.check import check
 from rostral_objectstore._native.heap import Heap
+from rostral_objectstore._native.lanes import link_lane
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore.errors import ObjectAlreadyExistsError
 from rostral_objectstore.layout import CHUNK_BYTES, QUEUE_READY
@@ -29,7 +30,7 @@ PATIENCE_S = 15.0
 RARE = {"chunk.adopted"}
 # Only two processes together come here: see below.
 MET_BY_TWO = {"delete.disturbed"}
-OF_TASKS = ("submit.", "queue.", "claim.", "cancel.", "finish.", "resolve.", "task.")
+OF_TASKS = ("submit.", "queue.", "lane.", "claim.", "cancel.", "finish.", "resolve.", "task.")
 CASES = [
     (name, visit)
     for name in failpoints.NAMES
@@ -46,7 +47,8 @@ end = time.monotonic() + patience_s
 while time.monotonic() < end:
     work.step()
 """
-# Tasks with inputs that come late and with none; the victim runs some of them itself.
+# Tasks with inputs that come late and with none, some of them in a lane; the victim runs some of
+# them itself.
 VICTIM_OF_TASKS = """
 work = churn.Churn(client, seed)
 writable = client.create(1000, promised)
@@ -59,7 +61,7 @@ while time.monotonic() < end:
         results = tasks.submit(
             ObjectHandle, context, queue, 0, bytes(work.chooser.choice([1, 600])), late, [], 2, 0,
             0, False)
-        results += tasks.submit(ObjectHandle, context, queue, 0, b"", [], late, 1, 0, 0, False)
+        results += tasks.submit(ObjectHandle, context, lane, 0, b"", [], late, 1, 0, 0, False)
         results += tasks.submit(ObjectHandle, context, queue, 0, b"", late, [], 1, 0, 0, False)
         assert cancelling.cancel_result(table, results[-1], 0, 2, b"cancelled", 0) == 0
         for handle in late:
@@ -203,12 +205,13 @@ def cast(busy_store: Store) -> Iterator[list[Peer]]:
         peer.kill()
 
 
-def end_tasks(client: StoreClient, queue: Queue) -> None:
+def end_tasks(client: StoreClient, queues: list[Queue]) -> None:
     """What a scheduler would do about the tasks of the dead: here they all fail."""
     for task in repair.list_tasks(client.segment, 10_000):
         repair.fail(client.table, task["loc"], 2, b"", 0)
-    repair.claim_all(client.segment, queue.loc)
-    queue.free()
+    for queue in queues:
+        repair.claim_all(client.segment, queue.loc)
+        queue.free()
 
 
 @pytest.mark.slow
@@ -231,7 +234,10 @@ def test_a_death_at_any_step_harms_nobody(
     waiter.do("handle = client.handle(promised)", promised=promised)
     waiter.begin("value = client.get(handle)")
     slot = victim.ask("slot")
-    queue = Queue.create(client.segment, 64, QUEUE_READY, bytes(16), bytes(16))
+    queue, lane = (
+        Queue.create(client.segment, 64, QUEUE_READY, bytes(16), bytes(16)) for _ in range(2)
+    )
+    link_lane(queue, lane, 0, 1, 0, None, queue)
     stories = {"stream": VICTIM_OF_STREAMS, "free": VICTIM_OF_FREES}
     story = stories.get(name.partition(".")[0], VICTIM)
     victim.begin(
@@ -240,10 +246,11 @@ def test_a_death_at_any_step_harms_nobody(
         promised=promised,
         patience_s=PATIENCE_S,
         queue=queue.loc,
+        lane=lane.loc,
     )
     until_dead(victim, name)
     store.until_gone(slot)
-    end_tasks(client, queue)
+    end_tasks(client, [queue, lane])
     try:
         kept = client.put("made by another", promised)
     except ObjectAlreadyExistsError:

@@ -44,5 +44,6 @@ def test_numbers_are_the_headers() -> None:
     header = constants()
     assert header["CHUNK_SIZE"] == layout.CHUNK_BYTES
     assert header["MAX_SLOTS"] == layout.SLOTS_MAX
+    assert header["LANES_MAX"] == layout.LANES_MAX
     assert header["NO_SLOT"] == layout.NO_SLOT
     assert header["RETRY_FOREVER"] == layout.RETRY_FOREVER

@@ -52,6 +52,8 @@ class Node:
         )
         self.now_s = 0.0
         self.lengths: dict[int, int] = {}
+        self.priorities: dict[int, int] = {}
+        self.depths: dict[int, int] = {}
         self.seen: dict[int, WorkerSeen] = {}
 
     def tell(self, event: Event) -> list[Action]:
@@ -70,7 +72,10 @@ class Node:
         return self.tell(
             Observed(
                 now_s=self.now_s,
-                queues=tuple(QueueSeen(q, n) for q, n in self.lengths.items()),
+                queues=tuple(
+                    QueueSeen(q, n, self.priorities.get(q, 0), self.depths.get(q, 0))
+                    for q, n in self.lengths.items()
+                ),
                 workers=tuple(self.seen.values()),
                 tick=tick,
             )
@@ -238,10 +243,62 @@ def test_worker_of_one_job_never_serves_another() -> None:
     assert Grant(2, OTHER_QUEUE) in node.look()
 
 
-def test_what_workers_submit_is_served_before_what_their_driver_did_in_the_shape() -> None:
+def test_the_shape_whose_next_task_has_the_highest_priority_is_served_first() -> None:
+    """Both wait as long; the second one's tasks are more urgent."""
+    node = ready_node(workers=2)
+    node.open(OTHER_QUEUE, shape=ResourceSet.of({"CPU": 2}))
+    node.lengths |= {QUEUE: 9, OTHER_QUEUE: 9}
+    node.priorities[OTHER_QUEUE] = 1
+    assert [o for o in node.look() if isinstance(o, Grant)] == [Grant(1, OTHER_QUEUE)]
+
+
+def test_a_higher_priority_takes_workers_of_another_shape_after_a_quantum() -> None:
+    """1. It has one already, and gets the other. 2. The lower one takes none back."""
+    node = ready_node()
+    node.open(OTHER_QUEUE, shape=ResourceSet.of({"CPU": 0.9}))
+    node.lengths[QUEUE] = 1000
+    node.look()
+    node.work(1)
+    node.work(2)
+    node.lengths[OTHER_QUEUE] = 1000
+    node.priorities[OTHER_QUEUE] = 1
+    assert not [o for o in node.look() if isinstance(o, Withdraw)]
+    first = [o for o in node.look(after_s=0.05) if isinstance(o, Withdraw)]
+    assert first == [Withdraw(1)]
+    node.rest(1, 0)
+    orders = node.look(after_s=0.05)
+    assert Grant(1, OTHER_QUEUE) in orders
+    assert Withdraw(2) in [*orders, *node.look()]
+    node.rest(2, 0)
+    node.work(1, OTHER_QUEUE)
+    assert Grant(2, OTHER_QUEUE) in node.look()
+    node.work(2, OTHER_QUEUE)
+    assert not [o for o in node.look(after_s=1.0) if isinstance(o, Withdraw)]
+
+
+def test_one_jobs_priorities_take_nothing_from_another_job() -> None:
+    node = ready_node(cpus=1.0, workers=1)
+    node.open(OTHER_QUEUE, OTHER_JOB)
+    node.lengths[QUEUE] = 9
+    node.priorities[OTHER_QUEUE] = 1000
+    node.look()
+    node.lengths[OTHER_QUEUE] = 9
+    node.work(1)
+    node.look()
+    assert Withdraw(1) in node.look(after_s=0.05)
+    node.rest(1, 0)
+    assert StartWorker(2) in node.look()
+    node.start(2)
+    assert Grant(2, OTHER_QUEUE) in node.look()
+    node.work(2, OTHER_QUEUE)
+    assert Withdraw(2) in node.look(after_s=0.05)
+
+
+def test_with_much_blocked_what_is_nested_is_served_before_what_a_driver_submitted() -> None:
     """Parents that wait for children keep their processes: more of them come after those."""
     node = ready_node(workers=3)
-    node.tell(QueueOpened(queue=OTHER_QUEUE, job_id=JOB, shape=CPU, nested=True))
+    node.open(OTHER_QUEUE)
+    node.depths[OTHER_QUEUE] = 1
     node.lengths |= {QUEUE: 9, OTHER_QUEUE: 0}
     assert [o for o in node.look() if isinstance(o, Grant)] == [Grant(1, QUEUE), Grant(2, QUEUE)]
     for worker in (1, 2):

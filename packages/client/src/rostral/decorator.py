@@ -111,6 +111,9 @@ def remote(*args: Any, **options: Any) -> Any:
     `Actors = remote(Class)`. What `@remote` on a class does mypy sees with `mypy_plugin` alone:
     else it takes the name for the plain class.
 
+    Of a function's options `priority` (0) says which of those that are ready begins first: the
+    highest among tasks of the job that need the same resources. The package's README has them all.
+
     Raises:
         UnsupportedOptionError: No such option (a ValueError).
         TypeError: An option of the wrong type.

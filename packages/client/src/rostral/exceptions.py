@@ -20,6 +20,7 @@ RostralError
 ├── TaskPlacementGroupRemovedError  the group that the task was to run in is gone
 ├── PlacementGroupNotFoundError (ValueError)
 ├── UnschedulableError            no node can ever give what was asked for
+├── LimitReachedError             a bound of the node's is reached: queues, priorities, actors
 ├── ObjectStoreFullError          no room in the store
 │   └── OutOfDiskError            nor on the disk that it spills to
 ├── ObjectLostError               all copies are gone
@@ -68,6 +69,7 @@ from rostral_scheduler.errors import (
     ActorNotFoundError,
     ActorPlacementGroupRemovedError,
     ActorUnavailableError,
+    LimitReachedError,
     NodeDiedError,
     OutOfMemoryError,
     PlacementGroupNotFoundError,
@@ -315,6 +317,7 @@ __all__ = [
     "GcsError",
     "GetTimeoutError",
     "LocalRayletDiedError",
+    "LimitReachedError",
     "NodeDiedError",
     "NotConnectedError",
     "NotPicklableError",

@@ -31,6 +31,7 @@ GROUPS_MAX = 256
 PENDING_CALLS_MAX = 1 << 30
 CALLS_MAX = 1 << 30
 DEADLINE_S_MAX = 1e9
+PRIORITY_MAX = 1_000_000
 # Of the resource that says which kind of accelerator a node has: so many can be there at once.
 ACCELERATOR_SHARE: Final = 0.001
 # Each call since an actor's last checkpoint keeps its task record and its arguments.
@@ -63,6 +64,7 @@ class _OfTasks(TypedDict, total=False):
     max_retries: int
     retry_exceptions: bool | Sequence[type[BaseException]]
     deadline_s: float
+    priority: int
     _generator_backpressure_num_objects: int
 
 
@@ -316,6 +318,7 @@ class TaskOptions(SharedOptions):
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     max_calls: int | None = None
     deadline_s: float | None = None
+    priority: int = 0
     _generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
@@ -327,6 +330,7 @@ class TaskOptions(SharedOptions):
         if self.max_calls is not None:
             _count("max_calls", self.max_calls, 0, CALLS_MAX)
         _check_deadline(self.deadline_s)
+        _count("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
         _text("name", self.name)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 

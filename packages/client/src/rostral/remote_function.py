@@ -47,6 +47,9 @@ class RemoteFunction(Generic[P, R]):
         self._name = options.name or str(getattr(function, "__qualname__", function))
         # Of which of this process's sessions what `_export` sets is; none yet.
         self._session = 0
+        # For which lane `_queue` is, and the queues of other lanes that were used here.
+        self._lane = 0
+        self._queues: dict[int, int] = {}
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -120,8 +123,8 @@ class RemoteFunction(Generic[P, R]):
             """
             self._signature.check(self._name, args, kwargs)
             current = runtime()
-            if self._session != current.session:
-                self._export(current)
+            if self._lane != current.lane:
+                self._enter(current)
             if current.captures and self._options.scheduling_strategy is None:
                 captured = current.captured_placement()
                 if captured is not None:
@@ -178,12 +181,26 @@ class RemoteFunction(Generic[P, R]):
         function = remote_function(self._function, self._changed(changes), self)
         return cast(Any, function).remote(*args, **(kwargs or {}))
 
+    def _enter(self, current: Runtime) -> None:
+        """Finds the queue for what the running task, or the driver, submits."""
+        if self._session != current.session:
+            self._export(current)
+        queue = self._queues.get(current.lane)
+        if queue is None:
+            options = self._options
+            queue = current.queue_for(
+                options.demand, options.placement, self._environment, options.priority
+            )
+            self._queues[current.lane] = queue
+        self._queue = queue
+        self._lane = current.lane
+
     def _export(self, current: Runtime) -> None:
         options = self._options
         check_node(current, options)
         placement = options.placement
-        environment = current.environment_for(options.runtime_env)
-        self._queue = current.queue_for(options.demand, placement, environment)
+        self._environment = current.environment_for(options.runtime_env)
+        self._queues = {}
         limit = options.run_limit
         code = (current.session, self._name, options.retry_exceptions, placement, limit)
         if code not in self._exports:

@@ -36,6 +36,7 @@ from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
 from rostral.seams import Scheduler, Store
 from rostral.serialization import pack
+from rostral_objectstore._native.lanes import rank_of
 from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore._native.stream import StreamReader
 from rostral_objectstore._native.task import ClaimedTask, TaskContext
@@ -65,6 +66,8 @@ QUEUE_FULL_PAUSE_S = 0.001
 QUEUE_FULL_PAUSE_S_MAX = 0.1
 # Further than any clock of the system counts; a longer wait is one without a limit.
 TIMEOUT_S_MAX = 1e9
+# Below any that a task has.
+PRIORITY_LEAST = -(1 << 31)
 
 T = TypeVar("T")
 
@@ -118,6 +121,7 @@ class Runtime:
         namespace: where names of actors live.
         node_id: 16 bytes.
         root: the scope outside of any task.
+        depth: how many tasks are above what is submitted here; a worker's follows its tasks.
         environment: the encoded runtime environment of what is submitted here; of a worker, its
             own.
         facts: about the connection, by name, as `Context` has them.
@@ -137,6 +141,7 @@ class Runtime:
         root: TaskScope,
         facts: Mapping[str, str],
         environment: str = "",
+        depth: int = 0,
     ) -> None:
         self.store = store
         self.table = store.table
@@ -154,9 +159,14 @@ class Runtime:
         # Of an actor's process: what it was told about the actor.
         self.assignment: ActorAssignment | None = None
         self._queues: dict[
-            tuple[Placement | None, str, tuple[tuple[str, float], ...]],
+            tuple[Placement | None, str, tuple[tuple[str, float], ...], int, int],
             int,
         ] = {}
+        # Names the lane of what is submitted here, which has this priority at least, and this
+        # depth; and the same for each queue that this process has run a task of.
+        self.lane = next(_sessions)
+        self._priority, self._depth = PRIORITY_LEAST, depth
+        self._lanes: dict[int, tuple[int, int, int]] = {}
         # Whether any scope of this process has children in its own placement group.
         self.captures = False
         # Who shows this process's progress bars; None: nobody does.
@@ -328,17 +338,39 @@ class Runtime:
         folder = Path(self.ask("package_dir", {})["path"])
         return encode_environment(spec_of(env, parent, functools.partial(pack_files, folder)))
 
+    def runs_task_of(self, queue: int) -> None:
+        """What is submitted from here on are children of a task of this ready queue."""
+        known = self._lanes.get(queue)
+        if known is None:
+            priority, depth = rank_of(self.store.segment, queue)
+            known = self._lanes[queue] = next(_sessions), priority, depth + 1
+        self.lane, self._priority, self._depth = known
+
     def queue_for(
-        self, demand: dict[str, float], placement: Placement | None, environment: str
+        self,
+        demand: dict[str, float],
+        placement: Placement | None,
+        environment: str,
+        priority: int,
     ) -> int:
         """The ready queue of a shape of resources, in a placement group or outside of any.
 
-        Raises UnschedulableError when no node can ever meet it, TaskPlacementGroupRemovedError.
+        For tasks of this priority, or of the running task's where that is higher.
+
+        Raises UnschedulableError when no node can ever meet it, TaskPlacementGroupRemovedError,
+        LimitReachedError for too many shapes or priorities.
         """
-        key = (placement, environment, tuple(sorted(demand.items())))
+        priority, depth = max(priority, self._priority), self._depth
+        key = (placement, environment, tuple(sorted(demand.items())), priority, depth)
         queue = self._queues.get(key)
         if queue is None:
-            body = {"job_id": self.job_id, "resources": demand, "environment": environment}
+            body = {
+                "job_id": self.job_id,
+                "resources": demand,
+                "environment": environment,
+                "priority": priority,
+                "depth": depth,
+            }
             if placement is not None:
                 body["bundle"] = placement.request()
             queue = self._queues[key] = int(self.scheduler.call("get_queue", body)["queue"])

@@ -124,6 +124,7 @@ def join_job(
         node_id=start.node_id,
         root=TaskScope(start.worker_id, "worker"),
         environment=start.environment,
+        depth=1,
         facts={
             "node_id": start.node_id.hex(),
             "address": job["gcs_address"],
@@ -162,14 +163,14 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
     runtime: Runtime | None = None
     limit = RunLimit()
     tasks = store.tasks
+    queue = 0
     while True:
         task = tasks.next(0, sweep_timeout_ns(tasks), [])
         if task is None:
             tasks.sweep()
             continue
         if runtime is None:
-            queue, *_ = store.segment.work_state(store.slot)
-            job_id = Queue(store.segment, queue).job_id
+            job_id = Queue(store.segment, task.queue).job_id
             try:
                 job = scheduler.call("job_info", {"job_id": job_id})
                 runtime = join_job(store, scheduler, start, job_id, job)
@@ -178,6 +179,9 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
                 tasks.finish(task)
                 scheduler.call("environment_failed", {"message": error.message})
                 return
+        if task.queue != queue:
+            queue = task.queue
+            runtime.runs_task_of(queue)
         run_task(runtime, task, limit)
         if limit.is_reached:
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rostral_gcs.errors import ConfigError, RostralError
 from rostral_objectstore.layout import SLOTS_MAX
+from rostral_scheduler.core.lanes import PRIORITIES_MAX
 from rostral_scheduler.core.resources import CPU, GPU, ResourceSet
 from rostral_scheduler.zygote_start import PRELOADED, WORKER_MODULE
 
@@ -48,6 +49,10 @@ class LocalSchedulerConfig:
         workers_max: Most processes, actors included. Each task that waits for others keeps one,
             so this bounds how deep tasks may nest; each needs a slot of the store, and what is
             left of the 1,024 is for daemons and drivers.
+        blocked_workers_free: Tasks that wait for others up to which another process is started for
+            each at once; twice the CPUs, where that is more.
+        blocked_growth_per_s: Beyond that, how many more are started in a second, as a share of
+            those: a node is filled in some ten seconds, and most waits are over by then.
         starts_in_flight_max: Most forks whose worker has not registered yet: more only makes each
             of them slower.
         start_timeout_s: How long the zygote's imports and a worker's registration may take.
@@ -66,6 +71,8 @@ class LocalSchedulerConfig:
         memory_threshold: Share of the machine's memory, of the cgroup's and of
             ``memory_limit_bytes`` above which workers are ended; Ray's. What is left is for those
             who allocate between two checks.
+        growth_memory_threshold: Share of the same above which no processes are added for those that
+            wait, as long as any task is at work.
         memory_limit_bytes: Memory that the workers may have of their own, together, in bytes; None:
             as much as there is.
         memory_check_interval_s: Between two looks at memory, each of some 0.2 ms.
@@ -84,7 +91,11 @@ class LocalSchedulerConfig:
         death_report_timeout_s: How long a dead worker's exit status is waited for.
         ready_queue_capacity: Tasks queued at once for one job and shape, beyond which submitting
             waits; a power of two. Fewer where 8 bytes for each would be over 1/512 of the store.
-        queues_per_job_max: Shapes that one job may use.
+        queues_per_job_max: Shapes that one job may use, and lanes for priorities and nested tasks.
+        priorities_max: Different priorities, beside the first, of one job's tasks of one shape; at
+            most 32.
+        lane_capacity: Tasks queued at once in one lane beside the queue itself; a power of two.
+            Smaller than a queue, since each takes its share of the store.
         mailbox_capacity_max: Calls queued at once for one actor; a power of two.
         jobs_max: Drivers at once.
         actors_max: Actors, and dead ones that somebody still refers to. Living ones are fewer than
@@ -121,6 +132,8 @@ class LocalSchedulerConfig:
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     prestart_count: int | None = None
     workers_max: int = 1008
+    blocked_workers_free: int = 64
+    blocked_growth_per_s: float = 0.25
     starts_in_flight_max: int = 16
     start_timeout_s: float = 30.0
     idle_worker_timeout_s: float = 1.0
@@ -133,6 +146,7 @@ class LocalSchedulerConfig:
     venvs_kept_max: int = 32
     venvs_size_max: int = 20 << 30
     memory_threshold: float = 0.95
+    growth_memory_threshold: float = 0.85
     memory_limit_bytes: int | None = None
     memory_check_interval_s: float = 0.25
     task_oom_retries: int = -1
@@ -145,6 +159,8 @@ class LocalSchedulerConfig:
     death_report_timeout_s: float = 0.1
     ready_queue_capacity: int = 1 << 20
     queues_per_job_max: int = 256
+    priorities_max: int = PRIORITIES_MAX
+    lane_capacity: int = 1 << 14
     mailbox_capacity_max: int = 1 << 16
     jobs_max: int = 256
     actors_max: int = 10_000
@@ -197,16 +213,26 @@ class LocalSchedulerConfig:
             problems.append(error.message)
         for name in {CPU, GPU, "memory"} & set(self.resources):
             problems.append(f"resources has {name}; allowed: names of your own, it has a field")
-        for name in ("ready_queue_capacity", "group_queue_capacity", "mailbox_capacity_max"):
+        for name in (
+            "ready_queue_capacity",
+            "group_queue_capacity",
+            "lane_capacity",
+            "mailbox_capacity_max",
+        ):
             capacity = getattr(self, name)
             if capacity > 0 and capacity & (capacity - 1):
                 problems.append(f"{name} is {capacity}; allowed: a power of two")
+        if self.priorities_max > PRIORITIES_MAX:
+            problems.append(
+                f"priorities_max is {self.priorities_max}; allowed: at most {PRIORITIES_MAX}"
+            )
         if self.workers_max >= SLOTS_MAX:
             problems.append(f"workers_max is {self.workers_max}; allowed: less than {SLOTS_MAX}")
-        if not 0 < self.memory_threshold <= 1:
-            problems.append(
-                f"memory_threshold is {self.memory_threshold}; allowed: above 0, at most 1"
-            )
+        problems += [
+            f"{name} is {getattr(self, name)}; allowed: above 0, at most 1"
+            for name in ("memory_threshold", "growth_memory_threshold")
+            if not 0 < getattr(self, name) <= 1
+        ]
         if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
             problems.append(f"memory_limit_bytes is {self.memory_limit_bytes}; allowed: above 0")
         if self.task_oom_retries < -1:

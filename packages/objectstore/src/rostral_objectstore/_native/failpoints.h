@@ -89,7 +89,7 @@
     STEP(FREE_STEP_UNCOUNTED, "free.uncounted")                                                \
     STEP(FREE_STEP_EMPTIED, "free.emptied")                                                    \
     STEP(FREE_STEP_DONE, "free.done")                                                          \
-    /* task.pyx and queue.pyx */                                                               \
+    /* task.pyx, queue.pyx and lanes.pyx */                                                    \
     STEP(SUBMIT_STEP_RECORDED, "submit.recorded")                                              \
     STEP(SUBMIT_STEP_PROMISED, "submit.promised")                                              \
     STEP(SUBMIT_STEP_WRITTEN, "submit.written")                                                \
@@ -100,6 +100,9 @@
     STEP(CLAIM_STEP_SAID, "claim.said")                                                        \
     STEP(CLAIM_STEP_CLAIMED, "claim.claimed")                                                  \
     STEP(CLAIM_STEP_EMPTIED, "claim.emptied")                                                  \
+    STEP(LANE_STEP_QUEUED, "lane.queued")                                                      \
+    STEP(LANE_STEP_EMPTY, "lane.empty")                                                        \
+    STEP(LANE_STEP_CLEARED, "lane.cleared")                                                    \
     STEP(CANCEL_STEP_MARKED, "cancel.marked")                                                  \
     STEP(FINISH_STEP_DONE, "finish.done")                                                      \
     STEP(RESOLVE_STEP_MARKED, "resolve.marked")                                                \

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #define SEGMENT_MAGIC 0x31304c4152545352ull /* "RSTRAL01" */
-#define LAYOUT_VERSION 13u
+#define LAYOUT_VERSION 14u
 /* As many as 10 bits name, which is what the words of events and counts have for a slot. */
 #define MAX_SLOTS 1024u
 #define SLOT_WORDS (MAX_SLOTS / 64)
@@ -431,6 +431,10 @@ struct stream {
 
 /* ---- queues: ready queues (one per job and resource shape) and actor mailboxes --------------- */
 
+/* A ready queue may have lanes: queues whose tasks the same workers take before its own, or after
+ * them. Workers are granted the first made of such queues, the *base*, and sleep there. The
+ * scheduler alone makes lanes and links them, first come first: `first_lane` of the base, then
+ * `next_lane` of each; the base is one of the chain. They end together. */
 /* cell: locator of a task | lap << 32. An empty cell of lap n holds n << 32. Producers fill the
  * cell at `tail` by CAS and then advance `tail`; anybody may advance it for them, so a producer
  * that dies in between stops nobody. */
@@ -444,17 +448,27 @@ struct queue {
     /* written by the scheduler: poke it when a task is enqueued and nobody sleeps here */
     uint32_t wants_scheduler;
     uint32_t reserved_cells;  /* cells whose pages are known to exist */
-    uint64_t pad0;
+    uint32_t base;            /* of a lane; 0: workers are granted this very queue */
+    uint32_t first_lane;      /* of a base that has lanes; 0: none */
     uint64_t tail;
     uint64_t pad1[7];
     uint64_t head;
     uint64_t pad2[7];
     uint64_t sleepers[SLOT_WORDS]; /* workers asleep here; who clears a bit must wake its slot */
-    uint64_t pad3[8];
+    /* Of a base, a bit for each lane that may have tasks: set after a push, and cleared by who
+     * found the lane empty, and then looks once more. Where a death left a bit clear, the
+     * scheduler sets it, who counts the tasks of all lanes whenever it looks. */
+    uint64_t busy_lanes;
+    uint32_t next_lane;   /* which comes after this one; 0: none */
+    uint32_t lane_number; /* its bit in `busy_lanes` */
+    int32_t priority;     /* of the tasks in it */
+    uint32_t depth;       /* how many tasks are above those in it: 0 for what drivers submit */
+    uint64_t pad3[5];
     /* follows at offset 512: uint64_t cells[capacity] */
 };
 /* How often the ring had been filled before the position. */
 #define LAP(position, capacity) (((position) / (capacity)) & 0xffffffffu)
+#define LANES_MAX 64u
 #define QUEUE_MAGIC 0x52515545u
 #define QUEUE_CELLS_OFFSET 512u
 

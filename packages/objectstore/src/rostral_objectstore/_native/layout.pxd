@@ -1,5 +1,5 @@
 # Declarations of layout.h and atomics.h, and nothing else.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "layout.h" nogil:
     enum: SEGMENT_MAGIC, LAYOUT_VERSION, MAX_SLOTS, SLOT_WORDS, CHUNK_SIZE, CHUNK_LOCATORS, NO_SLOT
@@ -20,7 +20,7 @@ cdef extern from "layout.h" nogil:
     enum: TASK_FLAG_INTERRUPT, TASK_FLAG_STREAM, TASK_FLAG_LATE, TASK_FLAG_LOGGED
     enum: STREAM_ITEMS_MAX
     enum: DEPENDENCY_RESOLVED, DEPENDENCY_LINKED, DEPENDENCY_FAILED
-    enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET
+    enum: QUEUE_MAGIC, QUEUE_CELLS_OFFSET, LANES_MAX
     enum: RETRY_FOREVER
     enum: COUNT_NUMBER_MASK
     uint64_t CONTAINERS_COUNT(uint64_t word)
@@ -128,9 +128,12 @@ cdef extern from "layout.h" nogil:
         uint32_t magic, capacity, kind, closed
         uint8_t job_id[16]
         uint8_t key[16]
-        uint32_t wants_scheduler, reserved_cells
+        uint32_t wants_scheduler, reserved_cells, base, first_lane
         uint64_t tail, head
         uint64_t sleepers[15]
+        uint64_t busy_lanes
+        uint32_t next_lane, lane_number, depth
+        int32_t priority
 
 cdef extern from "atomics.h" nogil:
     uint64_t load64(const uint64_t *p)

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from rostral_objectstore._native.layout cimport dependency, object as object_record, queue
-from rostral_objectstore._native.segment cimport attachment
+from rostral_objectstore._native.segment cimport Segment, attachment
 
 cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil
 cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil
@@ -17,3 +17,8 @@ cdef bint restack(attachment *a, uint32_t object_loc, uint64_t sought) noexcept 
 cdef bint stack(
     attachment *a, object_record *o, dependency *d, uint64_t element) noexcept nogil
 cdef queue *queue_at(attachment *a, uint32_t loc) noexcept nogil
+
+cdef class Queue:
+    cdef readonly Segment segment
+    cdef readonly uint32_t loc
+    cdef queue *q

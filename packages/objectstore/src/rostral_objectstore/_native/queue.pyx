@@ -75,6 +75,8 @@ cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
             if cas64(&c[tail & mask], cell, lap << 32 | task_loc):
                 FAILPOINT(a.plan, QUEUE_STEP_FILLED)
                 cas64(&q.tail, tail, tail + 1)
+                if q.base != 0:
+                    say_busy(a, q)
                 return True
         elif cell >> 32 == lap or cell == LAP(lap + 1, 1) << 32:
             # Filled in this lap (perhaps already emptied again), but the producer has not advanced
@@ -82,6 +84,15 @@ cdef bint push(attachment *a, queue *q, uint32_t task_loc) noexcept nogil:
             cas64(&q.tail, tail, tail + 1)
         elif load64(&q.tail) == tail:
             return False  # still holds a task of the lap before
+
+
+cdef void say_busy(attachment *a, queue *q) noexcept nogil:
+    """After a push into a lane: whoever looks for tasks at its base shall look at it."""
+    cdef queue *base = <queue *>at(a, q.base)
+    cdef uint64_t bit = <uint64_t>1 << q.lane_number
+    FAILPOINT(a.plan, LANE_STEP_QUEUED)
+    if not load64(&base.busy_lanes) & bit:
+        or64(&base.busy_lanes, bit)
 
 
 cdef uint32_t claim_next(attachment *a, queue *q, bint *empty) noexcept nogil:
@@ -140,6 +151,8 @@ cdef void wake_worker(attachment *a, queue *q) noexcept nogil:
     """After a push: wakes one worker that sleeps here, or a scheduler that asked to be told."""
     cdef uint32_t i
     cdef uint64_t word, bit
+    if q.base != 0:
+        q = <queue *>at(a, q.base)
     for i in range(SLOT_WORDS):
         word = load64(&q.sleepers[i])
         while word != 0:
@@ -294,10 +307,6 @@ cdef class Queue:
 
     `create`, `close` and `free` are the scheduler's.
     """
-
-    cdef readonly Segment segment
-    cdef readonly uint32_t loc
-    cdef queue *q
 
     def __init__(self, Segment segment not None, uint32_t loc):
         self.segment = segment

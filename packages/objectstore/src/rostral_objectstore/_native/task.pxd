@@ -64,3 +64,4 @@ cdef class ClaimedTask:
     cdef readonly uint32_t flags
     cdef readonly uint32_t attempt
     cdef readonly uint32_t submitter
+    cdef readonly uint32_t queue

@@ -20,13 +20,13 @@ from rostral_objectstore._native.handle cimport Handle, new_handle
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport (
     ARENA_TASKS, allocate_record, allocate_run, release_block, release_named, trim)
+from rostral_objectstore._native.lanes cimport claim_first, looks_idle
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport drop, new_object, try_delete
 from rostral_objectstore._native.pending cimport PendingCalls
 from rostral_objectstore._native.queue cimport (
-    claim_next, enqueue, looks_empty, may_start, push, queue_at, resolved_mark, restack, stack,
-    wake_worker)
+    enqueue, may_start, push, queue_at, resolved_mark, restack, stack, wake_worker)
 from rostral_objectstore._native.segment cimport (
     Segment, at, attachment, clear_awake, may_spin, poke_scheduler, set_awake)
 from rostral_objectstore._native.stream cimport begin_stream, end_stream, new_reader
@@ -605,20 +605,20 @@ cdef class Tasks:
             q = queue_at(a, queue_loc)
             if q == NULL:
                 raise QueueClosedError(f"no queue at locator {queue_loc}")
-            loc = claim_next(a, q, &empty)
+            loc = claim_first(a, q, &empty)
             if loc:
                 return self._claimed(a, loc)
         if timeout_ns == 0:
             return None
         if self._spin(a, q, queue_loc, mailbox, watched):
-            loc = claim_next(a, q, &empty)
+            loc = claim_first(a, q, &empty)
             if loc:
                 return self._claimed(a, loc)
         self._sleep(a, q, queue_loc, mailbox, timeout_ns, watched, -1)
         self._open()
         granted = mailbox if mailbox else load32(&a.me.queue)
         if granted and granted == queue_loc:
-            loc = claim_next(a, q, &empty)
+            loc = claim_first(a, q, &empty)
             if loc:
                 return self._claimed(a, loc)
         return None
@@ -633,10 +633,10 @@ cdef class Tasks:
         cdef queue *q = queue_at(a, mailbox)
         if q == NULL:
             raise QueueClosedError(f"no queue at locator {mailbox}")
-        if looks_empty(q) and timeout_ns != 0 and not self._spin(a, q, mailbox, mailbox, watched):
+        if looks_idle(q) and timeout_ns != 0 and not self._spin(a, q, mailbox, mailbox, watched):
             self._sleep(a, q, mailbox, mailbox, timeout_ns, watched, seen)
             self._open()
-        return not looks_empty(q)
+        return not looks_idle(q)
 
     cdef bint _spin(self, attachment *a, queue *q, uint32_t queue_loc, uint32_t mailbox,
                     list watched) except -1:
@@ -652,7 +652,7 @@ cdef class Tasks:
             while empty and now < spin_end and may_spin(a):
                 for spins in range(SPINS_PER_CLOCK):
                     cpu_pause()
-                    if not looks_empty(q):
+                    if not looks_idle(q):
                         empty = False
                         break
                 if not mailbox and load32(&a.me.queue) != queue_loc:
@@ -685,7 +685,7 @@ cdef class Tasks:
             if IS_READY(load64(&(<object_record *>at(a, handle.loc)).word)):
                 sealed = True
         granted = mailbox if mailbox else load32(&me.queue)
-        if not sealed and granted == queue_loc and (q == NULL or looks_empty(q)):
+        if not sealed and granted == queue_loc and (q == NULL or looks_idle(q)):
             if load32(&a.hdr.starved) != 0 and not mailbox:
                 poke_scheduler(a)
             with nogil:
@@ -724,6 +724,7 @@ cdef class Tasks:
             payload_of(a, t) + head, t.payload_size - head)
         claimed.attempt = t.attempt
         claimed.submitter = t.submitter
+        claimed.queue = t.queue
         if t.return_count == 1:
             claimed.returns = (returns[0],)
         else:

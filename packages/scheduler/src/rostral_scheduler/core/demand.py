@@ -30,26 +30,37 @@ class Demand:
     """Its resources are free, but no worker is, and no more may be started now."""
 
 
-def in_order(demands: list[Demand]) -> list[Demand]:
+def in_order(demands: list[Demand], *, nested_first: bool) -> list[Demand]:
     """Those that fewest serve come first, of these the oldest.
 
-    But what a job's workers submit comes before what its driver submits in the same shape: a task
-    that is blocked on one of its children keeps its process, so were the children to wait for all
-    that was queued before them, enough such tasks would block every process that there may be.
+    But among the queues of one job those come first whose next task has the highest priority; and
+    with ``nested_first``, of these, whose next task is nested deepest: a task that is blocked on
+    one of its children keeps its process, so were the children to wait for all that was queued
+    before them, enough such tasks would block every process that there may be. Each job has the
+    turns that it has anyway: none takes anything from another.
     """
-    nested = {
-        (demand.job_id, demand.shape): (demand.served_by, demand.since)
-        for demand in demands
-        if demand.queue is not None and demand.queue.nested
-    }
+    queued: dict[bytes, list[Demand]] = {}
+    for demand in demands:
+        if demand.queue is not None:
+            queued.setdefault(demand.job_id, []).append(demand)
 
-    def key(demand: Demand) -> tuple[tuple[int, int], bool]:
-        own = (demand.served_by, demand.since)
-        if demand.queue is None or demand.queue.nested:
-            return own, False
-        return max(own, nested.get((demand.job_id, demand.shape), own)), True
+    def rank(demand: Demand) -> tuple[int, int, tuple[int, int]]:
+        assert demand.queue is not None
+        depth = demand.queue.depth if nested_first else 0
+        return -demand.queue.priority, -depth, _turn(demand)
 
-    return sorted(demands, key=key)
+    turns = {id(demand): (_turn(demand), 0) for demand in demands}
+    for of_job in queued.values():
+        ranked = sorted(of_job, key=rank)
+        for place, (turn, demand) in enumerate(
+            zip(sorted(map(_turn, of_job)), ranked, strict=True)
+        ):
+            turns[id(demand)] = turn, place
+    return sorted(demands, key=lambda demand: turns[id(demand)])
+
+
+def _turn(demand: Demand) -> tuple[int, int]:
+    return demand.served_by, demand.since
 
 
 def choose_free(free: list[Worker], demand: Demand) -> Worker | None:

@@ -36,8 +36,6 @@ class QueueOpened:
     job_id: bytes
     shape: ResourceSet
     environment: bytes = b""
-    nested: bool = False
-    """It is for what the job's own workers submit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +116,17 @@ class JobEnded:
 
 @dataclass(frozen=True, slots=True)
 class QueueSeen:
-    """One queue at the moment of an observation."""
+    """One queue at the moment of an observation, all its lanes together.
+
+    Attributes:
+        priority: Of the tasks that come first.
+        depth: Of these, how many tasks are above them.
+    """
 
     queue: int
     length: int
+    priority: int = 0
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +154,14 @@ class Observed:
     Attributes:
         now_s: Monotonic time, seconds.
         tick: The slow, regular observation, at which idle workers are trimmed.
+        memory_short: There is no memory for more processes than are needed.
     """
 
     now_s: float
     queues: tuple[QueueSeen, ...] = ()
     workers: tuple[WorkerSeen, ...] = ()
     tick: bool = False
+    memory_short: bool = False
 
 
 Event = (

@@ -11,8 +11,10 @@ The rules, in the order in which an observation applies them:
 3. Demands are served in turn: those with nobody working on them first, the longest-waiting of
    these first. One that cannot be served reserves what it needs, so that smaller ones that come
    later do not take it away piece by piece.
+   Among the queues of one job those whose next task has the highest priority come first.
 4. What an unserved demand lacks is withdrawn from workers that sleep, and if nobody at all works
-   for it, after a quantum also from workers at work: they finish their task first.
+   for it, or only tasks of lower priority wait where they work, after a quantum also from workers
+   at work: they finish their task first.
 5. What is taken beyond the node's CPUs (rule 1) is withdrawn likewise.
 6. Idle processes beyond the node's CPUs end after a while; some are kept ready for the next job.
 7. A process belongs to one environment for its life. A demand for one that is not ready waits, and
@@ -33,6 +35,7 @@ from rostral_scheduler.core import events as ev
 from rostral_scheduler.core.amounts import add, covers, subtract
 from rostral_scheduler.core.bundles import Reservations, is_member, sum_of
 from rostral_scheduler.core.demand import Demand, choose_free, in_order
+from rostral_scheduler.core.growth import Growth
 from rostral_scheduler.core.records import (
     PendingActor,
     PendingGroup,
@@ -41,6 +44,7 @@ from rostral_scheduler.core.records import (
     WorkerStage,
 )
 from rostral_scheduler.core.resources import CPU, NOTHING, UNITS, NodeResources, ResourceSet
+from rostral_scheduler.core.victims import victims
 
 __all__ = ["LocalPolicy", "PolicyLimits"]
 
@@ -55,6 +59,8 @@ class PolicyLimits:
     idle_worker_timeout_s: float
     grant_quantum_s: float
     idle_environment_timeout_s: float = 60.0
+    blocked_workers_free: int = 64
+    blocked_growth_per_s: float = 0.25
     start_backoff_s: float = 0.1
     start_backoff_s_max: float = 5.0
 
@@ -80,6 +86,12 @@ class LocalPolicy:
         self.active: dict[int, Worker] = {}
         self._start_failures = 0
         self._no_start_before_s = 0.0
+        self._growth = Growth(
+            workers_max=limits.workers_max,
+            blocked_free=limits.blocked_workers_free,
+            rate_per_s=limits.blocked_growth_per_s,
+            cpu_count=total.get(CPU) // UNITS,
+        )
 
     def handle(self, event: ev.Event) -> list[act.Action]:
         """Takes one event; returns what to do about it, in order."""
@@ -88,7 +100,7 @@ class LocalPolicy:
                 return self._handle_observed(event)
             case ev.QueueOpened():
                 self.queues[event.queue] = Queue(
-                    event.queue, event.job_id, event.shape, event.environment, event.nested
+                    event.queue, event.job_id, event.shape, event.environment
                 )
             case ev.QueueClosed():
                 self.queues.pop(event.queue, None)
@@ -187,8 +199,11 @@ class LocalPolicy:
         for seen in event.workers:
             self._see_worker(seen, orders)
         for queue_seen in event.queues:
-            if queue_seen.queue in self.queues:
-                self.queues[queue_seen.queue].length = queue_seen.length
+            queue = self.queues.get(queue_seen.queue)
+            if queue is not None:
+                queue.length = queue_seen.length
+                queue.priority, queue.depth = queue_seen.priority, queue_seen.depth
+        self._growth.see(event.now_s, self.active.values(), memory_short=event.memory_short)
         unserved = self._serve(self._demands(), orders)
         withdrawn = self._withdraw_for(unserved, orders)
         if event.tick:
@@ -270,7 +285,7 @@ class LocalPolicy:
                 group.since = self._observations
             shape = sum_of(group.bundles)
             demands.append(Demand(group.job_id, shape, 1, 0, group.since, group=group))
-        return in_order(demands)
+        return in_order(demands, nested_first=self._growth.nested_first)
 
     def _workers_by_queue(self) -> tuple[dict[int, int], dict[int, int]]:
         """How many workers serve each queue, and how many of them will look at it by themselves."""
@@ -308,7 +323,7 @@ class LocalPolicy:
                 elif starting[demand.environment] > 0:
                     starting[demand.environment] -= 1
                     add(reserved, demand.shape)
-                elif self._start_worker(orders, demand.environment):
+                elif self._start_worker(orders, demand.environment, demand.queue):
                     add(reserved, demand.shape)
                 else:
                     break
@@ -355,8 +370,12 @@ class LocalPolicy:
         orders.append(act.StartWorker(worker.number, actor.actor_id, actor.environment))
         return True
 
-    def _start_worker(self, orders: list[act.Action], environment: bytes = b"") -> bool:
+    def _start_worker(
+        self, orders: list[act.Action], environment: bytes = b"", queue: Queue | None = None
+    ) -> bool:
         if not self._may_start(orders):
+            return False
+        if queue is not None and not self._growth.allows(len(self.workers), queue.depth):
             return False
         number = self._new_worker(environment).number
         orders.append(act.StartWorker(number, None, environment))
@@ -446,30 +465,9 @@ class LocalPolicy:
         return True
 
     def _victims(self, wanting: Queue | None, served_by: int) -> list[Worker]:
-        """Whom a grant may be withdrawn from, first choice first.
-
-        Only who has acknowledged its grant: before that, "has seen the withdrawal" cannot be told
-        from "has not yet seen the grant".
-        """
         served, _ = self._workers_by_queue()
-        granted = [
-            worker
-            for worker in self.active.values()
-            if worker.stage is WorkerStage.GRANTED
-            and worker.acknowledged
-            and not worker.lent
-            and (wanting is None or worker.queue != wanting.loc)
-        ]
-        asleep = [w for w in granted if w.idle and not self._has_tasks(w.queue)]
-        at_work = [
-            w
-            for w in granted
-            if w not in asleep
-            and served_by == 0
-            and self._now_s - w.granted_at_s >= self.limits.grant_quantum_s
-        ]
-        at_work.sort(key=lambda w: (-served[w.queue], -w.granted_at_s))
-        return asleep + at_work
+        before_s = self._now_s - self.limits.grant_quantum_s
+        return victims(self.active.values(), self.queues, served, wanting, served_by, before_s)
 
     def _has_tasks(self, queue: int) -> bool:
         return queue in self.queues and self.queues[queue].length > 0

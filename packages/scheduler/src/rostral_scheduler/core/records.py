@@ -65,15 +65,16 @@ class Worker:
 
 @dataclass(slots=True)
 class Queue:
-    """One ready queue: the tasks of one job and shape."""
+    """One ready queue with its lanes: the tasks of one job and shape."""
 
     loc: int
     job_id: bytes
     shape: ResourceSet
     environment: bytes = b""
-    nested: bool = False
-    """Its tasks are those that the job's workers submit, and may be blocked on."""
     length: int = 0
+    priority: int = 0
+    """Of the tasks in it that come first, as is ``depth``; the last, where it is empty."""
+    depth: int = 0
     alone_since: int | None = None
     """Since which observation it has tasks and nobody at all works on them."""
     wanted: bool = False

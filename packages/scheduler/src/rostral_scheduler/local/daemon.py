@@ -90,6 +90,8 @@ class LocalScheduler:
                 idle_worker_timeout_s=config.idle_worker_timeout_s,
                 grant_quantum_s=config.grant_quantum_s,
                 idle_environment_timeout_s=config.idle_environment_timeout_s,
+                blocked_workers_free=config.blocked_workers_free,
+                blocked_growth_per_s=config.blocked_growth_per_s,
             ),
         )
         self._given_gcs = gcs
@@ -291,7 +293,7 @@ class LocalScheduler:
 
     def _observation(self, *, tick: bool) -> Observed:
         queues = tuple(
-            QueueSeen(queue, self.memory.queue_length(queue)) for queue in self.policy.queues
+            QueueSeen(queue, *self.memory.queue_state(queue)) for queue in self.policy.queues
         )
         workers = []
         for number in self.policy.active:
@@ -308,7 +310,13 @@ class LocalScheduler:
                     idle=words.idle,
                 )
             )
-        return Observed(now_s=time.monotonic(), queues=queues, workers=tuple(workers), tick=tick)
+        return Observed(
+            now_s=time.monotonic(),
+            queues=queues,
+            workers=tuple(workers),
+            tick=tick,
+            memory_short=self.monitor.has_no_room,
+        )
 
     # ---- telling the policy, and carrying out its orders
 

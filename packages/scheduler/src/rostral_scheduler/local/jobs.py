@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.events import Event, JobEnded, QueueClosed, QueueOpened
+from rostral_scheduler.core.lanes import Lanes, Rank
 from rostral_scheduler.core.resources import NodeResources, ResourceSet
 from rostral_scheduler.errors import JobNotFoundError, LimitReachedError, RequestError
 from rostral_scheduler.local.node_memory import QUEUE_READY, Body, NodeMemory, Session
@@ -23,6 +24,7 @@ __all__ = ["Job", "Jobs"]
 
 logger = logging.getLogger("rostral.scheduler.jobs")
 
+DRIVERS = Rank()
 RETIRED_QUEUES_MAX = 4096
 """32 KB each."""
 
@@ -45,6 +47,7 @@ class Job:
     driver_slot: int | None = None
     driver_generation: int = 0
     queues: dict[bytes, int] = field(default_factory=dict)
+    """Without their lanes."""
     retired_queues: list[int] = field(default_factory=list)
     """Of removed placement groups: not served any more, but a submitter may still know them."""
     ending: bool = False
@@ -85,6 +88,7 @@ class Jobs:
         self._queue_freed = queue_freed
         self.by_id: dict[bytes, Job] = {}
         self._job_of_queue: dict[int, bytes] = {}
+        self._lanes: dict[int, Lanes] = {}
 
     def register_driver(self, session: Session, body: Body) -> Job:
         """A driver begins its job.
@@ -162,48 +166,83 @@ class Jobs:
         *,
         in_group: bool = False,
         environment: bytes = b"",
-        nested: bool = False,
-    ) -> int:
-        """The job's ready queue for tasks with these needs; made at first use.
+        rank: Rank = DRIVERS,
+    ) -> tuple[int, int]:
+        """The job's ready queue for tasks with these needs, and its lane for them.
 
-        A shape of a placement group's is known to be feasible. What the job's own workers submit
-        has queues of its own (`nested`).
+        Both are made at first use, and may be the same. A shape of a placement group's is known to
+        be feasible.
 
         Raises:
             JobNotFoundError: The job is not running.
             UnschedulableError: The node can never have the resources.
-            LimitReachedError: The job has ``queues_per_job_max`` shapes.
+            LimitReachedError: The job has ``queues_per_job_max`` shapes, or its tasks of this shape
+                ``priorities_max`` priorities.
             ObjectStoreFullError: No memory for a queue.
         """
         job = self.get(job_id)
-        origin = b"nested" if nested else b""
+        # What tasks submit has a queue of its own, so that workers can be kept for that.
+        origin = b"nested" if rank.depth else b""
         key = hashlib.blake2b(shape.key() + environment, digest_size=16, person=origin).digest()
-        if key in job.queues:
-            return job.queues[key]
+        queue = job.queues.get(key)
+        if queue is None:
+            queue = self._make_queue(
+                job, key, shape, in_group=in_group, environment=environment, rank=rank
+            )
+        return queue, self._lane_for(job, queue, rank)
+
+    def _lane_for(self, job: Job, queue: int, wanted: Rank) -> int:
+        lanes = self._lanes[queue]
+        may_add = self._queue_count(job) < self._config.queues_per_job_max
+        rank = lanes.choose(wanted, may_add=may_add)
+        if rank not in lanes.queues:
+            before, after = lanes.neighbours(rank)
+            lanes.queues[rank] = self._memory.make_lane(
+                queue,
+                self._memory.fitting_capacity(self._config.lane_capacity),
+                number=lanes.lane_count,
+                rank=rank,
+                before=before,
+                after=after,
+            )
+        return lanes.queues[rank]
+
+    def _queue_count(self, job: Job) -> int:
+        return sum(1 + self._lanes[queue].lane_count for queue in job.queues.values())
+
+    def _make_queue(
+        self,
+        job: Job,
+        key: bytes,
+        shape: ResourceSet,
+        *,
+        in_group: bool,
+        environment: bytes,
+        rank: Rank,
+    ) -> int:
         if not in_group:
             self._resources.check_feasible(shape)
         if len(job.retired_queues) >= RETIRED_QUEUES_MAX:
             raise LimitReachedError(
-                f"job {job_id.hex()} has removed placement groups with tasks in "
+                f"job {job.job_id.hex()} has removed placement groups with tasks in "
                 f"{RETIRED_QUEUES_MAX} queues, as many as it may",
                 hint="use placement groups again instead of making new ones",
             )
-        if len(job.queues) >= self._config.queues_per_job_max:
+        if self._queue_count(job) >= self._config.queues_per_job_max:
             raise LimitReachedError(
-                f"job {job_id.hex()} uses {len(job.queues)} combinations of resources, as many as "
-                "it may (queues_per_job_max)",
+                f"job {job.job_id.hex()} has {self._queue_count(job)} queues for combinations of "
+                "resources and priorities, as many as it may (queues_per_job_max)",
                 hint="round the amounts that tasks ask for",
             )
         config = self._config
         wanted = config.group_queue_capacity if in_group else config.ready_queue_capacity
         capacity = self._memory.fitting_capacity(wanted)
-        queue = self._memory.make_queue(QUEUE_READY, job_id, key, capacity)
+        queue = self._memory.make_queue(QUEUE_READY, job.job_id, key, capacity, rank)
         job.queues[key] = queue
-        self._job_of_queue[queue] = job_id
+        self._job_of_queue[queue] = job.job_id
+        self._lanes[queue] = Lanes(queue, rank, self._config.priorities_max)
         self._tell(
-            QueueOpened(
-                queue=queue, job_id=job_id, shape=shape, environment=environment, nested=nested
-            )
+            QueueOpened(queue=queue, job_id=job.job_id, shape=shape, environment=environment)
         )
         return queue
 
@@ -248,7 +287,7 @@ class Jobs:
             for queue in (*job.queues.values(), *job.retired_queues):
                 self._queue_freed(queue)
                 self._memory.free_queue(queue)
-                del self._job_of_queue[queue]
+                del self._job_of_queue[queue], self._lanes[queue]
             del self.by_id[job.job_id]
             logger.debug("job is gone job=%s tasks_dropped=%s", job.job_id.hex(), dropped)
             self._ended(job)

@@ -43,6 +43,9 @@ class MemoryMonitor:
         pool: The workers.
         actors: The actors.
         killed: Called with a worker that is being ended, and the reason in one line.
+
+    Attributes:
+        has_no_room: At the last look, too little was left for processes that only wait.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class MemoryMonitor:
         self._killed = killed
         self._policy = MemoryPolicy(config.memory_threshold)
         self._running: dict[int, tuple[int, float]] = {}
+        self.has_no_room = False
         self._kernel = OomKills()
         self._kernel_killed_s = float("-inf")
 
@@ -99,6 +103,8 @@ class MemoryMonitor:
     def _tightest(self) -> MemoryLimit | None:
         """The limit that is exceeded by the most, or None."""
         found = [*memory_limits(), *self._own_limit()]
+        share = max((at.used_bytes / at.limit_bytes for at in found), default=0.0)
+        self.has_no_room = share > self._config.growth_memory_threshold
         short = [at for at in found if self._policy.is_short(at.used_bytes, at.limit_bytes)]
         return max(short, key=lambda at: at.used_bytes / at.limit_bytes, default=None)
 
@@ -109,7 +115,7 @@ class MemoryMonitor:
         pids = [worker.pid for worker in self._pool.by_number.values() if worker.pid]
         # The cheap figure counts shared pages in each process: never less than the exact one.
         used = sum(own_bytes(pid, exactly=False) for pid in pids)
-        if self._policy.is_short(used, limit):
+        if used > min(self._config.growth_memory_threshold, self._config.memory_threshold) * limit:
             used = sum(own_bytes(pid, exactly=True) for pid in pids)
         return [MemoryLimit(used, limit, "the memory that its workers may have")]
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NewType
 from msgspec import structs
 
 from rostral_objectstore import layout
-from rostral_objectstore._native import cancelling, repair, replay
+from rostral_objectstore._native import cancelling, lanes, repair, replay
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore.client import StoreClient
@@ -98,6 +98,7 @@ class NodeMemory:
         self._table = client.table
         self._tasks = client.tasks
         self._queues: dict[int, Queue] = {}
+        self._lanes: dict[int, list[int]] = {}
         self._stopping = False
         self._sleeper: threading.Thread | None = None
         self._segment.set_scheduler(client.slot)
@@ -169,11 +170,39 @@ class NodeMemory:
 
     # ---- queues
 
-    def make_queue(self, kind: int, job_id: bytes, key: bytes, capacity: int) -> int:
-        """A new queue; returns its locator. Raises ObjectStoreFullError."""
+    def make_queue(
+        self, kind: int, job_id: bytes, key: bytes, capacity: int, rank: tuple[int, int] = (0, 0)
+    ) -> int:
+        """A new queue; returns its locator. Raises ObjectStoreFullError.
+
+        Of a ready queue, `rank` is the priority and depth of its tasks.
+        """
         queue = Queue.create(self._segment, capacity, kind, job_id, key)
         self._queues[queue.loc] = queue
+        lanes.set_rank(queue, *rank)
         return int(queue.loc)
+
+    def make_lane(
+        self,
+        queue: int,
+        capacity: int,
+        *,
+        number: int,
+        rank: tuple[int, int],
+        before: int | None,
+        after: int | None,
+    ) -> int:
+        """A new lane of a ready queue, between two that it has; returns its locator.
+
+        It is closed, drained and freed with its queue. Raises ObjectStoreFullError.
+        """
+        base = self._queues[queue]
+        lane = Queue.create(self._segment, capacity, QUEUE_READY, base.job_id, base.key)
+        neighbours = [None if loc is None else self._queues[loc] for loc in (before, after)]
+        lanes.link_lane(base, lane, number, *rank, *neighbours)
+        self._queues[lane.loc] = lane
+        self._lanes.setdefault(queue, []).append(lane.loc)
+        return int(lane.loc)
 
     def fitting_capacity(self, wanted: int) -> int:
         """How many tasks a ready queue may hold: so many, or fewer in a small store.
@@ -184,8 +213,18 @@ class NodeMemory:
         return max(1, min(wanted, 1 << (fitting.bit_length() - 1)))
 
     def queue_length(self, queue: int) -> int:
-        """Tasks in it."""
+        """Tasks in it and its lanes."""
+        if queue in self._lanes:
+            return self.queue_state(queue)[0]
         return len(self._queues[queue])
+
+    def queue_state(self, queue: int) -> tuple[int, int, int]:
+        """Tasks in it and its lanes; of those that come first, priority and depth."""
+        waiting = lanes.lengths(self._queues[queue])
+        if not waiting:
+            return 0, 0, 0
+        length = sum(length for _, length in waiting)
+        return length, *lanes.rank_of(self._segment, waiting[0][0])
 
     def queue_capacity(self, queue: int) -> int:
         """Tasks that it can hold."""
@@ -205,11 +244,13 @@ class NodeMemory:
 
     def close_queue(self, queue: int) -> None:
         """Submitters are refused from here on."""
-        self._queues[queue].close()
+        for loc in (queue, *self._lanes.get(queue, ())):
+            self._queues[loc].close()
 
     def free_queue(self, queue: int) -> None:
         """Gives its memory back; nobody may know the locator any more."""
-        self._queues.pop(queue).free()
+        for loc in (queue, *self._lanes.pop(queue, ())):
+            self._queues.pop(loc).free()
 
     # ---- slots and grants
 
@@ -292,7 +333,8 @@ class NodeMemory:
 
     def drain_queue(self, queue: int) -> list[int]:
         """Takes every task out of a queue; the scheduler has claimed them."""
-        return list(repair.claim_all(self._segment, queue))
+        locs = (queue, *self._lanes.get(queue, ()))
+        return [task for loc in locs for task in repair.claim_all(self._segment, loc)]
 
     def retake(self, slot: int, tasks: Iterable[int]) -> list[int]:
         """Claims what a dead actor with checkpoints had claimed, for its next process to take."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
 from rostral_scheduler.core.resources import ResourceSet
@@ -173,21 +174,23 @@ class Requests:
         }
 
     async def _get_queue(self, session: Session, body: Body) -> Body:
-        nested = "worker" in session.state
+        # Of a process that does not say how deep its tasks are, a worker's are at least children.
+        depth = int(body.get("depth", "worker" in session.state))
+        rank = Rank(int(body.get("priority", 0)), depth)
         environment = self._pool.environments.intern(body.get("environment", ""))
         shape = ResourceSet.of(body["resources"])
         bundle = body.get("bundle")
         if bundle is None:
-            queue = self._jobs.queue_for(
-                body["job_id"], shape, environment=environment, nested=nested
+            _, lane = self._jobs.queue_for(
+                body["job_id"], shape, environment=environment, rank=rank
             )
-            return {"queue": queue}
+            return {"queue": lane}
         shape = self._groups.demand_in(bundle, shape)
-        queue = self._jobs.queue_for(
-            body["job_id"], shape, in_group=True, environment=environment, nested=nested
+        queue, lane = self._jobs.queue_for(
+            body["job_id"], shape, in_group=True, environment=environment, rank=rank
         )
         self._groups.joined(bytes(bundle["group_id"]), queue)
-        return {"queue": queue}
+        return {"queue": lane}
 
     async def _package_dir(self, _: Session, __: Body) -> Body:
         """Where a process of this user puts the packages of environments, by name."""
