@@ -288,8 +288,8 @@ def test_a_task_can_ask_whether_it_was_cancelled(marks: Path) -> None:
     @rostral.remote
     def polite(marks: Path) -> None:
         assert not rostral.is_cancelled()
-        append(marks, "began")
         try:
+            append(marks, "began")
             while True:
                 time.sleep(0.01)
         except KeyboardInterrupt:
