@@ -21,6 +21,7 @@ from rostral_gcs.errors import ConfigError, TokenFileError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore.errors import ObjectFetchError
 from rostral_objectstore.transfer import Credentials, TransferServer, TransferServerConfig
+from rostral_objectstore.transfer.chunk_plan import STRETCH_CHUNKS_MIN
 from rostral_objectstore.transfer.messages import (
     CHUNK_BYTES,
     SCHEMA,
@@ -406,10 +407,10 @@ def test_the_last_holder_stalls_while_other_streams_have_nothing_to_do(pair: lis
     """Of two streams one is done when the other stalls, and there is nobody else to ask."""
     here, _ = pair
     going_on = threading.Event()
-    data = DATA[: 3 * CHUNK_BYTES]
+    data = noise((1 + 2 * STRETCH_CHUNKS_MIN) * CHUNK_BYTES)
 
     def answer(ticket: bytes) -> Any:
-        if struct.unpack("<4sI20sIQQ", ticket)[4] == 2 * CHUNK_BYTES:
+        if struct.unpack("<4sI20sIQQ", ticket)[4] == (1 + STRETCH_CHUNKS_MIN) * CHUNK_BYTES:
             going_on.wait(20)
         return streamed(chunks_of(ticket, data))
 

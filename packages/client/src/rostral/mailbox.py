@@ -11,6 +11,7 @@ from rostral.object_ref import ObjectRef
 from rostral.runtime import Runtime
 from rostral.sweeper import sweep_timeout_ns
 from rostral_objectstore._native.task import ClaimedTask
+from rostral_objectstore.errors import StoreClosedError
 
 # With calls parked for late inputs, one look at those for so many calls taken meanwhile.
 LOOK_INTERVAL_CALLS = 64
@@ -62,11 +63,17 @@ class Mailbox:
                 self._look_at_parked()
             if self._ready:
                 return self._ready.popleft()
-            call = self._tasks.next(self._loc, timeout_ns, self._late)
-            if call is None:
-                if timeout_ns:
+            try:
+                call = self._tasks.next(self._loc, timeout_ns, self._late)
+                if call is None and timeout_ns:
                     self._tasks.sweep()
-                elif self._parked and self._taken_since_look:
+            except StoreClosedError:
+                # An inline session has ended, while another call kept us from waiting for this
+                # thread.
+                self.closed = True
+                return None
+            if call is None:
+                if not timeout_ns and self._parked and self._taken_since_look:
                     self._taken_since_look = LOOK_INTERVAL_CALLS
                     continue
                 return None
