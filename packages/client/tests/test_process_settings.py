@@ -29,8 +29,8 @@ def hang():
 
 atexit.register(print, "atexit", flush=True)
 ref = hang.remote()
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     rostral.get(ref)
 finally:
     print("finally", flush=True)
