@@ -29,7 +29,8 @@ from rostral_objectstore._native.segment cimport (
 from rostral_objectstore._native.stream cimport close_stream, undo_item
 from rostral_objectstore._native.table cimport ObjectTable
 from rostral_objectstore._native.task cimport (
-    RETURNS_MAX, Tasks, dependencies_of, link_rest, make_ready, returns_of, unmake_producer)
+    RETURNS_MAX, Tasks, dependencies_of, has_all_results, link_rest, make_ready, returns_of,
+    unmake_producer)
 
 from rostral_objectstore._native.sweep import sweep_chunks
 from rostral_objectstore.errors import QueueClosedError
@@ -391,19 +392,6 @@ def run_again(Segment segment not None, uint32_t loc, bint counted=True):
         t.retries_left += 1
     t.attempt -= 1
     return False
-
-
-cdef bint has_all_results(attachment *a, task *t) noexcept nogil:
-    """Whether the task has results, and each of them is sealed."""
-    cdef uint32_t i
-    cdef object_record *o
-    for i in range(t.return_count):
-        o = <object_record *>at(a, returns_of(t)[i])
-        # An object that has been deleted since, and its record reused, was sealed too.
-        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
-                OBJECT_SEALED, OBJECT_SPILLED, OBJECT_FREED):
-            return False
-    return t.return_count > 0
 
 
 cdef void undo_results(attachment *a, task *t, uint32_t dead) noexcept nogil:

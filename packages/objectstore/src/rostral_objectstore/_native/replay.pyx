@@ -8,29 +8,15 @@ the records over (`retake`), so that the dead one's slot can be used again, and 
 process takes them from it (`take`).
 """
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp
 
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.objects cimport undo_created
 from rostral_objectstore._native.segment cimport Segment, at, attachment
-from rostral_objectstore._native.task cimport ClaimedTask, Tasks, returns_of
+from rostral_objectstore._native.task cimport ClaimedTask, Tasks, has_all_results, returns_of
 
 
 cdef bint is_claimed_by(uint64_t word, uint32_t slot) noexcept nogil:
     return (word & 0xff) == TASK_CLAIMED and ((word >> 16) & 0xffff) == slot
-
-
-cdef bint results_are_sealed(attachment *a, task *t) noexcept nogil:
-    """Whether the task has results, and each was sealed; one deleted since was sealed too."""
-    cdef uint32_t i
-    cdef object_record *o
-    for i in range(t.return_count):
-        o = <object_record *>at(a, returns_of(t)[i])
-        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
-                OBJECT_SEALED, OBJECT_SPILLED, OBJECT_FREED):
-            return False
-    return t.return_count > 0
 
 
 # ---- the actor's part ----------------------------------------------------------------------------
@@ -76,7 +62,7 @@ def take(Tasks tasks not None, uint32_t loc):
         return None
     claimed = tasks._claimed(a, loc)
     store32(&a.me.running, 0)
-    if (word >> 8) & TASK_FLAG_LOGGED or results_are_sealed(a, t):
+    if (word >> 8) & TASK_FLAG_LOGGED or has_all_results(a, t):
         claimed.returns = ()
     return claimed
 
@@ -84,7 +70,7 @@ def take(Tasks tasks not None, uint32_t loc):
 def has_results(Tasks tasks not None, uint32_t loc):
     """Whether all results of a claimed call are sealed, of which it has at least one."""
     cdef attachment *a = tasks._open()
-    return results_are_sealed(a, <task *>at(a, loc))
+    return has_all_results(a, <task *>at(a, loc))
 
 
 def spend_retry(Tasks tasks not None, uint32_t loc):

@@ -1,8 +1,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
-from rostral_objectstore._native.layout cimport dependency, queue, task
+from rostral_objectstore._native.layout cimport (
+    OBJECT_FREED, OBJECT_SEALED, OBJECT_SPILLED, dependency, load64, object as object_record, queue,
+    task)
 from rostral_objectstore._native.pending cimport PendingCalls
-from rostral_objectstore._native.segment cimport Segment, attachment
+from rostral_objectstore._native.segment cimport Segment, at, attachment
 from rostral_objectstore._native.table cimport ObjectTable
 
 cdef enum:
@@ -15,6 +18,18 @@ cdef void free_task(attachment *a, uint32_t loc) noexcept nogil
 cdef void link_rest(attachment *a, uint32_t loc) noexcept nogil
 cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil
 cdef void unmake_producer(attachment *a, uint32_t object_loc, uint32_t task_loc) noexcept nogil
+
+cdef inline bint has_all_results(attachment *a, task *t) noexcept nogil:
+    """Whether the task has results, and each was sealed."""
+    cdef uint32_t i
+    cdef object_record *o
+    for i in range(t.return_count):
+        o = <object_record *>at(a, returns_of(t)[i])
+        # An object that has been deleted since, and its record reused, was sealed too.
+        if memcmp(o.id, t.id, 16) == 0 and (load64(&o.word) & 0xff) not in (
+                OBJECT_SEALED, OBJECT_SPILLED, OBJECT_FREED):
+            return False
+    return t.return_count > 0
 
 cdef class TaskContext:
     cdef uint8_t id[16]
