@@ -29,7 +29,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Collection
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -263,11 +263,6 @@ def orphans_of(parent: int, workers: Collection[int]) -> list[int]:
         if not any(owner.isdigit() and int(owner) in workers for owner in owners):
             found.append(int(entry))
     return found
-
-
-def _line_writer(fd: int) -> TextIO:
-    """A text stream that a reader of its pipe sees line by line."""
-    return open(fd, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _noted(_number: int, _frame: object) -> None:
