@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from rostral_gcs import NODES, ActorRow, AsyncGcsClient, GcsServer, JobRow, NodeRow, errors
+from rostral_gcs import (
+    NODES,
+    ActorRow,
+    AsyncGcsClient,
+    GcsServer,
+    JobRow,
+    NodeReport,
+    NodeRow,
+    QueueReport,
+    errors,
+)
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID
 
@@ -154,6 +164,23 @@ REFUSALS = [
         errors.InvalidArgumentError,
         "resource name 'a b'",
     ),
+    *(
+        Refusal(
+            f"report {report}",
+            lambda c, report=report: c.register_node(  # type: ignore[misc]
+                replace(NODE, report=report)
+            ),
+            errors.InvalidArgumentError,
+            "report.",
+        )
+        for report in (
+            NodeReport(run_time_s=-1.0),
+            NodeReport(bandwidth_bytes_per_s=float("nan")),
+            NodeReport(queues=(QueueReport(resources={"CPU": -1.0}, length=1),)),
+            NodeReport(queues=(QueueReport(resources={}, length=-1),)),
+            NodeReport(run_times_s={n.to_bytes(2, "big"): 1.0 for n in range(1001)}),
+        )
+    ),
     Refusal(
         "actor name with a slash",
         lambda c: c.register_actor(replace(ACTOR, name="a/b")),
@@ -237,7 +264,7 @@ def test_a_wrong_token_is_refused_on_every_call(play: Callable[..., None], token
         with pytest.raises(errors.UnauthenticatedError, match="token"):
             await stranger.connect()
         # As one who skips the greeting would: with an open channel and a bad token.
-        good._connection._metadata = (("authorization", f"Bearer {token}"),)
+        good._connection.metadata = (("authorization", f"Bearer {token}"),)
         calls: list[Call] = [
             lambda c: c.kv_put(b"k", b"v"),
             lambda c: c.kv_get(b"k"),

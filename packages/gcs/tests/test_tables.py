@@ -16,8 +16,10 @@ from rostral_gcs import (
     GcsServer,
     JobRow,
     JobState,
+    NodeReport,
     NodeRow,
     NodeState,
+    QueueReport,
 )
 from rostral_gcs.errors import (
     AlreadyExistsError,
@@ -66,6 +68,16 @@ def test_a_node_registers_renews_and_dies(play: Play, shard_count: int) -> None:
         await client.renew_node_lease(row.node_id, 1, resources_available={"CPU": 0.5})
         changed = await client.get_node(row.node_id)
         assert changed == replace(row, resources_available={"CPU": 0.5})
+        report = NodeReport(
+            queues=(QueueReport(resources={"CPU": 1.0}, length=7, run_time_s=0.5),),
+            run_time_s=0.25,
+            run_times_s={b"f" * 16: 1.5},
+            bandwidth_bytes_per_s=1e9,
+            is_draining=True,
+        )
+        await client.renew_node_lease(row.node_id, 1, report=report)
+        assert await client.get_node(row.node_id) == replace(changed, report=report)
+        await client.renew_node_lease(row.node_id, 1, report=NodeReport())
         dead = await client.mark_node_dead(row.node_id, "unplugged")
         assert (dead.state, dead.death_cause) == (NodeState.DEAD, "unplugged")
         assert await client.mark_node_dead(row.node_id, "again") == dead

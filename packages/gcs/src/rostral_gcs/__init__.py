@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rostral_gcs.tables.functions import FunctionRow
     from rostral_gcs.tables.jobs import JOBS, JobRow, JobState
     from rostral_gcs.tables.kv import KV, KvRow
+    from rostral_gcs.tables.node_report import NodeReport, QueueReport
     from rostral_gcs.tables.nodes import NODES, NodeRow, NodeState
     from rostral_gcs.tables.objects import OBJECTS, ObjectLocation, ObjectRow
 
@@ -45,11 +46,13 @@ _HOMES = {
     "KV": "tables.kv",
     "KvRow": "tables.kv",
     "NODES": "tables.nodes",
+    "NodeReport": "tables.node_report",
     "NodeRow": "tables.nodes",
     "NodeState": "tables.nodes",
     "OBJECTS": "tables.objects",
     "ObjectLocation": "tables.objects",
     "ObjectRow": "tables.objects",
+    "QueueReport": "tables.node_report",
     "TokenInterceptor": "interceptor",
     "WatchEvent": "client_watch",
     "WatchKind": "client_watch",
@@ -76,11 +79,13 @@ __all__ = [
     "KV",
     "KvRow",
     "NODES",
+    "NodeReport",
     "NodeRow",
     "NodeState",
     "OBJECTS",
     "ObjectLocation",
     "ObjectRow",
+    "QueueReport",
     "TokenInterceptor",
     "WatchEvent",
     "WatchKind",

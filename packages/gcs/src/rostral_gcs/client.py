@@ -32,6 +32,7 @@ from rostral_gcs.tables.functions import (
 )
 from rostral_gcs.tables.jobs import JOBS, JobRow, JobState
 from rostral_gcs.tables.kv import KV, KvRow, kv_key, kv_prefix
+from rostral_gcs.tables.node_report import NodeReport, encode_report
 from rostral_gcs.tables.nodes import NODES, NodeRow, NodeState
 from rostral_gcs.tables.objects import OBJECTS, ObjectLocation, ObjectRow, join_locations
 from rostral_gcs.tables.table import RowT, Table
@@ -66,6 +67,11 @@ class AsyncGcsClient:
     def address(self) -> str:
         """``host:port``."""
         return self._connection.address
+
+    @property
+    def call_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What shows the cluster token, for calls to other services of the cluster."""
+        return self._connection.metadata
 
     @property
     def cluster_id(self) -> bytes:
@@ -142,6 +148,7 @@ class AsyncGcsClient:
         epoch: int,
         *,
         resources_available: Mapping[str, float] | None = None,
+        report: NodeReport | None = None,
     ) -> float:
         """Renews the lease; call it at least three times within a lease.
 
@@ -149,6 +156,7 @@ class AsyncGcsClient:
             node_id: The node.
             epoch: As ``register_node`` returned it.
             resources_available: What is free now; written when it changed. None: leave it.
+            report: What waits there now; written when it changed. None: leave it.
 
         Returns:
             How long the lease now runs, seconds.
@@ -162,6 +170,7 @@ class AsyncGcsClient:
             epoch=epoch,
             has_resources=resources_available is not None,
             resources_available=resources_available or {},
+            report=None if report is None else encode_report(report),
         )
         reply = await self._connection.call("RenewNodeLease", request, gcs_pb2.RenewNodeLeaseReply)
         return reply.lease_s

@@ -45,7 +45,7 @@ class Connection:
     def __init__(self, address: str, token: str, options: ClientOptions) -> None:
         self.address = address
         self.cluster_id = b""
-        self._metadata = bearer_metadata(token)
+        self.metadata = bearer_metadata(token)
         self._options = options
         self._pid = os.getpid()
         self._channel: grpc.aio.Channel | None = None
@@ -121,7 +121,7 @@ class Connection:
             remaining_s = deadline_s - loop.time()
             try:
                 reply = await getattr(self._stub, method)(
-                    request, metadata=self._metadata, timeout=max(0.001, remaining_s)
+                    request, metadata=self.metadata, timeout=max(0.001, remaining_s)
                 )
                 assert isinstance(reply, reply_type)
                 return reply
@@ -151,7 +151,7 @@ class Connection:
             GcsError: What the server refused, typed.
         """
         self.check_usable()
-        call = self._stub.Watch(request, metadata=self._metadata)
+        call = self._stub.Watch(request, metadata=self.metadata)
         try:
             async for reply in call:
                 yield reply

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from rostral_gcs.errors import FencedError, InvalidArgumentError, NotFoundError
 from rostral_gcs.ids import NodeID
+from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NodeRow, NodeState
 
 __all__ = ["NodeLiveness"]
@@ -129,8 +130,16 @@ class NodeLiveness:
                 known.deadline_s += now_s - last_s
 
 
-def with_resources(row: NodeRow, resources_available: Mapping[str, float]) -> NodeRow | None:
-    """The row with other free resources; None when nothing changed."""
-    if dict(row.resources_available) == dict(resources_available):
-        return None
-    return replace(row, resources_available=dict(resources_available))
+def with_resources(
+    row: NodeRow,
+    resources_available: Mapping[str, float] | None,
+    report: NodeReport | None = None,
+) -> NodeRow | None:
+    """The row with other free resources and another report; None when nothing changed."""
+    resources = row.resources_available if resources_available is None else resources_available
+    changed = replace(
+        row,
+        resources_available=dict(resources),
+        report=row.report if report is None else report,
+    )
+    return None if changed == row else changed

@@ -37,6 +37,7 @@ from rostral_gcs.interceptor import TokenInterceptor
 from rostral_gcs.protocol import PROTOCOL_VERSION, REQUEST_ID_SIZE
 from rostral_gcs.requests import check_keys, check_prefix, check_scan, parse_op
 from rostral_gcs.store import Store
+from rostral_gcs.tables.node_report import decode_report
 from rostral_gcs.tables.nodes import NODES
 from rostral_gcs.tables.registry import table_spec
 from rostral_gcs.watch import WatchPage
@@ -214,8 +215,9 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
         try:
             with _internal_errors("RenewNodeLease"):
                 resources = dict(request.resources_available) if request.has_resources else None
+                report = decode_report(request.report) if request.HasField("report") else None
                 lease_s = await self._store.renew_node_lease(
-                    _node_id(request.node_id), request.epoch, resources
+                    _node_id(request.node_id), request.epoch, resources, report
                 )
                 return gcs_pb2.RenewNodeLeaseReply(lease_s=lease_s)
         except GcsError as error:

@@ -24,6 +24,7 @@ from rostral_gcs.ids import NodeID
 from rostral_gcs.liveness import NodeLiveness, with_resources
 from rostral_gcs.shard import Publish, Shard
 from rostral_gcs.shard_core import Op, OpResult
+from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NODES, NodeRow
 from rostral_gcs.tables.registry import TableSpec, shard_for, table_spec
 from rostral_gcs.watch import WatchHub
@@ -181,20 +182,23 @@ class Store:
         return rows, bool(ends) or sum(len(page) for page, _ in pages) > len(rows)
 
     async def renew_node_lease(
-        self, node_id: NodeID, epoch: int, resources_available: dict[str, float] | None
+        self,
+        node_id: NodeID,
+        epoch: int,
+        resources_available: dict[str, float] | None,
+        report: NodeReport | None = None,
     ) -> float:
-        """Renews, and writes the free resources when they changed. Returns the lease, seconds.
+        """Renews, and writes what the node says of itself when it changed; the lease, seconds.
 
         Raises:
             NotFoundError: There is no such node: it must register again.
             FencedError: It is dead, or another epoch is current, or the lease has run out.
         """
         row = self._liveness.renew(node_id, epoch, time.monotonic())
-        if resources_available is not None:
-            changed = with_resources(row, resources_available)
-            if changed is not None:
-                # A conflict means that somebody wrote the row meanwhile; the next report will do.
-                await self._write_node(changed)
+        changed = with_resources(row, resources_available, report)
+        if changed is not None:
+            # A conflict means that somebody wrote the row meanwhile; the next report will do.
+            await self._write_node(changed)
         return row.lease_s
 
     async def bury_expired_nodes(self) -> None:

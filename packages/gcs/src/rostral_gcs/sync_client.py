@@ -21,6 +21,7 @@ from rostral_gcs.tables.actors import ActorRow
 from rostral_gcs.tables.functions import FunctionRow
 from rostral_gcs.tables.jobs import JobRow
 from rostral_gcs.tables.kv import KvRow
+from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NodeRow
 from rostral_gcs.tables.objects import ObjectRow
 from rostral_gcs.tables.table import RowT, Table
@@ -92,11 +93,18 @@ class GcsClient:
         return self._wait(self._core.register_node(row))
 
     def renew_node_lease(
-        self, node_id: NodeID, epoch: int, *, resources_available: Mapping[str, float] | None = None
+        self,
+        node_id: NodeID,
+        epoch: int,
+        *,
+        resources_available: Mapping[str, float] | None = None,
+        report: NodeReport | None = None,
     ) -> float:
         """Renews the lease; call it at least three times within a lease."""
         return self._wait(
-            self._core.renew_node_lease(node_id, epoch, resources_available=resources_available)
+            self._core.renew_node_lease(
+                node_id, epoch, resources_available=resources_available, report=report
+            )
         )
 
     def get_node(self, node_id: NodeID) -> NodeRow | None:

@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+from rostral_gcs._proto import rows_pb2 as _rows_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -174,7 +175,7 @@ class WatchReply(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[WatchEvent, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ..., synced: bool = ...) -> None: ...
 
 class RenewNodeLeaseRequest(_message.Message):
-    __slots__ = ("node_id", "epoch", "has_resources", "resources_available")
+    __slots__ = ("node_id", "epoch", "has_resources", "resources_available", "report")
     class ResourcesAvailableEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -186,11 +187,13 @@ class RenewNodeLeaseRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HAS_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     node_id: bytes
     epoch: int
     has_resources: bool
     resources_available: _containers.ScalarMap[str, float]
-    def __init__(self, node_id: _Optional[bytes] = ..., epoch: _Optional[int] = ..., has_resources: bool = ..., resources_available: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    report: _rows_pb2.NodeReportValue
+    def __init__(self, node_id: _Optional[bytes] = ..., epoch: _Optional[int] = ..., has_resources: bool = ..., resources_available: _Optional[_Mapping[str, float]] = ..., report: _Optional[_Union[_rows_pb2.NodeReportValue, _Mapping]] = ...) -> None: ...
 
 class RenewNodeLeaseReply(_message.Message):
     __slots__ = ("lease_s",)

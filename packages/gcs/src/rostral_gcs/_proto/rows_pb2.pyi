@@ -2,12 +2,51 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class QueueReportValue(_message.Message):
+    __slots__ = ("resources", "length", "run_time_s")
+    class ResourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    resources: _containers.ScalarMap[str, float]
+    length: int
+    run_time_s: float
+    def __init__(self, resources: _Optional[_Mapping[str, float]] = ..., length: _Optional[int] = ..., run_time_s: _Optional[float] = ...) -> None: ...
+
+class FunctionRunTimeValue(_message.Message):
+    __slots__ = ("function_id", "run_time_s")
+    FUNCTION_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    function_id: bytes
+    run_time_s: float
+    def __init__(self, function_id: _Optional[bytes] = ..., run_time_s: _Optional[float] = ...) -> None: ...
+
+class NodeReportValue(_message.Message):
+    __slots__ = ("queues", "run_time_s", "run_times", "bandwidth_bytes_per_s", "is_draining")
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIMES_FIELD_NUMBER: _ClassVar[int]
+    BANDWIDTH_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    queues: _containers.RepeatedCompositeFieldContainer[QueueReportValue]
+    run_time_s: float
+    run_times: _containers.RepeatedCompositeFieldContainer[FunctionRunTimeValue]
+    bandwidth_bytes_per_s: float
+    is_draining: bool
+    def __init__(self, queues: _Optional[_Iterable[_Union[QueueReportValue, _Mapping]]] = ..., run_time_s: _Optional[float] = ..., run_times: _Optional[_Iterable[_Union[FunctionRunTimeValue, _Mapping]]] = ..., bandwidth_bytes_per_s: _Optional[float] = ..., is_draining: bool = ...) -> None: ...
+
 class NodeValue(_message.Message):
-    __slots__ = ("address", "hostname", "store_socket", "scheduler_socket", "resources_total", "resources_available", "labels", "state", "epoch", "lease_s", "death_cause", "start_time_s", "end_time_s")
+    __slots__ = ("address", "hostname", "store_socket", "scheduler_socket", "resources_total", "resources_available", "labels", "state", "epoch", "lease_s", "death_cause", "start_time_s", "end_time_s", "report")
     class ResourcesTotalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +81,7 @@ class NodeValue(_message.Message):
     DEATH_CAUSE_FIELD_NUMBER: _ClassVar[int]
     START_TIME_S_FIELD_NUMBER: _ClassVar[int]
     END_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     address: str
     hostname: str
     store_socket: str
@@ -55,7 +95,8 @@ class NodeValue(_message.Message):
     death_cause: str
     start_time_s: float
     end_time_s: float
-    def __init__(self, address: _Optional[str] = ..., hostname: _Optional[str] = ..., store_socket: _Optional[str] = ..., scheduler_socket: _Optional[str] = ..., resources_total: _Optional[_Mapping[str, float]] = ..., resources_available: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., death_cause: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ...) -> None: ...
+    report: NodeReportValue
+    def __init__(self, address: _Optional[str] = ..., hostname: _Optional[str] = ..., store_socket: _Optional[str] = ..., scheduler_socket: _Optional[str] = ..., resources_total: _Optional[_Mapping[str, float]] = ..., resources_available: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., death_cause: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., report: _Optional[_Union[NodeReportValue, _Mapping]] = ...) -> None: ...
 
 class JobValue(_message.Message):
     __slots__ = ("driver_pid", "hostname", "state", "start_time_s", "end_time_s", "namespace", "entrypoint")

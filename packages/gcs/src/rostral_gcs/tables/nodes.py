@@ -15,6 +15,7 @@ from rostral_gcs._proto import rows_pb2
 from rostral_gcs.errors import InvalidArgumentError
 from rostral_gcs.ids import NodeID
 from rostral_gcs.tables.checks import check_resources, check_seconds
+from rostral_gcs.tables.node_report import NodeReport, decode_report, encode_report
 
 __all__ = ["NODES", "NodeRow", "NodeState", "NodeTable"]
 
@@ -39,6 +40,7 @@ class NodeRow:
         resources_total: All it has, by name.
         resources_available: What was free at the last report.
         labels: Free key-value labels for placement.
+        report: What waits there and how long it takes, at the last report.
         state: ALIVE or DEAD.
         epoch: Counts the registrations of this id, from 1; 0 before the first. A write with a lower
             one is fenced.
@@ -57,6 +59,7 @@ class NodeRow:
     resources_total: Mapping[str, float] = field(default_factory=dict)
     resources_available: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    report: NodeReport = field(default_factory=NodeReport)
     state: NodeState = NodeState.ALIVE
     epoch: int = 0
     lease_s: float = 10.0
@@ -98,6 +101,7 @@ class NodeTable:
             resources_total=row.resources_total,
             resources_available=row.resources_available,
             labels=row.labels,
+            report=encode_report(row.report),
             state=row.state.value,
             epoch=row.epoch,
             lease_s=row.lease_s,
@@ -119,6 +123,7 @@ class NodeTable:
                 resources_total=dict(found.resources_total),
                 resources_available=dict(found.resources_available),
                 labels=dict(found.labels),
+                report=decode_report(found.report),
                 state=NodeState(found.state),
                 epoch=found.epoch,
                 lease_s=found.lease_s,

@@ -1,8 +1,8 @@
-"""Generates the checked-in code of ``rostral_gcs/_proto`` from its .proto files.
+"""Generates the checked-in code of each package's ``_proto`` from its .proto files.
 
 Run without arguments it writes; with ``--check`` it generates aside, compares and exits 1 on drift.
 Needs ``grpcio-tools==1.62.3`` exactly: generated code refuses runtimes older than its generator, so
-the generator is the oldest that we support and the package's minimum of grpcio and protobuf
+the generator is the oldest that we support and the packages' minimum of grpcio and protobuf
 follows it.
 """
 
@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 GENERATOR = "1.62.3"
-SOURCE_ROOT = Path(__file__).resolve().parent.parent / "src"
-PROTO_DIR = SOURCE_ROOT / "rostral_gcs" / "_proto"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE_ROOTS = [ROOT / "packages" / name / "src" for name in ("gcs", "scheduler")]
 
 
-def generate(out: Path) -> list[Path]:
-    """Generates all files under ``out`` and returns them, relative to it.
+def generate(source_root: Path, out: Path) -> list[Path]:
+    """Generates a package's files under ``out`` and returns them, relative to it.
 
     Raises:
         SystemExit: The generator is missing, of another version, or refuses a source.
@@ -37,11 +37,11 @@ def generate(out: Path) -> list[Path]:
     from grpc_tools import protoc
 
     includes = str(importlib.resources.files("grpc_tools") / "_proto")
-    for source in sorted(PROTO_DIR.glob("*.proto")):
+    for source in sorted(source_root.glob("*/_proto/*.proto")):
         # One -I at the source root, so that a proto's path equals its import path.
         arguments = [
             "protoc",
-            f"-I{SOURCE_ROOT}",
+            f"-I{source_root}",
             f"-I{includes}",
             f"--python_out={out}",
             f"--pyi_out={out}",
@@ -58,30 +58,38 @@ def generate(out: Path) -> list[Path]:
     return made
 
 
-def main() -> int:
-    """Writes, or with ``--check`` compares; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    check: bool = parser.parse_args().check
+def drift_of(source_root: Path, *, check: bool) -> int:
+    """Writes, or compares, the code of one package; returns how many files differed."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        made = generate(out)
-        kept = sorted(path.relative_to(SOURCE_ROOT) for path in PROTO_DIR.glob("*_pb2*.py*"))
+        made = generate(source_root, out)
+        kept = sorted(
+            path.relative_to(source_root) for path in source_root.glob("*/_proto/*_pb2*.py*")
+        )
         drifted = [
             path
             for path in sorted({*made, *kept})
             if path not in made
             or path not in kept
-            or not filecmp.cmp(out / path, SOURCE_ROOT / path, shallow=False)
+            or not filecmp.cmp(out / path, source_root / path, shallow=False)
         ]
         if not check:
             for path in drifted:
                 if path in made:
-                    shutil.copyfile(out / path, SOURCE_ROOT / path)
+                    shutil.copyfile(out / path, source_root / path)
                 else:
-                    (SOURCE_ROOT / path).unlink()
+                    (source_root / path).unlink()
         for path in drifted:
             sys.stdout.write(f"{'differs' if check else 'written'}: {path}\n")
+    return len(drifted)
+
+
+def main() -> int:
+    """Writes, or with ``--check`` compares; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    check: bool = parser.parse_args().check
+    drifted = sum(drift_of(source_root, check=check) for source_root in SOURCE_ROOTS)
     return 1 if check and drifted else 0
 
 
