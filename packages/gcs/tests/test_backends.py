@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rostral_gcs.backends.base import Answer, Backend, Change, Row
+from rostral_gcs.backends.base import Answer, Backend, Change, Columns, Row
 from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.errors import StorageError, VersionMismatchError
+from rostral_gcs.tables.registry import table_spec
 
 Open = Callable[[], Backend]
 SIZE_MAX = 1 << 20
+TASKS = table_spec("tasks").number
 
 
 def _embedded(folder: Path) -> Backend:
@@ -156,6 +158,60 @@ def test_answers_are_recalled_until_forgotten(reopen: Open) -> None:
     )
     backend.forget(150.0)
     assert (backend.recall(b"r1"), backend.recall(b"r2")) == (None, b"p2")
+
+
+def _columns(first_sequence: int, rows: dict[bytes, bytes]) -> Columns:
+    keys = [key.ljust(16, b"\0") for key in rows]
+    sizes = [len(value) for value in rows.values()]
+    return Columns(TASKS, first_sequence, 16, b"".join(keys), sizes, b"".join(rows.values()))
+
+
+def _row(key: bytes, value: bytes, version: int) -> Row:
+    return Row(key.ljust(16, b"\0"), value, version)
+
+
+def test_columns_are_rows_again_after_reopening(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.append([_columns(1, {b"a": b"1", b"b": b""})], [Answer(b"r" * 16, b"p", 100.0)])
+    backend.append([_columns(3, {b"a": b"three"}), _columns(4, {b"c": b"4"})], [])
+    keys = [row.ljust(16, b"\0") for row in (b"a", b"b", b"c", b"d")]
+    rows = [_row(b"a", b"three", 3), _row(b"b", b"", 2), _row(b"c", b"4", 4)]
+    assert backend.read(TASKS, keys) == {row.key: row for row in rows}
+    backend.close()
+    again = reopen()
+    assert again.open().last_sequence == 4
+    assert again.read(TASKS, keys) == {row.key: row for row in rows}
+    assert again.recall(b"r" * 16) == b"p"
+    assert again.history(0, 10, SIZE_MAX) == []
+
+
+def test_columns_are_scanned_in_the_order_of_their_keys(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    backend.append([_columns(1, {b"c": b"1", b"a": b"2"})], [])
+    backend.append([_columns(3, {b"b": b"3", b"c": b"4"})], [])
+    first, more = backend.scan(TASKS, b"", b"", 2, SIZE_MAX)
+    assert (first, more) == ([_row(b"a", b"2", 2), _row(b"b", b"3", 3)], True)
+    assert backend.scan(TASKS, b"", first[-1].key, 2, SIZE_MAX) == ([_row(b"c", b"4", 4)], False)
+    assert backend.scan(TASKS, b"b", b"", 2, SIZE_MAX) == ([_row(b"b", b"3", 3)], False)
+
+
+def test_single_changes_of_an_appended_table_are_stored_with_it(reopen: Open) -> None:
+    backend = reopen()
+    backend.open()
+    key = b"k".ljust(16, b"\0")
+    backend.append([_columns(1, {b"k": b"1"})], [])
+    answer = Answer(b"r" * 16, b"p", 1.0)
+    backend.commit([Change(2, TASKS, key, b"2", False), _put(3, b"x")], [answer], durable=True)
+    backend.commit([Change(4, TASKS, key, b"4", False)], [], durable=False)
+    backend.close()
+    again = reopen()
+    assert again.open().last_sequence == 4
+    assert again.read(TASKS, [key]) == {key: Row(key, b"4", 4)}
+    assert again.recall(b"r" * 16) == b"p"
+    again.forget(2.0)
+    assert again.recall(b"r" * 16) is None
 
 
 def test_a_failed_commit_changes_nothing(reopen: Open) -> None:

@@ -43,7 +43,7 @@ def client(config: GcsConfig) -> Iterator[GcsClient]:
 def _public(cls: type) -> dict[str, inspect.Signature]:
     return {
         name: inspect.signature(member)
-        for name, member in vars(cls).items()
+        for name, member in inspect.getmembers(cls)
         if callable(member) and not name.startswith("_")
     }
 

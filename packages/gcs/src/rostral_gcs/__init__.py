@@ -21,12 +21,21 @@ if TYPE_CHECKING:
     from rostral_gcs.service import GcsServer
     from rostral_gcs.sync_client import GcsClient
     from rostral_gcs.tables.actors import ACTORS, ActorRow, ActorState
+    from rostral_gcs.tables.checkpoints import CHECKPOINTS, CheckpointRow
+    from rostral_gcs.tables.events import EVENTS, EventRow, EventSeverity
     from rostral_gcs.tables.functions import FunctionRow
     from rostral_gcs.tables.jobs import JOBS, JobRow, JobState
     from rostral_gcs.tables.kv import KV, KvRow
     from rostral_gcs.tables.node_report import NodeReport, QueueReport
     from rostral_gcs.tables.nodes import NODES, NodeRow, NodeState
     from rostral_gcs.tables.objects import OBJECTS, ObjectLocation, ObjectRow
+    from rostral_gcs.tables.placement_groups import (
+        PLACEMENT_GROUPS,
+        BundleRow,
+        PlacementGroupRow,
+        PlacementGroupState,
+    )
+    from rostral_gcs.tables.tasks import TASKS, TaskRow, TaskState
 
 __version__ = "0.1.0"
 
@@ -35,7 +44,13 @@ _HOMES = {
     "ActorRow": "tables.actors",
     "ActorState": "tables.actors",
     "AsyncGcsClient": "client",
+    "BundleRow": "tables.placement_groups",
+    "CHECKPOINTS": "tables.checkpoints",
+    "CheckpointRow": "tables.checkpoints",
     "ClientOptions": "client_options",
+    "EVENTS": "tables.events",
+    "EventRow": "tables.events",
+    "EventSeverity": "tables.events",
     "FunctionRow": "tables.functions",
     "GcsClient": "sync_client",
     "GcsConfig": "config",
@@ -52,7 +67,13 @@ _HOMES = {
     "OBJECTS": "tables.objects",
     "ObjectLocation": "tables.objects",
     "ObjectRow": "tables.objects",
+    "PLACEMENT_GROUPS": "tables.placement_groups",
+    "PlacementGroupRow": "tables.placement_groups",
+    "PlacementGroupState": "tables.placement_groups",
     "QueueReport": "tables.node_report",
+    "TASKS": "tables.tasks",
+    "TaskRow": "tables.tasks",
+    "TaskState": "tables.tasks",
     "TokenInterceptor": "interceptor",
     "WatchEvent": "client_watch",
     "WatchKind": "client_watch",
@@ -68,7 +89,13 @@ __all__ = [
     "ActorRow",
     "ActorState",
     "AsyncGcsClient",
+    "BundleRow",
+    "CHECKPOINTS",
+    "CheckpointRow",
     "ClientOptions",
+    "EVENTS",
+    "EventRow",
+    "EventSeverity",
     "FunctionRow",
     "GcsClient",
     "GcsConfig",
@@ -85,7 +112,13 @@ __all__ = [
     "OBJECTS",
     "ObjectLocation",
     "ObjectRow",
+    "PLACEMENT_GROUPS",
+    "PlacementGroupRow",
+    "PlacementGroupState",
     "QueueReport",
+    "TASKS",
+    "TaskRow",
+    "TaskState",
     "TokenInterceptor",
     "WatchEvent",
     "WatchKind",

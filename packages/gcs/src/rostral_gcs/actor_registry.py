@@ -1,14 +1,13 @@
-"""Named actors: how a name is claimed, found and given back, by single-row compare-and-set alone.
+"""Named actors: an actor's row first, then the claim on its name (``name_claims.py``).
 
-This file owns the protocol. The actor's row is written first and the claim after it, so that a
-claim always points at a row; a claim whose actor is DEAD or gone is free for the taking. Whoever
-dies in between leaves a PENDING actor without a name, which the end of its job removes.
+This file owns what counts as alive. Whoever dies between row and claim leaves a PENDING actor
+without a name, which the end of its job removes.
 """
 
 from __future__ import annotations
 
 from rostral_gcs.errors import AlreadyExistsError, ConflictError
-from rostral_gcs.ids import ActorID
+from rostral_gcs.name_claims import claim_name, find_owner, release_name
 from rostral_gcs.row_client import RowClient
 from rostral_gcs.tables.actors import (
     ACTOR_NAMES,
@@ -18,7 +17,7 @@ from rostral_gcs.tables.actors import (
     actor_name_key,
 )
 
-__all__ = ["find_actor", "register_actor", "release_name"]
+__all__ = ["find_actor", "register_actor", "release_actor_name"]
 
 
 async def register_actor(rows: RowClient, row: ActorRow) -> ActorRow:
@@ -49,45 +48,30 @@ async def register_actor(rows: RowClient, row: ActorRow) -> ActorRow:
 
 async def find_actor(rows: RowClient, namespace: str, name: str) -> ActorRow | None:
     """The live actor of that name."""
-    claims = await rows.read(ACTOR_NAMES, [actor_name_key(namespace, name)])
-    if not claims:
+    owner = await find_owner(rows, ACTOR_NAMES, actor_name_key(namespace, name))
+    if owner is None:
         return None
-    row = await rows.get(ACTORS, claims[0].value)
+    row = await rows.get(ACTORS, owner)
     return None if row is None or row.state is ActorState.DEAD else row
 
 
-async def release_name(rows: RowClient, row: ActorRow) -> None:
+async def release_actor_name(rows: RowClient, row: ActorRow) -> None:
     """Gives a dead actor's name back, unless another has taken it."""
-    if not row.name:
-        return
-    key = actor_name_key(row.namespace, row.name)
-    for claim in await rows.read(ACTOR_NAMES, [key]):
-        if claim.value == row.actor_id.binary():
-            try:
-                await rows.write_one(ACTOR_NAMES, key, None, claim.version)
-            except ConflictError:
-                return  # Taken over meanwhile: theirs now.
+    if row.name:
+        key = actor_name_key(row.namespace, row.name)
+        await release_name(rows, ACTOR_NAMES, key, row.actor_id.binary())
 
 
 async def _claim(rows: RowClient, row: ActorRow) -> None:
-    key = actor_name_key(row.namespace, row.name)
-    expected_version = 0
-    while True:
-        try:
-            await rows.write_one(ACTOR_NAMES, key, row.actor_id.binary(), expected_version)
-            return
-        except ConflictError as error:
-            claims = await rows.read(ACTOR_NAMES, [key])
-            if not claims:
-                expected_version = 0
-                continue
-            holder_id = ActorID(claims[0].value)
-            holder = await rows.get(ACTORS, holder_id.binary())
-            if holder is not None and holder.state is not ActorState.DEAD:
-                raise AlreadyExistsError(
-                    f"the name {row.name!r} in namespace {row.namespace!r} belongs to actor "
-                    f"{holder_id.hex()}",
-                    hint="choose another name, or get that actor by its name",
-                    owner=holder_id.hex(),
-                ) from error
-            expected_version = claims[0].version
+    async def is_alive(owner: bytes) -> bool:
+        holder = await rows.get(ACTORS, owner)
+        return holder is not None and holder.state is not ActorState.DEAD
+
+    await claim_name(
+        rows,
+        ACTOR_NAMES,
+        actor_name_key(row.namespace, row.name),
+        row.actor_id.binary(),
+        is_alive=is_alive,
+        what=f"the actor name {row.name!r} in namespace {row.namespace!r}",
+    )

@@ -6,19 +6,20 @@ watches in ``client_watch.py``; the blocking face over this one is ``sync_client
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import Self
 
 from rostral_gcs import actor_registry
 from rostral_gcs._proto import gcs_pb2
+from rostral_gcs.client_lineage import LineageMethods
 from rostral_gcs.client_options import ClientOptions
+from rostral_gcs.client_placement import PlacementMethods
 from rostral_gcs.client_watch import WatchEvent, WatchPosition, follow
 from rostral_gcs.connection import Connection
 from rostral_gcs.errors import AlreadyExistsError, ConflictError, GcsError, NotFoundError
-from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID
+from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID
 from rostral_gcs.row_client import RowClient
 from rostral_gcs.tables.actors import ACTORS, ActorRow, ActorState
 from rostral_gcs.tables.functions import (
@@ -34,17 +35,14 @@ from rostral_gcs.tables.jobs import JOBS, JobRow, JobState
 from rostral_gcs.tables.kv import KV, KvRow, kv_key, kv_prefix
 from rostral_gcs.tables.node_report import NodeReport, encode_report
 from rostral_gcs.tables.nodes import NODES, NodeRow, NodeState
-from rostral_gcs.tables.objects import OBJECTS, ObjectLocation, ObjectRow, join_locations
 from rostral_gcs.tables.table import RowT, Table
 
 __all__ = ["AsyncGcsClient"]
 
 _CHUNKS_PER_READ = 16
-# Lookups under way together: the server answers those that wait together in one go.
-_LOOKUPS_AT_ONCE = 64
 
 
-class AsyncGcsClient:
+class AsyncGcsClient(LineageMethods, PlacementMethods):
     """A client of one GCS, used on the event loop that connected it; not across a fork.
 
     Small writes that are made while a request is under way go together in the next one. Every
@@ -163,6 +161,7 @@ class AsyncGcsClient:
 
         Raises:
             NotFoundError: The node is unknown: register it again.
+            InvalidArgumentError: A resource or a measure is out of bounds.
             FencedError: The node was found dead, or registered anew: it must stop.
         """
         request = gcs_pb2.RenewNodeLeaseRequest(
@@ -335,50 +334,8 @@ class AsyncGcsClient:
 
     async def _released(self, row: ActorRow) -> ActorRow:
         if row.state is ActorState.DEAD:
-            await actor_registry.release_name(self._rows, row)
+            await actor_registry.release_actor_name(self._rows, row)
         return row
-
-    # --- Objects -----------------------------------------------------------------------------
-
-    async def add_object_locations(
-        self, node_id: NodeID, sizes_bytes: Mapping[ObjectID, int]
-    ) -> None:
-        """Says that the node holds these objects, with their sizes; may be repeated."""
-        locations = [
-            ObjectLocation(object_id=object_id, node_id=node_id, size_bytes=size_bytes)
-            for object_id, size_bytes in sizes_bytes.items()
-        ]
-        await self._write_locations(
-            [(OBJECTS.key_of(row), OBJECTS.encode(row), None) for row in locations]
-        )
-
-    async def remove_object_locations(
-        self, node_id: NodeID, object_ids: Iterable[ObjectID]
-    ) -> None:
-        """Says that the node no longer holds these objects; may be repeated."""
-        suffix = node_id.binary()
-        await self._write_locations(
-            [(object_id.binary() + suffix, None, None) for object_id in object_ids]
-        )
-
-    async def get_object_locations(
-        self, object_ids: Iterable[ObjectID]
-    ) -> dict[ObjectID, ObjectRow]:
-        """The objects that some node holds, with their holders; others are left out."""
-        locations: list[ObjectLocation] = []
-        wanted = [object_id.binary() for object_id in object_ids]
-        for at in range(0, len(wanted), _LOOKUPS_AT_ONCE):
-            part = wanted[at : at + _LOOKUPS_AT_ONCE]
-            for found in await asyncio.gather(*(self._rows.scan(OBJECTS, key) for key in part)):
-                locations.extend(found)
-        return join_locations(locations)
-
-    async def _write_locations(
-        self, writes: Sequence[tuple[bytes, bytes | None, int | None]]
-    ) -> None:
-        for result in await self._rows.write(OBJECTS.name, writes):
-            if isinstance(result, GcsError):
-                raise result
 
     # --- Key-value ---------------------------------------------------------------------------
 
@@ -443,7 +400,7 @@ class AsyncGcsClient:
         slows nobody. Close it with ``aclose()`` or by cancelling the task that reads it.
 
         Args:
-            table: NODES, JOBS, ACTORS, OBJECTS or KV.
+            table: NODES, JOBS, ACTORS, OBJECTS, PLACEMENT_GROUPS, CHECKPOINTS or KV.
             prefix: Only keys, as stored, that begin with it.
             position: Of the last event that the reader has dealt with.
             resync: False: raise instead of beginning again.

@@ -35,6 +35,7 @@ class GcsConfig:
         scan_limit_max: Most rows in one page of a scan.
         page_size_max: A page of a scan, a read or a watch ends after this many bytes of values.
         queue_commands_max: Commands waiting for a shard's thread; beyond it, RESOURCE_EXHAUSTED.
+        queue_size_max: Bytes of lineage waiting for a shard's thread; beyond it, the same.
         group_ops_max: Most operations in one commit. Larger groups sync less often but make each
             caller wait longer.
         history_count_max: Changes kept on disk for watches to resume from, for each shard.
@@ -67,6 +68,7 @@ class GcsConfig:
     scan_limit_max: int = 10_000
     page_size_max: int = 4 * 1024 * 1024
     queue_commands_max: int = 10_000
+    queue_size_max: int = 64 * 1024 * 1024
     group_ops_max: int = 5_000
     history_count_max: int = 100_000
     history_size_max: int = 64 * 1024 * 1024

@@ -35,15 +35,18 @@ _STATUS: Final[dict[type[GcsError], grpc.StatusCode]] = {
     errors.GcsOverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.VersionMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ControlPlaneFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ClusterMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StorageError: grpc.StatusCode.INTERNAL,
+    errors.CorruptError: grpc.StatusCode.DATA_LOSS,
     errors.GcsInternalError: grpc.StatusCode.INTERNAL,
 }
 _BY_CODE: Final[dict[str, type[GcsError]]] = {cls.code: cls for cls in _STATUS if cls.code}
 
 # The attributes that travel, by class; the text form of each is enough to make it again.
 _INTEGERS: Final = ("current_version", "current_epoch", "first_available", "last_sequence")
-_SIZES: Final = ("limit_bytes",)
-_TEXTS: Final = ("owner",)
+_SIZES: Final = ("limit_bytes", "offset")
+_TEXTS: Final = ("owner", "path")
 
 
 def error_to_detail(error: GcsError) -> gcs_pb2.ErrorDetail:

@@ -32,7 +32,10 @@ The tree, in families by who must act::
         │   ├── PortInUseError       (OSError)        PORT_IN_USE
         │   ├── DataDirLockedError                    DATA_DIR_LOCKED
         │   ├── InsecureBindError                     INSECURE_BIND
+        │   ├── ControlPlaneFullError                 CONTROL_PLANE_FULL
+        │   ├── ClusterMismatchError                  CLUSTER_MISMATCH
         │   ├── StorageError         (OSError)        STORAGE
+        │   │   └── CorruptError                      CORRUPT
         │   └── ConfigError          (ValueError)     CONFIG
         └── GcsInternalError         our bug: please report it   INTERNAL
 """
@@ -45,8 +48,11 @@ from typing import Any, ClassVar
 __all__ = [
     "AlreadyExistsError",
     "ClientClosedError",
+    "ClusterMismatchError",
     "ConfigError",
     "ConflictError",
+    "ControlPlaneFullError",
+    "CorruptError",
     "DataDirLockedError",
     "FencedError",
     "ForkedClientError",
@@ -351,10 +357,45 @@ class InsecureBindError(GcsEnvironmentError):
     code = "INSECURE_BIND"
 
 
+class ControlPlaneFullError(GcsEnvironmentError):
+    """Lineage fills the memory allowed for it and cannot be moved to files; nothing was written.
+
+    Submit no more until it is over. It ends by itself when tasks end or the disk has room again.
+    """
+
+    code = "CONTROL_PLANE_FULL"
+
+
+class ClusterMismatchError(GcsEnvironmentError):
+    """A backup, a position or a peer belongs to another cluster."""
+
+    code = "CLUSTER_MISMATCH"
+
+
 class StorageError(GcsEnvironmentError, OSError):
     """The disk or the database file failed: full, read-only, damaged."""
 
     code = "STORAGE"
+
+
+class CorruptError(StorageError):
+    """A stored file is damaged in a way that no crash explains.
+
+    Attributes:
+        path: The file.
+        offset: Where in it, in bytes; 0 when that is not known.
+    """
+
+    code = "CORRUPT"
+    path: str
+    offset: int
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, path: str = "", offset: int = 0
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.offset = offset
 
 
 class ConfigError(GcsEnvironmentError, ValueError):

@@ -19,6 +19,7 @@ __all__ = [
     "JobID",
     "NodeID",
     "ObjectID",
+    "PlacementGroupID",
     "TaskID",
     "WorkerID",
 ]
@@ -136,6 +137,13 @@ class ActorID(BaseID):
 @final
 class TaskID(BaseID):
     """A task, the same over all its attempts. 16 bytes."""
+
+    __slots__ = ()
+
+
+@final
+class PlacementGroupID(BaseID):
+    """A placement group. 16 bytes."""
 
     __slots__ = ()
 

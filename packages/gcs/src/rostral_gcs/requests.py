@@ -17,16 +17,26 @@ from rostral_gcs.errors import (
     InvalidKeyError,
     TooLargeError,
 )
+from rostral_gcs.protocol import REQUEST_ID_SIZE
 from rostral_gcs.shard_core import Op
 from rostral_gcs.tables.actors import ACTORS
 from rostral_gcs.tables.jobs import JOBS
 from rostral_gcs.tables.nodes import NODES
-from rostral_gcs.tables.registry import table_spec
+from rostral_gcs.tables.placement_groups import PLACEMENT_GROUPS
+from rostral_gcs.tables.registry import TableSpec, table_spec
 
-__all__ = ["check_keys", "check_prefix", "check_scan", "parse_op"]
+__all__ = [
+    "check_columns",
+    "check_keys",
+    "check_prefix",
+    "check_prefixes",
+    "check_request_id",
+    "check_scan",
+    "parse_op",
+]
 
 # Tables whose rows the server decodes before it stores them: low in rate, read by everybody.
-_DECODED: Final = {table.name: table for table in (NODES, JOBS, ACTORS)}
+_DECODED: Final = {table.name: table for table in (NODES, JOBS, ACTORS, PLACEMENT_GROUPS)}
 
 
 def parse_op(message: gcs_pb2.WriteOp, config: GcsConfig) -> Op | GcsError:
@@ -35,6 +45,17 @@ def parse_op(message: gcs_pb2.WriteOp, config: GcsConfig) -> Op | GcsError:
         spec = table_spec(message.table)
         _check_key(message.key, config)
         value = message.value if message.HasField("value") else None
+        if spec.key_size and len(message.key) != spec.key_size:
+            return InvalidKeyError(
+                f"key of {len(message.key)} bytes for table {spec.name}; its keys have "
+                f"{spec.key_size}",
+                hint="write it with this client",
+            )
+        if spec.appended and value is None:
+            return InvalidArgumentError(
+                f"rows of table {spec.name} cannot be deleted",
+                hint="they are moved to files when they are old",
+            )
         if value is not None:
             if len(value) > config.value_size_max:
                 return TooLargeError(
@@ -52,6 +73,48 @@ def parse_op(message: gcs_pb2.WriteOp, config: GcsConfig) -> Op | GcsError:
     return Op(spec, message.key, value, expected)
 
 
+def check_columns(message: gcs_pb2.WriteColumnsRequest, config: GcsConfig) -> TableSpec:
+    """Refuses columns that do not fit together or pass a limit. Returns the table."""
+    spec = table_spec(message.table)
+    if not spec.key_size:
+        raise InvalidArgumentError(
+            f"table {spec.name} cannot be written by columns", hint="its keys differ in size"
+        )
+    count, rest = divmod(len(message.keys), spec.key_size)
+    if rest or not count:
+        raise InvalidKeyError(
+            f"{len(message.keys)} bytes of keys for table {spec.name}; its keys have "
+            f"{spec.key_size} each",
+            hint="send whole keys, at least one",
+        )
+    if count > config.batch_ops_max:
+        raise TooLargeError(
+            f"{count} rows in one request; the limit is {config.batch_ops_max}",
+            hint="send smaller batches",
+        )
+    if message.delete and spec.appended:
+        raise InvalidArgumentError(
+            f"rows of table {spec.name} cannot be deleted",
+            hint="they are moved to files when they are old",
+        )
+    sizes = message.sizes
+    expected = 0 if message.delete else count
+    if len(sizes) != expected or sum(sizes) != len(message.values):
+        raise InvalidArgumentError(
+            f"{len(sizes)} sizes, {sum(sizes)} bytes in all, for {count} keys and "
+            f"{len(message.values)} bytes of values",
+            hint="send one size for each value; none when deleting",
+        )
+    if sizes and max(sizes) > config.value_size_max:
+        raise TooLargeError(
+            f"value of {max(sizes)} bytes for table {spec.name}; the limit is "
+            f"{config.value_size_max}",
+            hint="store large data as an object and keep its id here",
+            limit_bytes=config.value_size_max,
+        )
+    return spec
+
+
 def check_keys(keys: Sequence[bytes], config: GcsConfig) -> None:
     """Refuses too many keys, and keys that could not have been written."""
     if len(keys) > config.batch_ops_max:
@@ -61,6 +124,26 @@ def check_keys(keys: Sequence[bytes], config: GcsConfig) -> None:
         )
     for key in keys:
         _check_key(key, config)
+
+
+def check_prefixes(prefixes: Sequence[bytes], config: GcsConfig) -> None:
+    """Refuses too many prefixes, and prefixes longer than any key."""
+    if len(prefixes) > config.batch_ops_max:
+        raise InvalidArgumentError(
+            f"{len(prefixes)} prefixes in one request; the limit is {config.batch_ops_max}",
+            hint="ask in smaller batches",
+        )
+    for prefix in prefixes:
+        check_prefix(prefix, config)
+
+
+def check_request_id(request_id: bytes) -> None:
+    """Refuses an id of the wrong length."""
+    if len(request_id) != REQUEST_ID_SIZE:
+        raise InvalidArgumentError(
+            f"request_id has {len(request_id)} bytes; it must have {REQUEST_ID_SIZE}",
+            hint="send random bytes, the same ones when sending again",
+        )
 
 
 def check_scan(message: gcs_pb2.ScanRequest, config: GcsConfig) -> None:

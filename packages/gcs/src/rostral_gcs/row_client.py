@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.batching import Batcher
 from rostral_gcs.client_options import ClientOptions
+from rostral_gcs.column_batching import ColumnBatcher
 from rostral_gcs.connection import Connection
 from rostral_gcs.error_wire import error_from_detail
 from rostral_gcs.errors import ConflictError, GcsError, NotFoundError
@@ -39,6 +41,8 @@ class RowClient:
         self._writer: gcs_pb2.Writer | None = None
         # One for each durability class, so that lineage does not wait for the syncs of the rest.
         self._batchers = {durability: Batcher(self._send, options) for durability in Durability}
+        self._options = options
+        self._column_batchers: dict[str, ColumnBatcher] = {}
 
     def act_as(self, node_id: NodeID, epoch: int) -> None:
         """Makes every further write in the name of the node; a stale epoch is then fenced."""
@@ -48,6 +52,8 @@ class RowClient:
         """Sends what waits."""
         for batcher in self._batchers.values():
             await batcher.close()
+        for columns in self._column_batchers.values():
+            await columns.close()
 
     async def write(
         self, table: str, writes: Sequence[tuple[bytes, bytes | None, int | None]]
@@ -64,6 +70,20 @@ class RowClient:
             error_from_detail(result.error) if result.HasField("error") else result.version
             for result in results
         ]
+
+    async def write_columns(
+        self, table: str, keys: Sequence[bytes], values: Sequence[bytes] | None
+    ) -> None:
+        """Writes rows whatever their versions, or deletes them when ``values`` is None.
+
+        Raises:
+            GcsError: They were refused, or nothing answered; then some may have been written.
+        """
+        batcher = self._column_batchers.get(table)
+        if batcher is None:
+            batcher = ColumnBatcher(partial(self._send_columns, table), self._options)
+            self._column_batchers[table] = batcher
+        await batcher.write(keys, values)
 
     async def write_one(
         self, table: str, key: bytes, value: bytes | None, expected_version: int | None = None
@@ -91,6 +111,18 @@ class RowClient:
             rows.extend(reply.rows)
         return rows
 
+    async def read_prefixes(self, table: str, prefixes: Sequence[bytes]) -> list[gcs_pb2.Row]:
+        """All rows whose key begins with one of the prefixes, in the prefixes' order."""
+        rows: list[gcs_pb2.Row] = []
+        for at in range(0, len(prefixes), _PAGE_COUNT):
+            reply = await self._connection.call(
+                "Read",
+                gcs_pb2.ReadRequest(table=table, prefixes=prefixes[at : at + _PAGE_COUNT]),
+                gcs_pb2.ReadReply,
+            )
+            rows.extend(reply.rows)
+        return rows
+
     async def get(self, table: Table[RowT], key: bytes) -> RowT | None:
         """One row, or None."""
         for row in await self.read(table.name, [key]):
@@ -104,20 +136,34 @@ class RowClient:
         """
         rows: list[RowT] = []
         after_key = b""
-        more = True
-        while more:
-            reply = await self._connection.call(
-                "Scan",
-                gcs_pb2.ScanRequest(
-                    table=table.name, prefix=prefix, after_key=after_key, limit=_PAGE_COUNT
-                ),
-                gcs_pb2.ScanReply,
-            )
-            rows.extend(table.decode(row.key, row.value, row.version) for row in reply.rows)
-            more = reply.more
-            if reply.rows:
-                after_key = reply.rows[-1].key
-        return rows
+        while True:
+            page, after_key = await self.scan_page(table, prefix=prefix, after_key=after_key)
+            rows.extend(page)
+            if not after_key:
+                return rows
+
+    async def scan_page(
+        self,
+        table: Table[RowT],
+        *,
+        prefix: bytes = b"",
+        after_key: bytes = b"",
+        limit: int = _PAGE_COUNT,
+    ) -> tuple[list[RowT], bytes]:
+        """A page of rows in key order, and where the next begins; empty when this is the last.
+
+        Raises:
+            InvalidArgumentError: The limit is not 1 to 10,000.
+        """
+        reply = await self._connection.call(
+            "Scan",
+            gcs_pb2.ScanRequest(
+                table=table.name, prefix=prefix, after_key=after_key, limit=max(0, limit)
+            ),
+            gcs_pb2.ScanReply,
+        )
+        rows = [table.decode(row.key, row.value, row.version) for row in reply.rows]
+        return rows, reply.rows[-1].key if reply.more and reply.rows else b""
 
     async def change(
         self, table: Table[RowT], key: bytes, decide: Callable[[RowT], RowT | None]
@@ -165,3 +211,17 @@ class RowClient:
         )
         reply = await self._connection.call("Write", request, gcs_pb2.WriteReply)
         return reply.results
+
+    async def _send_columns(
+        self, table: str, keys: list[bytes], values: list[bytes] | None
+    ) -> None:
+        request = gcs_pb2.WriteColumnsRequest(
+            request_id=os.urandom(REQUEST_ID_SIZE),
+            table=table,
+            keys=b"".join(keys),
+            sizes=None if values is None else list(map(len, values)),
+            values=b"" if values is None else b"".join(values),
+            writer=self._writer,
+            delete=values is None,
+        )
+        await self._connection.call("WriteColumns", request, gcs_pb2.WriteColumnsReply)

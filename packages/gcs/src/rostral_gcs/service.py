@@ -20,6 +20,8 @@ import grpc.aio
 
 from rostral_gcs import __version__
 from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
+from rostral_gcs.backends.base import Columns
+from rostral_gcs.columns import key_list, value_list
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.error_wire import abort_with, error_to_detail
 from rostral_gcs.errors import (
@@ -34,8 +36,17 @@ from rostral_gcs.errors import (
 )
 from rostral_gcs.ids import NodeID
 from rostral_gcs.interceptor import TokenInterceptor
-from rostral_gcs.protocol import PROTOCOL_VERSION, REQUEST_ID_SIZE
-from rostral_gcs.requests import check_keys, check_prefix, check_scan, parse_op
+from rostral_gcs.protocol import PROTOCOL_VERSION
+from rostral_gcs.requests import (
+    check_columns,
+    check_keys,
+    check_prefix,
+    check_prefixes,
+    check_request_id,
+    check_scan,
+    parse_op,
+)
+from rostral_gcs.shard_core import Op
 from rostral_gcs.store import Store
 from rostral_gcs.tables.node_report import decode_report
 from rostral_gcs.tables.nodes import NODES
@@ -172,6 +183,15 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
         except GcsError as error:
             await abort_with(context, error)
 
+    async def WriteColumns(  # noqa: N802
+        self, request: gcs_pb2.WriteColumnsRequest, context: _Context
+    ) -> gcs_pb2.WriteColumnsReply:
+        try:
+            with _internal_errors("WriteColumns"):
+                return await self._write_columns(request)
+        except GcsError as error:
+            await abort_with(context, error)
+
     async def Read(  # noqa: N802
         self, request: gcs_pb2.ReadRequest, context: _Context
     ) -> gcs_pb2.ReadReply:
@@ -180,6 +200,9 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
                 spec = table_spec(request.table)
                 check_keys(request.keys, self._config)
                 rows = await self._store.read(spec, list(request.keys))
+                if request.prefixes:
+                    check_prefixes(request.prefixes, self._config)
+                    rows += await self._store.read_prefixes(spec, request.prefixes)
                 return gcs_pb2.ReadReply(
                     rows=[
                         gcs_pb2.Row(key=row.key, value=row.value, version=row.version)
@@ -236,20 +259,14 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
             await abort_with(context, error)
 
     async def _write(self, request: gcs_pb2.WriteRequest) -> gcs_pb2.WriteReply:
-        if len(request.request_id) != REQUEST_ID_SIZE:
-            raise InvalidArgumentError(
-                f"request_id has {len(request.request_id)} bytes; it must have {REQUEST_ID_SIZE}",
-                hint="send random bytes, the same ones when sending again",
-            )
+        check_request_id(request.request_id)
         if len(request.ops) > self._config.batch_ops_max:
             raise TooLargeError(
                 f"{len(request.ops)} operations in one request; the limit is "
                 f"{self._config.batch_ops_max}",
                 hint="send smaller batches",
             )
-        writer = None
-        if request.HasField("writer"):
-            writer = (_node_id(request.writer.node_id), request.writer.epoch)
+        writer = _writer(request)
         ops = [parse_op(op, self._config) for op in request.ops]
         for at, op in enumerate(ops):
             if not isinstance(op, GcsError) and op.spec.name == NODES.name and op.value is not None:
@@ -266,6 +283,32 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
                 for result in results
             ]
         )
+
+    async def _write_columns(
+        self, request: gcs_pb2.WriteColumnsRequest
+    ) -> gcs_pb2.WriteColumnsReply:
+        check_request_id(request.request_id)
+        spec = check_columns(request, self._config)
+        columns = Columns(
+            table=spec.number,
+            first_sequence=0,
+            key_size=spec.key_size,
+            keys=request.keys,
+            sizes=list(request.sizes),
+            values=request.values,
+        )
+        count = len(request.keys) // spec.key_size
+        if spec.appended:
+            await self._store.write_columns(request.request_id, columns, spec, _writer(request))
+            return gcs_pb2.WriteColumnsReply(count=count)
+        values = [None] * count if request.delete else value_list(columns)
+        ops = [
+            Op(spec, key, value, None) for key, value in zip(key_list(columns), values, strict=True)
+        ]
+        for result in await self._store.write(request.request_id, ops, _writer(request)):
+            if isinstance(result, GcsError):
+                raise result
+        return gcs_pb2.WriteColumnsReply(count=count)
 
     async def _watch(
         self, request: gcs_pb2.WatchRequest
@@ -320,6 +363,14 @@ def _add_servicer(servicer: _Servicer, server: grpc.aio.Server) -> None:
         "add_GcsServicer_to_server"
     ]
     add(servicer, server)
+
+
+def _writer(
+    request: gcs_pb2.WriteRequest | gcs_pb2.WriteColumnsRequest,
+) -> tuple[NodeID, int] | None:
+    if not request.HasField("writer"):
+        return None
+    return _node_id(request.writer.node_id), request.writer.epoch
 
 
 def _node_id(binary: bytes) -> NodeID:

@@ -14,18 +14,25 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final, Generic, TypeVar, cast
 
-from rostral_gcs.backends.base import Answer, Backend, Change, Row
+from rostral_gcs.backends.base import Answer, Backend, Change, Columns, Row
 from rostral_gcs.config import GcsConfig
-from rostral_gcs.errors import GcsError, GcsInternalError, GcsOverloadedError
+from rostral_gcs.errors import (
+    GcsError,
+    GcsInternalError,
+    GcsOverloadedError,
+    TooLargeError,
+)
 from rostral_gcs.shard_core import (
     Op,
     OpResult,
     WritePlanner,
     decode_results,
     encode_results,
+    encode_run,
 )
 from rostral_gcs.tables.registry import Durability, TableSpec
 
@@ -50,12 +57,21 @@ class _Write:
 
 
 @dataclass(slots=True)
+class _Append:
+    request_id: bytes
+    # Its first sequence is not known yet.
+    columns: Columns
+    future: asyncio.Future[None]
+
+
+@dataclass(slots=True)
 class _Read(Generic[_T]):
     query: Callable[[Backend], _T]
     future: asyncio.Future[_T]
 
 
-_Command = _Write | _Read[object]
+_Command = _Write | _Append | _Read[object]
+_Outcomes = list[tuple["asyncio.Future[object]", object]]
 
 
 class Shard:
@@ -83,6 +99,7 @@ class Shard:
         self._history_size = 0
         self._commit_count = 0
         self._closing = False
+        self._queued_size = 0
 
     @property
     def last_sequence(self) -> int:
@@ -134,9 +151,62 @@ class Shard:
         self._submit(_Write(request_id, ops, future))
         return await future
 
+    async def append(self, request_id: bytes, columns: Columns) -> None:
+        """Writes rows of an appended table, all or none; returns when no death can lose them.
+
+        Args:
+            request_id: As in ``write``.
+            columns: The rows; their sequences are given out here.
+
+        Raises:
+            GcsOverloadedError: Too many commands, or too many bytes, wait.
+            ControlPlaneFullError: There is no room for them in memory.
+            StorageError: The disk failed; nothing of the request was applied.
+        """
+        size = len(columns.values)
+        if self._queued_size and self._queued_size + size > self._config.queue_size_max:
+            raise GcsOverloadedError(
+                f"shard {self.index} has {self._queued_size} bytes waiting",
+                hint="try again after a pause",
+            )
+        future: asyncio.Future[None] = self._new_future()
+        self._queued_size += size
+        try:
+            self._submit(_Append(request_id, columns, future))
+            await future
+        finally:
+            self._queued_size -= size
+
     async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows that exist among the keys."""
         return await self._query(lambda backend: backend.read(spec.number, keys))
+
+    async def read_prefixes(
+        self, spec: TableSpec, prefixes: Sequence[bytes]
+    ) -> dict[bytes, list[Row]]:
+        """All rows that begin with each prefix.
+
+        Raises:
+            TooLargeError: They would not fit in one message.
+        """
+        limit, size_max = self._config.scan_limit_max, self._config.page_size_max
+
+        def query(backend: Backend) -> dict[bytes, list[Row]]:
+            found: dict[bytes, list[Row]] = {}
+            room = limit
+            for prefix in prefixes:
+                rows, more = backend.scan(spec.number, prefix, b"", room, size_max)
+                if more:
+                    raise TooLargeError(
+                        f"more than {limit} rows of table {spec.name} have these "
+                        f"{len(prefixes)} prefixes",
+                        hint="read fewer at once, or scan",
+                    )
+                found[prefix] = rows
+                room -= len(rows)
+            return found
+
+        return await self._query(query)
 
     async def scan(
         self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
@@ -192,7 +262,7 @@ class Shard:
         command = self._queue.get()
         while command is not None:
             group.append(command)
-            ops_count += len(command.ops) if isinstance(command, _Write) else 1
+            ops_count += _weight(command)
             if ops_count >= self._config.group_ops_max:
                 return group, False
             try:
@@ -202,38 +272,75 @@ class Shard:
         return group, True
 
     def _handle_group(self, group: Sequence[_Command]) -> None:
-        writes = [command for command in group if isinstance(command, _Write)]
-        reads = [command for command in group if not isinstance(command, _Write)]
-        if writes:
-            self._handle_writes(writes)
-        for command in reads:
-            try:
-                outcome: object = command.query(self._backend)
-            except GcsError as error:
-                outcome = error
-            except Exception as error:
-                logger.exception("shard=%d query failed", self.index)
-                outcome = GcsInternalError(f"query failed: {error!r}")
-            self._deliver([(command.future, outcome)])
-        if writes:
+        wrote = False
+        # In their order, since a conditional write must see the row that one before it appended.
+        for kind, run in groupby((c for c in group if not isinstance(c, _Read)), type):
+            wrote = True
+            if kind is _Append:
+                self._handle_appends([c for c in run if isinstance(c, _Append)])
+            else:
+                self._handle_writes([c for c in run if isinstance(c, _Write)])
+        for command in group:
+            if isinstance(command, _Read):
+                self._handle_read(command)
+        if wrote:
             self._keep_house()
+
+    def _handle_read(self, command: _Read[object]) -> None:
+        try:
+            outcome = command.query(self._backend)
+        except GcsError as error:
+            outcome = error
+        except Exception as error:
+            logger.exception("shard=%d query failed", self.index)
+            outcome = GcsInternalError(f"query failed: {error!r}")
+        self._deliver([(command.future, outcome)])
 
     def _handle_writes(self, writes: Sequence[_Write]) -> None:
         changes: list[Change] = []
-        outcomes: list[tuple[asyncio.Future[object], object]] = []
         futures = [cast("asyncio.Future[object]", write.future) for write in writes]
         try:
             changes, results = self._commit_writes(writes)
-            outcomes = list(zip(futures, results, strict=True))
-        except GcsError as error:
-            logger.error("shard=%d commit failed: %s", self.index, error)
-            outcomes = [(future, error) for future in futures]
+            outcomes: _Outcomes = list(zip(futures, results, strict=True))
         except Exception as error:
-            # The thread must outlive any one group, or every later caller would hang.
-            logger.exception("shard=%d commit failed", self.index)
-            failure = GcsInternalError(f"commit failed: {error!r}")
-            outcomes = [(future, failure) for future in futures]
-        self._deliver(outcomes, changes)
+            outcomes = self._failed(futures, error)
+        self._deliver(outcomes, changes, published=True)
+
+    def _handle_appends(self, appends: Sequence[_Append]) -> None:
+        futures = [cast("asyncio.Future[object]", append.future) for append in appends]
+        try:
+            self._commit_appends(appends)
+            outcomes: _Outcomes = [(future, None) for future in futures]
+        except Exception as error:
+            outcomes = self._failed(futures, error)
+        self._deliver(outcomes, published=True)
+
+    def _failed(self, futures: Sequence[asyncio.Future[object]], error: Exception) -> _Outcomes:
+        if isinstance(error, GcsError):
+            logger.error("shard=%d commit failed: %s", self.index, error)
+            return [(future, error) for future in futures]
+        # The thread must outlive any one group, or every later caller would hang.
+        logger.error("shard=%d commit failed", self.index, exc_info=error)
+        failure = GcsInternalError(f"commit failed: {error!r}")
+        return [(future, failure) for future in futures]
+
+    def _commit_appends(self, appends: Sequence[_Append]) -> None:
+        sequence = self._last_sequence
+        columns: list[Columns] = []
+        answers: dict[bytes, Answer] = {}
+        now_s = time.time()
+        for append in appends:
+            known = append.request_id in answers
+            if known or self._backend.recall(append.request_id) is not None:
+                continue
+            first, count = sequence + 1, len(append.columns.sizes)
+            columns.append(replace(append.columns, first_sequence=first))
+            payload = encode_run(first, count)
+            answers[append.request_id] = Answer(append.request_id, payload, now_s)
+            sequence += count
+        if columns:
+            self._backend.append(columns, list(answers.values()))
+        self._last_sequence = sequence
 
     def _commit_writes(self, writes: Sequence[_Write]) -> tuple[list[Change], list[list[OpResult]]]:
         planner = WritePlanner(self._last_sequence, self._present_rows(writes))
@@ -295,12 +402,14 @@ class Shard:
         self,
         outcomes: Sequence[tuple[asyncio.Future[object], object]],
         changes: Sequence[Change] = (),
+        *,
+        published: bool = False,
     ) -> None:
         last_sequence = self._last_sequence
         watchable = [change for change in changes if change.watchable]
 
         def on_loop() -> None:
-            if changes:
+            if published:
                 self._publish(last_sequence, watchable)
             for future, outcome in outcomes:
                 if future.done():  # The caller was cancelled while it waited.
@@ -314,5 +423,11 @@ class Shard:
             self._loop.call_soon_threadsafe(on_loop)
 
 
+def _weight(command: _Command) -> int:
+    if isinstance(command, _Write):
+        return len(command.ops)
+    return len(command.columns.sizes) if isinstance(command, _Append) else 1
+
+
 def _is_critical(ops: Sequence[Op]) -> bool:
-    return any(op.spec.durability is Durability.CRITICAL for op in ops)
+    return any(op.spec.durability is Durability.CRITICAL and not op.relaxed for op in ops)

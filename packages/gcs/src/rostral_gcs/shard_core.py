@@ -16,20 +16,22 @@ from rostral_gcs.backends.base import Change, Row
 from rostral_gcs.errors import ConflictError, GcsError, ImmutableError
 from rostral_gcs.tables.registry import TableSpec
 
-__all__ = ["Op", "OpResult", "WritePlanner", "decode_results", "encode_results"]
+__all__ = ["Op", "OpResult", "WritePlanner", "decode_results", "encode_results", "encode_run"]
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """One write: put, or delete when ``value`` is None.
 
-    ``expected_version`` None: whatever the version; 0: the row must not exist.
+    ``expected_version`` None: whatever the version; 0: the row must not exist. ``relaxed``: it is
+    acknowledged as lineage is, whatever its table: a report that the next one replaces.
     """
 
     spec: TableSpec
     key: bytes
     value: bytes | None
     expected_version: int | None
+    relaxed: bool = False
 
     @property
     def needs_row(self) -> bool:
@@ -121,11 +123,16 @@ def encode_results(results: Sequence[OpResult]) -> bytes:
             end = at + 1
             while end < len(results) and results[end] == result + end - at and result:
                 end += 1
-            parts.append(_RUN.pack(b"R", result, end - at))
+            parts.append(encode_run(result, end - at))
             at = end
             continue
         at += 1
     return b"".join(parts)
+
+
+def encode_run(first: int, count: int) -> bytes:
+    """The remembered form of as many consecutive versions."""
+    return _RUN.pack(b"R", first, count)
 
 
 def decode_results(payload: bytes, ops: Sequence[Op]) -> list[OpResult]:

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from rostral_gcs.backends.base import Change, Row
+from rostral_gcs.backends.base import Change, Columns, Row
 from rostral_gcs.backends.embedded import EmbeddedBackend
+from rostral_gcs.columns import split_columns
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.data_dir import DataDir
-from rostral_gcs.errors import GcsError, TooLargeError
+from rostral_gcs.errors import GcsError, InvalidArgumentError, TooLargeError
 from rostral_gcs.ids import NodeID
 from rostral_gcs.liveness import NodeLiveness, with_resources
 from rostral_gcs.shard import Publish, Shard
@@ -143,6 +144,54 @@ class Store:
                     raise outcome
         return results
 
+    async def write_columns(
+        self,
+        request_id: bytes,
+        columns: Columns,
+        spec: TableSpec,
+        writer: tuple[NodeID, int] | None,
+    ) -> None:
+        """Appends the rows to their shards' lineage; on failure some shards may have theirs.
+
+        Raises:
+            FencedError: The writer is fenced; nothing was applied.
+            NotFoundError: The writer's node is unknown; nothing was applied.
+        """
+        if writer is not None:
+            self._liveness.check_writer(*writer)
+        if len(self._shards) == 1:
+            await self._shards[0].append(request_id, columns)
+            return
+        parts = split_columns(columns, lambda key: shard_for(spec, key, len(self._shards)))
+        outcomes = await asyncio.gather(
+            *(self._shards[index].append(request_id, part) for index, part in parts.items()),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def read_prefixes(self, spec: TableSpec, prefixes: Sequence[bytes]) -> list[Row]:
+        """All rows whose key begins with one of the prefixes, in the order of these.
+
+        Raises:
+            InvalidArgumentError: A prefix does not name one shard.
+            TooLargeError: Their values would not fit in one message.
+        """
+        if not spec.route_size or any(len(prefix) < spec.route_size for prefix in prefixes):
+            raise InvalidArgumentError(
+                f"rows of table {spec.name} cannot be read by prefixes this short",
+                hint="give whole keys, or scan",
+            )
+        by_shard: dict[int, list[bytes]] = {}
+        for prefix in prefixes:
+            index = shard_for(spec, prefix, len(self._shards))
+            by_shard.setdefault(index, []).append(prefix)
+        found: dict[bytes, list[Row]] = {}
+        for index, part in by_shard.items():
+            found.update(await self._shards[index].read_prefixes(spec, part))
+        return [row for prefix in prefixes for row in found[prefix]]
+
     async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> list[Row]:
         """The rows that exist, in the order of the keys.
 
@@ -193,12 +242,14 @@ class Store:
         Raises:
             NotFoundError: There is no such node: it must register again.
             FencedError: It is dead, or another epoch is current, or the lease has run out.
+            InvalidArgumentError: A measure in the report is out of bounds.
         """
         row = self._liveness.renew(node_id, epoch, time.monotonic())
         changed = with_resources(row, resources_available, report)
         if changed is not None:
-            # A conflict means that somebody wrote the row meanwhile; the next report will do.
-            await self._write_node(changed)
+            # A conflict means that somebody wrote the row meanwhile; the next report will do. It
+            # need not survive the machine either: the next report replaces it.
+            await self._write_node(changed, relaxed=True)
         return row.lease_s
 
     async def bury_expired_nodes(self) -> None:
@@ -211,8 +262,8 @@ class Store:
         """Refuses a lease out of bounds."""
         self._liveness.check_row(row)
 
-    async def _write_node(self, row: NodeRow) -> None:
-        op = Op(_NODES, NODES.key_of(row), NODES.encode(row), row.version)
+    async def _write_node(self, row: NodeRow, *, relaxed: bool = False) -> None:
+        op = Op(_NODES, NODES.key_of(row), NODES.encode(row), row.version, relaxed)
         # The version that is expected makes it idempotent; the id need only be new.
         await self.write(NodeID.from_random().binary(), [op], None)
 

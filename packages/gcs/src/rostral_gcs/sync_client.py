@@ -9,22 +9,34 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from rostral_gcs.client import AsyncGcsClient
 from rostral_gcs.client_options import ClientOptions
 from rostral_gcs.client_watch import WatchEvent, WatchPosition
 from rostral_gcs.errors import ClientClosedError, ForkedClientError
-from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID
+from rostral_gcs.ids import (
+    ActorID,
+    FunctionID,
+    JobID,
+    NodeID,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+)
 from rostral_gcs.tables.actors import ActorRow
+from rostral_gcs.tables.checkpoints import CheckpointRow
+from rostral_gcs.tables.events import EventRow
 from rostral_gcs.tables.functions import FunctionRow
 from rostral_gcs.tables.jobs import JobRow
 from rostral_gcs.tables.kv import KvRow
 from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NodeRow
 from rostral_gcs.tables.objects import ObjectRow
+from rostral_gcs.tables.placement_groups import PlacementGroupRow
 from rostral_gcs.tables.table import RowT, Table
+from rostral_gcs.tables.tasks import TaskRow
 
 __all__ = ["GcsClient"]
 
@@ -168,6 +180,68 @@ class GcsClient:
     def list_actors(self) -> list[ActorRow]:
         """All actors, dead ones included."""
         return self._wait(self._core.list_actors())
+
+    def record_tasks(self, rows: Sequence[TaskRow]) -> None:
+        """Writes tasks, whatever was known of them."""
+        return self._wait(self._core.record_tasks(rows))
+
+    def get_tasks(self, task_ids: Iterable[TaskID]) -> dict[TaskID, TaskRow]:
+        """The tasks that are known, by id; others are left out."""
+        return self._wait(self._core.get_tasks(task_ids))
+
+    def get_producers(self, object_ids: Iterable[ObjectID]) -> dict[ObjectID, TaskRow]:
+        """The task that makes each object, where it is known."""
+        return self._wait(self._core.get_producers(object_ids))
+
+    def record_events(self, rows: Sequence[EventRow]) -> None:
+        """Writes events."""
+        return self._wait(self._core.record_events(rows))
+
+    def list_events(self, since_s: float = 0.0, *, limit: int = 1000) -> list[EventRow]:
+        """The oldest events since a time, in their order."""
+        return self._wait(self._core.list_events(since_s, limit=limit))
+
+    def add_placement_group(self, row: PlacementGroupRow) -> PlacementGroupRow:
+        """Adds a group and claims its name, if it has one."""
+        return self._wait(self._core.add_placement_group(row))
+
+    def update_placement_group(self, row: PlacementGroupRow) -> PlacementGroupRow:
+        """Writes the row if it still has the version that ``row`` was read with."""
+        return self._wait(self._core.update_placement_group(row))
+
+    def change_placement_group(
+        self,
+        group_id: PlacementGroupID,
+        decide: Callable[[PlacementGroupRow], PlacementGroupRow | None],
+    ) -> PlacementGroupRow:
+        """Reads the row, writes what ``decide`` makes of it, and begins again on a conflict."""
+        return self._wait(self._core.change_placement_group(group_id, decide))
+
+    def get_placement_group(self, group_id: PlacementGroupID) -> PlacementGroupRow | None:
+        """The group, or None."""
+        return self._wait(self._core.get_placement_group(group_id))
+
+    def get_placement_group_by_name(
+        self, name: str, *, namespace: str = ""
+    ) -> PlacementGroupRow | None:
+        """The group of that name that is not REMOVED, or None."""
+        return self._wait(self._core.get_placement_group_by_name(name, namespace=namespace))
+
+    def list_placement_groups(self) -> list[PlacementGroupRow]:
+        """All groups, removed ones included."""
+        return self._wait(self._core.list_placement_groups())
+
+    def add_checkpoint(self, row: CheckpointRow) -> CheckpointRow:
+        """Adds a checkpoint."""
+        return self._wait(self._core.add_checkpoint(row))
+
+    def list_checkpoints(self, actor_id: ActorID) -> list[CheckpointRow]:
+        """The actor's checkpoints, oldest first."""
+        return self._wait(self._core.list_checkpoints(actor_id))
+
+    def remove_checkpoints(self, actor_id: ActorID, *, before: int) -> None:
+        """Removes the actor's checkpoints with a number below ``before``."""
+        return self._wait(self._core.remove_checkpoints(actor_id, before=before))
 
     def add_object_locations(self, node_id: NodeID, sizes_bytes: Mapping[ObjectID, int]) -> None:
         """Says that the node holds these objects, with their sizes; may be repeated."""

@@ -16,7 +16,7 @@ _sym_db = _symbol_database.Default()
 from rostral_gcs._proto import rows_pb2 as rostral__gcs_dot___proto_dot_rows__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crostral_gcs/_proto/gcs.proto\x12\x0erostral.gcs.v1\x1a\x1drostral_gcs/_proto/rows.proto\"\xae\x01\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12?\n\nattributes\x18\x04 \x03(\x0b\x32+.rostral.gcs.v1.ErrorDetail.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x0cHelloRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"g\n\nHelloReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\x0c\x12\x13\n\x0bshard_count\x18\x03 \x01(\r\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\"(\n\x06Writer\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"w\n\x07WriteOp\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x13\n\x11_expected_version\"p\n\x0cWriteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12$\n\x03ops\x18\x02 \x03(\x0b\x32\x17.rostral.gcs.v1.WriteOp\x12&\n\x06writer\x18\x03 \x01(\x0b\x32\x16.rostral.gcs.v1.Writer\"J\n\x0bWriteResult\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.rostral.gcs.v1.ErrorDetail\":\n\nWriteReply\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.rostral.gcs.v1.WriteResult\"2\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"*\n\x0bReadRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\".\n\tReadReply\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.rostral.gcs.v1.Row\"N\n\x0bScanRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x0c\x12\x11\n\tafter_key\x18\x03 \x01(\x0c\x12\r\n\x05limit\x18\x04 \x01(\r\"<\n\tScanReply\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.rostral.gcs.v1.Row\x12\x0c\n\x04more\x18\x02 \x01(\x08\")\n\x06\x43ursor\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"j\n\x0cWatchRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x0c\x12\'\n\x07\x63ursors\x18\x03 \x03(\x0b\x32\x16.rostral.gcs.v1.Cursor\x12\x12\n\ncluster_id\x18\x04 \x01(\x0c\"W\n\nWatchEvent\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\x05value\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05shard\x18\x04 \x01(\rB\x08\n\x06_value\"q\n\nWatchReply\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.rostral.gcs.v1.WatchEvent\x12\'\n\x07\x63ursors\x18\x02 \x03(\x0b\x32\x16.rostral.gcs.v1.Cursor\x12\x0e\n\x06synced\x18\x03 \x01(\x08\"\x96\x02\n\x15RenewNodeLeaseRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rhas_resources\x18\x03 \x01(\x08\x12Z\n\x13resources_available\x18\x04 \x03(\x0b\x32=.rostral.gcs.v1.RenewNodeLeaseRequest.ResourcesAvailableEntry\x12/\n\x06report\x18\x05 \x01(\x0b\x32\x1f.rostral.gcs.v1.NodeReportValue\x1a\x39\n\x17ResourcesAvailableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x13RenewNodeLeaseReply\x12\x0f\n\x07lease_s\x18\x01 \x01(\x01\x32\xae\x03\n\x03Gcs\x12\x41\n\x05Hello\x12\x1c.rostral.gcs.v1.HelloRequest\x1a\x1a.rostral.gcs.v1.HelloReply\x12\x41\n\x05Write\x12\x1c.rostral.gcs.v1.WriteRequest\x1a\x1a.rostral.gcs.v1.WriteReply\x12>\n\x04Read\x12\x1b.rostral.gcs.v1.ReadRequest\x1a\x19.rostral.gcs.v1.ReadReply\x12>\n\x04Scan\x12\x1b.rostral.gcs.v1.ScanRequest\x1a\x19.rostral.gcs.v1.ScanReply\x12\x43\n\x05Watch\x12\x1c.rostral.gcs.v1.WatchRequest\x1a\x1a.rostral.gcs.v1.WatchReply0\x01\x12\\\n\x0eRenewNodeLease\x12%.rostral.gcs.v1.RenewNodeLeaseRequest\x1a#.rostral.gcs.v1.RenewNodeLeaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crostral_gcs/_proto/gcs.proto\x12\x0erostral.gcs.v1\x1a\x1drostral_gcs/_proto/rows.proto\"\xae\x01\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12?\n\nattributes\x18\x04 \x03(\x0b\x32+.rostral.gcs.v1.ErrorDetail.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x0cHelloRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\"g\n\nHelloReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\x0c\x12\x13\n\x0bshard_count\x18\x03 \x01(\r\x12\x16\n\x0eserver_version\x18\x04 \x01(\t\"(\n\x06Writer\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"w\n\x07WriteOp\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x13\n\x11_expected_version\"p\n\x0cWriteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12$\n\x03ops\x18\x02 \x03(\x0b\x32\x17.rostral.gcs.v1.WriteOp\x12&\n\x06writer\x18\x03 \x01(\x0b\x32\x16.rostral.gcs.v1.Writer\"J\n\x0bWriteResult\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.rostral.gcs.v1.ErrorDetail\":\n\nWriteReply\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.rostral.gcs.v1.WriteResult\"\x9d\x01\n\x13WriteColumnsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12&\n\x06writer\x18\x02 \x01(\x0b\x32\x16.rostral.gcs.v1.Writer\x12\r\n\x05table\x18\x03 \x01(\t\x12\x0c\n\x04keys\x18\x04 \x01(\x0c\x12\r\n\x05sizes\x18\x05 \x03(\r\x12\x0e\n\x06values\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64\x65lete\x18\x07 \x01(\x08\"\"\n\x11WriteColumnsReply\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"2\n\x03Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"<\n\x0bReadRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x10\n\x08prefixes\x18\x03 \x03(\x0c\".\n\tReadReply\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.rostral.gcs.v1.Row\"N\n\x0bScanRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x0c\x12\x11\n\tafter_key\x18\x03 \x01(\x0c\x12\r\n\x05limit\x18\x04 \x01(\r\"<\n\tScanReply\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.rostral.gcs.v1.Row\x12\x0c\n\x04more\x18\x02 \x01(\x08\")\n\x06\x43ursor\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"j\n\x0cWatchRequest\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x0c\x12\'\n\x07\x63ursors\x18\x03 \x03(\x0b\x32\x16.rostral.gcs.v1.Cursor\x12\x12\n\ncluster_id\x18\x04 \x01(\x0c\"W\n\nWatchEvent\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x12\n\x05value\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05shard\x18\x04 \x01(\rB\x08\n\x06_value\"q\n\nWatchReply\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.rostral.gcs.v1.WatchEvent\x12\'\n\x07\x63ursors\x18\x02 \x03(\x0b\x32\x16.rostral.gcs.v1.Cursor\x12\x0e\n\x06synced\x18\x03 \x01(\x08\"\x96\x02\n\x15RenewNodeLeaseRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rhas_resources\x18\x03 \x01(\x08\x12Z\n\x13resources_available\x18\x04 \x03(\x0b\x32=.rostral.gcs.v1.RenewNodeLeaseRequest.ResourcesAvailableEntry\x12/\n\x06report\x18\x05 \x01(\x0b\x32\x1f.rostral.gcs.v1.NodeReportValue\x1a\x39\n\x17ResourcesAvailableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x13RenewNodeLeaseReply\x12\x0f\n\x07lease_s\x18\x01 \x01(\x01\x32\x86\x04\n\x03Gcs\x12\x41\n\x05Hello\x12\x1c.rostral.gcs.v1.HelloRequest\x1a\x1a.rostral.gcs.v1.HelloReply\x12\x41\n\x05Write\x12\x1c.rostral.gcs.v1.WriteRequest\x1a\x1a.rostral.gcs.v1.WriteReply\x12V\n\x0cWriteColumns\x12#.rostral.gcs.v1.WriteColumnsRequest\x1a!.rostral.gcs.v1.WriteColumnsReply\x12>\n\x04Read\x12\x1b.rostral.gcs.v1.ReadRequest\x1a\x19.rostral.gcs.v1.ReadReply\x12>\n\x04Scan\x12\x1b.rostral.gcs.v1.ScanRequest\x1a\x19.rostral.gcs.v1.ScanReply\x12\x43\n\x05Watch\x12\x1c.rostral.gcs.v1.WatchRequest\x1a\x1a.rostral.gcs.v1.WatchReply0\x01\x12\\\n\x0eRenewNodeLease\x12%.rostral.gcs.v1.RenewNodeLeaseRequest\x1a#.rostral.gcs.v1.RenewNodeLeaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,30 +45,34 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_WRITERESULT']._serialized_end=754
   _globals['_WRITEREPLY']._serialized_start=756
   _globals['_WRITEREPLY']._serialized_end=814
-  _globals['_ROW']._serialized_start=816
-  _globals['_ROW']._serialized_end=866
-  _globals['_READREQUEST']._serialized_start=868
-  _globals['_READREQUEST']._serialized_end=910
-  _globals['_READREPLY']._serialized_start=912
-  _globals['_READREPLY']._serialized_end=958
-  _globals['_SCANREQUEST']._serialized_start=960
-  _globals['_SCANREQUEST']._serialized_end=1038
-  _globals['_SCANREPLY']._serialized_start=1040
-  _globals['_SCANREPLY']._serialized_end=1100
-  _globals['_CURSOR']._serialized_start=1102
-  _globals['_CURSOR']._serialized_end=1143
-  _globals['_WATCHREQUEST']._serialized_start=1145
-  _globals['_WATCHREQUEST']._serialized_end=1251
-  _globals['_WATCHEVENT']._serialized_start=1253
-  _globals['_WATCHEVENT']._serialized_end=1340
-  _globals['_WATCHREPLY']._serialized_start=1342
-  _globals['_WATCHREPLY']._serialized_end=1455
-  _globals['_RENEWNODELEASEREQUEST']._serialized_start=1458
-  _globals['_RENEWNODELEASEREQUEST']._serialized_end=1736
-  _globals['_RENEWNODELEASEREQUEST_RESOURCESAVAILABLEENTRY']._serialized_start=1679
-  _globals['_RENEWNODELEASEREQUEST_RESOURCESAVAILABLEENTRY']._serialized_end=1736
-  _globals['_RENEWNODELEASEREPLY']._serialized_start=1738
-  _globals['_RENEWNODELEASEREPLY']._serialized_end=1776
-  _globals['_GCS']._serialized_start=1779
-  _globals['_GCS']._serialized_end=2209
+  _globals['_WRITECOLUMNSREQUEST']._serialized_start=817
+  _globals['_WRITECOLUMNSREQUEST']._serialized_end=974
+  _globals['_WRITECOLUMNSREPLY']._serialized_start=976
+  _globals['_WRITECOLUMNSREPLY']._serialized_end=1010
+  _globals['_ROW']._serialized_start=1012
+  _globals['_ROW']._serialized_end=1062
+  _globals['_READREQUEST']._serialized_start=1064
+  _globals['_READREQUEST']._serialized_end=1124
+  _globals['_READREPLY']._serialized_start=1126
+  _globals['_READREPLY']._serialized_end=1172
+  _globals['_SCANREQUEST']._serialized_start=1174
+  _globals['_SCANREQUEST']._serialized_end=1252
+  _globals['_SCANREPLY']._serialized_start=1254
+  _globals['_SCANREPLY']._serialized_end=1314
+  _globals['_CURSOR']._serialized_start=1316
+  _globals['_CURSOR']._serialized_end=1357
+  _globals['_WATCHREQUEST']._serialized_start=1359
+  _globals['_WATCHREQUEST']._serialized_end=1465
+  _globals['_WATCHEVENT']._serialized_start=1467
+  _globals['_WATCHEVENT']._serialized_end=1554
+  _globals['_WATCHREPLY']._serialized_start=1556
+  _globals['_WATCHREPLY']._serialized_end=1669
+  _globals['_RENEWNODELEASEREQUEST']._serialized_start=1672
+  _globals['_RENEWNODELEASEREQUEST']._serialized_end=1950
+  _globals['_RENEWNODELEASEREQUEST_RESOURCESAVAILABLEENTRY']._serialized_start=1893
+  _globals['_RENEWNODELEASEREQUEST_RESOURCESAVAILABLEENTRY']._serialized_end=1950
+  _globals['_RENEWNODELEASEREPLY']._serialized_start=1952
+  _globals['_RENEWNODELEASEREPLY']._serialized_end=1990
+  _globals['_GCS']._serialized_start=1993
+  _globals['_GCS']._serialized_end=2511
 # @@protoc_insertion_point(module_scope)

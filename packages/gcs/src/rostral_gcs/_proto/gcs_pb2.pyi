@@ -88,6 +88,30 @@ class WriteReply(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[WriteResult]
     def __init__(self, results: _Optional[_Iterable[_Union[WriteResult, _Mapping]]] = ...) -> None: ...
 
+class WriteColumnsRequest(_message.Message):
+    __slots__ = ("request_id", "writer", "table", "keys", "sizes", "values", "delete")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    writer: Writer
+    table: str
+    keys: bytes
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    values: bytes
+    delete: bool
+    def __init__(self, request_id: _Optional[bytes] = ..., writer: _Optional[_Union[Writer, _Mapping]] = ..., table: _Optional[str] = ..., keys: _Optional[bytes] = ..., sizes: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ..., delete: bool = ...) -> None: ...
+
+class WriteColumnsReply(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
+
 class Row(_message.Message):
     __slots__ = ("key", "value", "version")
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -99,12 +123,14 @@ class Row(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("table", "keys")
+    __slots__ = ("table", "keys", "prefixes")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
     table: str
     keys: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, table: _Optional[str] = ..., keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    prefixes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, table: _Optional[str] = ..., keys: _Optional[_Iterable[bytes]] = ..., prefixes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReadReply(_message.Message):
     __slots__ = ("rows",)

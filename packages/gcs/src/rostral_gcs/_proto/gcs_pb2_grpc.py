@@ -25,6 +25,11 @@ class GcsStub(object):
                 request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteRequest.SerializeToString,
                 response_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteReply.FromString,
                 )
+        self.WriteColumns = channel.unary_unary(
+                '/rostral.gcs.v1.Gcs/WriteColumns',
+                request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteColumnsRequest.SerializeToString,
+                response_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteColumnsReply.FromString,
+                )
         self.Read = channel.unary_unary(
                 '/rostral.gcs.v1.Gcs/Read',
                 request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.ReadRequest.SerializeToString,
@@ -59,6 +64,13 @@ class GcsServicer(object):
 
     def Write(self, request, context):
         """Applies each operation on its own, in order; one failing does not undo the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteColumns(self, request, context):
+        """Many unconditional writes to one table whose keys have a fixed size: all of them or none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +114,11 @@ def add_GcsServicer_to_server(servicer, server):
                     servicer.Write,
                     request_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteRequest.FromString,
                     response_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteReply.SerializeToString,
+            ),
+            'WriteColumns': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteColumns,
+                    request_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteColumnsRequest.FromString,
+                    response_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WriteColumnsReply.SerializeToString,
             ),
             'Read': grpc.unary_unary_rpc_method_handler(
                     servicer.Read,
@@ -164,6 +181,23 @@ class Gcs(object):
         return grpc.experimental.unary_unary(request, target, '/rostral.gcs.v1.Gcs/Write',
             rostral__gcs_dot___proto_dot_gcs__pb2.WriteRequest.SerializeToString,
             rostral__gcs_dot___proto_dot_gcs__pb2.WriteReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def WriteColumns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/rostral.gcs.v1.Gcs/WriteColumns',
+            rostral__gcs_dot___proto_dot_gcs__pb2.WriteColumnsRequest.SerializeToString,
+            rostral__gcs_dot___proto_dot_gcs__pb2.WriteColumnsReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -155,3 +155,81 @@ class ActorValue(_message.Message):
     max_restarts: int
     restarts: int
     def __init__(self, job_id: _Optional[bytes] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., class_name: _Optional[str] = ..., node_id: _Optional[bytes] = ..., worker_pid: _Optional[int] = ..., state: _Optional[str] = ..., death_cause: _Optional[str] = ..., detached: bool = ..., max_restarts: _Optional[int] = ..., restarts: _Optional[int] = ...) -> None: ...
+
+class Bundle(_message.Message):
+    __slots__ = ("resources", "node_id")
+    class ResourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    resources: _containers.ScalarMap[str, float]
+    node_id: bytes
+    def __init__(self, resources: _Optional[_Mapping[str, float]] = ..., node_id: _Optional[bytes] = ...) -> None: ...
+
+class PlacementGroupValue(_message.Message):
+    __slots__ = ("job_id", "name", "namespace", "strategy", "bundles", "state", "detached", "cause")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DETACHED_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    job_id: bytes
+    name: str
+    namespace: str
+    strategy: str
+    bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
+    state: str
+    detached: bool
+    cause: str
+    def __init__(self, job_id: _Optional[bytes] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., strategy: _Optional[str] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., state: _Optional[str] = ..., detached: bool = ..., cause: _Optional[str] = ...) -> None: ...
+
+class CheckpointValue(_message.Message):
+    __slots__ = ("node_id", "call_count", "size_bytes", "time_s", "location", "digest")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    node_id: bytes
+    call_count: int
+    size_bytes: int
+    time_s: float
+    location: str
+    digest: bytes
+    def __init__(self, node_id: _Optional[bytes] = ..., call_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., time_s: _Optional[float] = ..., location: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class EventValue(_message.Message):
+    __slots__ = ("severity", "source", "kind", "message", "node_id", "job_id", "subject_id", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    severity: str
+    source: str
+    kind: str
+    message: str
+    node_id: bytes
+    job_id: bytes
+    subject_id: bytes
+    attributes: _containers.ScalarMap[str, str]
+    def __init__(self, severity: _Optional[str] = ..., source: _Optional[str] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ..., node_id: _Optional[bytes] = ..., job_id: _Optional[bytes] = ..., subject_id: _Optional[bytes] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...

@@ -7,11 +7,12 @@ conformance suite in ``tests/test_backends.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Protocol
 
-__all__ = ["Answer", "Backend", "Change", "Opened", "Row"]
+__all__ = ["Answer", "Backend", "Change", "Columns", "Opened", "Row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,30 @@ class Change:
     key: bytes
     value: bytes | None
     watchable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Puts of many rows of one appended table, as columns: an object for each would cost too much.
+
+    Invariant: ``len(keys) == key_size * len(sizes)`` and ``len(values) == sum(sizes)``. Row ``i``
+    has the sequence ``first_sequence + i``; of two rows with one key the later wins.
+    """
+
+    table: int
+    first_sequence: int
+    key_size: int
+    keys: bytes
+    sizes: Sequence[int]
+    values: bytes
+
+    def rows(self) -> Iterator[Row]:
+        """The rows, one by one."""
+        size = self.key_size
+        bounds = pairwise(accumulate(self.sizes, initial=0))
+        for index, (start, end) in enumerate(bounds):
+            key = self.keys[index * size : (index + 1) * size]
+            yield Row(key, self.values[start:end], self.first_sequence + index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +123,16 @@ class Backend(Protocol):
             answers: Remembered in the same transaction.
             durable: Return only when it is safe on disk; else when the process's death cannot lose
                 it.
+        """
+        ...
+
+    def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
+        """Applies all or nothing; the process's death cannot lose it when this returns.
+
+        Args:
+            columns: In sequence order, following the last committed write without a gap; of tables
+                that are appended to (``TableSpec.appended``), which have no history.
+            answers: Remembered in the same transaction.
         """
         ...
 

@@ -1,6 +1,8 @@
-"""The embedded backend: one SQLite file in WAL mode for each shard, nothing to install.
+"""The embedded backend: a SQLite file in WAL mode and a lineage log for each shard.
 
-This file owns the schema and the pragmas. One connection, used by the shard's thread alone.
+This file owns the schema and the pragmas, and which rows go where: those of tables that are
+appended to into the log (``lineage_log.py``), all others into the database. One connection, used by
+the shard's thread alone.
 
 The two durability classes are SQLite's own: with ``synchronous=FULL`` a commit syncs the
 write-ahead log, with ``NORMAL`` it only writes it, which survives the process but not the machine.
@@ -17,8 +19,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from rostral_gcs.backends.base import Answer, Change, Opened, Row
+from rostral_gcs.backends.base import Answer, Change, Columns, Opened, Row
+from rostral_gcs.backends.lineage_log import LineageLog
+from rostral_gcs.backends.segment import Frame
 from rostral_gcs.errors import StorageError, VersionMismatchError
+from rostral_gcs.tables.registry import TABLES
 
 __all__ = ["EmbeddedBackend"]
 
@@ -45,10 +50,11 @@ _PUT: Final = (
 )
 # SQLite's default limit of bound parameters was 999 for long; stay below it.
 _READ_CHUNK: Final = 500
+_APPENDED: Final = frozenset(spec.number for spec in TABLES.values() if spec.appended)
 
 
 class EmbeddedBackend:
-    """A shard's rows in one SQLite file.
+    """A shard's rows in one SQLite file, its lineage in a folder of the same name beside it.
 
     Args:
         path: The file; made when missing.
@@ -56,6 +62,7 @@ class EmbeddedBackend:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.log = LineageLog(path.with_suffix(".lineage"))
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
 
@@ -86,13 +93,15 @@ class EmbeddedBackend:
                 "SELECT COALESCE(SUM(LENGTH(value)), 0) FROM history"
             ).fetchone()[0]
             return Opened(
-                last_sequence=self._meta("last_sequence", 0),
+                # The log's writes do not touch the database.
+                last_sequence=max(self._meta("last_sequence", 0), self.log.open()),
                 trimmed_sequence=trimmed,
                 history_size=size,
             )
 
     def close(self) -> None:
         """Checkpoints and closes, so that one plain file is left."""
+        self.log.close()
         if self._connection is not None:
             with self._translated():
                 self._connection.close()
@@ -100,6 +109,9 @@ class EmbeddedBackend:
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows that exist among the keys."""
+        if table in _APPENDED:
+            with self._translated():
+                return self.log.read(table, keys)
         found: dict[bytes, Row] = {}
         with self._translated():
             for at in range(0, len(keys), _READ_CHUNK):
@@ -114,6 +126,9 @@ class EmbeddedBackend:
         self, table: int, prefix: bytes, after_key: bytes, limit: int, size_max: int
     ) -> tuple[list[Row], bool]:
         """A page of rows in key order."""
+        if table in _APPENDED:
+            with self._translated():
+                return self.log.scan(table, prefix, after_key, limit, size_max)
         end = _prefix_end(prefix)
         # Two lower bounds, since the prefix itself is a key that the scan must include.
         query = "SELECT key, value, version FROM rows WHERE tbl = ? AND key >= ? AND key > ?"
@@ -136,6 +151,12 @@ class EmbeddedBackend:
         self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
     ) -> None:
         """Applies all or nothing in one transaction."""
+        if any(change.table in _APPENDED for change in changes):
+            appended = [change for change in changes if change.table in _APPENDED]
+            changes = [change for change in changes if change.table not in _APPENDED]
+            self._append_frames(_frames_of(appended), () if changes else answers)
+            if not changes:
+                return
         with self._translated():
             self._set_synchronous("FULL" if durable else "NORMAL")
             self._db.execute("BEGIN IMMEDIATE")
@@ -152,8 +173,36 @@ class EmbeddedBackend:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
+        """Writes them to the lineage log, in one go."""
+        frames = [
+            Frame(
+                table=part.table,
+                key_size=part.key_size,
+                keys=part.keys,
+                sizes=part.sizes,
+                values=part.values,
+                first_sequence=part.first_sequence,
+            )
+            for part in columns
+        ]
+        self._append_frames(frames, answers)
+
+    def _append_frames(self, frames: list[Frame], answers: Sequence[Answer]) -> None:
+        frames += [Frame() for _ in range(len(answers) - len(frames))]
+        for frame, answer in zip(frames, answers, strict=False):
+            frame.answer = answer
+        for frame in frames[:-1]:
+            frame.more = True
+        with self._translated():
+            _ = self._db  # Closed is closed, for the log too.
+            self.log.append(frames)
+
     def recall(self, request_id: bytes) -> bytes | None:
         """The remembered payload of a request."""
+        payload = self.log.recall(request_id)
+        if payload is not None:
+            return payload
         with self._translated():
             found = self._db.execute(
                 "SELECT payload FROM answers WHERE request_id = ?", (request_id,)
@@ -162,6 +211,7 @@ class EmbeddedBackend:
 
     def forget(self, before_s: float) -> None:
         """Drops answers older than the time."""
+        self.log.forget(before_s)
         with self._translated():
             self._db.execute("DELETE FROM answers WHERE time_s < ?", (before_s,))
 
@@ -262,3 +312,25 @@ def _prefix_end(prefix: bytes) -> bytes | None:
     if not stripped:
         return None
     return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+def _frames_of(changes: Sequence[Change]) -> list[Frame]:
+    """Frames of single changes, one for each run of one table."""
+    frames: list[Frame] = []
+    run: list[Change] = []
+    for change in [*changes, None]:
+        if run and (change is None or change.table != run[0].table):
+            frames.append(
+                Frame(
+                    table=run[0].table,
+                    key_size=len(run[0].key),
+                    keys=b"".join(one.key for one in run),
+                    sizes=[len(one.value or b"") for one in run],
+                    values=b"".join(one.value or b"" for one in run),
+                    sequences=[one.sequence for one in run],
+                )
+            )
+            run = []
+        if change is not None:
+            run.append(change)
+    return frames

@@ -38,6 +38,10 @@ class TableSpec:
         watchable: Its changes are kept in the history. Not for large blobs.
         route_size: How many leading bytes of the key choose the shard; 0 for all. Rows of one
             entity share them and so lie together.
+        key_size: Bytes of every key; 0 when they differ. Only such tables can be written by
+            columns.
+        appended: Its rows go into the lineage log: written in bulk, overwritten but never deleted,
+            and moved to files when they are old. Not watchable.
     """
 
     name: str
@@ -46,9 +50,12 @@ class TableSpec:
     immutable: bool = False
     watchable: bool = True
     route_size: int = 0
+    key_size: int = 0
+    appended: bool = False
 
 
 _CRITICAL: Final = Durability.CRITICAL
+_LINEAGE: Final = Durability.LINEAGE
 
 TABLES: Final[dict[str, TableSpec]] = {
     spec.name: spec
@@ -64,8 +71,28 @@ TABLES: Final[dict[str, TableSpec]] = {
         TableSpec(name="actors", number=5, durability=_CRITICAL),
         TableSpec(name="actor_names", number=6, durability=_CRITICAL),
         # 16 bytes of task id: all objects of a task, and their holders, in one shard.
-        TableSpec(name="objects", number=7, durability=Durability.LINEAGE, route_size=16),
+        TableSpec(name="objects", number=7, durability=_LINEAGE, route_size=16, key_size=36),
         TableSpec(name="kv", number=8, durability=_CRITICAL),
+        TableSpec(name="placement_groups", number=9, durability=_CRITICAL),
+        TableSpec(name="placement_group_names", number=10, durability=_CRITICAL),
+        # 16 bytes of actor id: all checkpoints of an actor in one shard.
+        TableSpec(name="checkpoints", number=11, durability=_CRITICAL, route_size=16, key_size=24),
+        TableSpec(
+            name="tasks",
+            number=12,
+            durability=_LINEAGE,
+            watchable=False,
+            key_size=16,
+            appended=True,
+        ),
+        TableSpec(
+            name="events",
+            number=13,
+            durability=_LINEAGE,
+            watchable=False,
+            key_size=16,
+            appended=True,
+        ),
     )
 }
 
