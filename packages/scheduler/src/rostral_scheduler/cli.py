@@ -17,8 +17,9 @@ from typing import Final
 import click
 
 from rostral_gcs.auth import load_token
-from rostral_gcs.errors import ConfigError, RostralError, TokenFileError
+from rostral_gcs.errors import ConfigError, InsecureBindError, RostralError, TokenFileError
 from rostral_scheduler.config import LocalSchedulerConfig, default_cpu_count
+from rostral_scheduler.global_.config import GlobalSchedulerConfig
 
 __all__ = ["main"]
 
@@ -97,6 +98,80 @@ def local(
         asyncio.run(_serve(config))
 
 
+@main.command("global")
+@click.option("--gcs", required=True, metavar="HOST:PORT", help="The GCS.")
+@click.option(
+    "--token-file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The cluster token.",
+)
+@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, show_default=True, help="TCP port; 0 takes any free one.")
+@click.option("--advertise", default="", help="The host others reach it at.  [default: --bind]")
+@click.option("--insecure", is_flag=True, help="Allow more than loopback without TLS.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+)
+def global_(
+    *,
+    gcs: str,
+    token_file: Path,
+    bind: str,
+    port: int,
+    advertise: str,
+    insecure: bool,
+    log_level: str,
+) -> None:
+    """Place tasks of all nodes until SIGTERM or SIGINT; print one READY line when serving.
+
+    Run as many as you like: they find everything they need in the GCS, and are found there.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    with _errors_shown():
+        config = GlobalSchedulerConfig(
+            gcs_address=gcs,
+            token=load_token(token_file),
+            bind=bind,
+            port=port,
+            advertise=advertise,
+            insecure=insecure,
+        )
+        config.validate()
+        asyncio.run(_serve_global(config))
+
+
+async def _serve_global(config: GlobalSchedulerConfig) -> None:
+    # Here, so that `--help` and usage errors do not wait for grpc.
+    from rostral_scheduler.global_.daemon import GlobalScheduler
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    scheduler = GlobalScheduler(config)
+    starting = asyncio.ensure_future(scheduler.start())
+    stopping = asyncio.ensure_future(stopped.wait())
+    try:
+        # It waits for the node table: that may take long, and must not outlast a SIGTERM.
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            click.echo(f"READY rostral-scheduler global at {scheduler.address}")
+            sys.stdout.flush()
+            await stopping
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await scheduler.stop()
+
+
 def _parse_resource(text: str) -> tuple[str, float]:
     name, _, amount = text.partition("=")
     try:
@@ -128,4 +203,5 @@ def _errors_shown() -> Iterator[None]:
         yield
     except RostralError as error:
         click.echo(f"rostral-scheduler: {error}", err=True)
-        sys.exit(_EXIT_CONFIG if isinstance(error, ConfigError | TokenFileError) else _EXIT_FAILED)
+        wrong_config = isinstance(error, ConfigError | InsecureBindError | TokenFileError)
+        sys.exit(_EXIT_CONFIG if wrong_config else _EXIT_FAILED)
