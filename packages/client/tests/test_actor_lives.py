@@ -171,6 +171,13 @@ def test_an_actor_ends_with_its_last_handle() -> None:
     until(lambda: not is_alive(pid), "the end of the process")
 
 
+def test_an_actor_with_a_lifetime_that_is_not_detached_ends_with_its_last_handle() -> None:
+    counter = counter_class().options(lifetime="non_detached").remote()
+    pid = get(counter.pid.remote())
+    del counter
+    until(lambda: not is_alive(pid), "the end of the process")
+
+
 def test_an_actor_ends_with_its_last_handle_without_the_garbage_collector() -> None:
     gc.disable()
     try:

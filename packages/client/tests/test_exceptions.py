@@ -23,11 +23,11 @@ from rostral.execution import should_retry
 from rostral.failure import dump_task_error, load_error, task_error
 from rostral_objectstore.serialization import KIND_PICKLE
 
-# All but how `exit_actor` leaves a method, which is no error.
+# All but how `exit_actor` leaves a method and how a stream ends, which are no errors.
 ERRORS = [
     error
     for name in exceptions.__all__
-    if (error := getattr(exceptions, name)) is not exceptions.ActorExit
+    if (error := getattr(exceptions, name)) not in (exceptions.ActorExit, StopIteration)
 ]
 
 
@@ -91,6 +91,7 @@ def test_the_tree_in_the_docstring_names_every_class_defined_here() -> None:
         ("UnsupportedOptionError", ValueError),
         ("UnknownArgumentError", TypeError),
         ("UnknownArgumentError", RuntimeError),
+        ("ReferenceCountError", AssertionError),
     ],
 )
 def test_errors_are_the_builtin_that_fits(error: str, builtin: type[Exception]) -> None:
@@ -115,8 +116,12 @@ NAMES_OF_RAY = {
     "ObjectFreedError": ("ObjectFreedError", ["ObjectLostError"]),
     "OwnerDiedError": ("ObjectLostError", []),
     "ObjectReconstructionFailedError": ("ObjectLostError", []),
-    "ReferenceCountingAssertionError": ("ObjectLostError", []),
-    "RaySystemError": ("WorkerStartError", []),
+    "ReferenceCountingAssertionError": ("ReferenceCountError", ["ObjectLostError"]),
+    "RaySystemError": ("EngineError", []),
+    "StreamingGeneratorReplayInconsistentError": (
+        "StreamingGeneratorReplayInconsistentError",
+        ["RaySystemError"],
+    ),
     "AuthenticationError": ("UnauthenticatedError", []),
     "RpcError": ("GcsError", []),
     "OufOfBandObjectRefSerializationException": ("OutOfBandReferenceError", []),

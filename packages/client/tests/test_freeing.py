@@ -216,3 +216,7 @@ def test_objects_that_were_freed_go_with_their_last_reference() -> None:
     assert len(object_ids() - before) == len(refs)
     del refs
     until(lambda: not object_ids() - before, "the end of the freed objects")
+
+
+def test_free_has_the_name_that_programs_written_against_ray_call_it_by() -> None:
+    assert rostral._private.internal_api.free is free

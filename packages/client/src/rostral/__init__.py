@@ -1,5 +1,6 @@
 """Rostral: tasks, actors and futures across processes and machines, at shared-memory speed."""
 
+from rostral import _private as _private
 from rostral import exceptions, experimental, util
 from rostral.actor import ActorClass, ActorHandle, get_actor
 from rostral.api import (

@@ -5,7 +5,9 @@ RostralError
 ├── UnserializableError           what a task raised cannot be rebuilt here; has its trace
 ├── UserCodeError                 for libraries: wraps a user's error, retried as its cause is
 ├── GetTimeoutError (TimeoutError)
-├── StreamingGeneratorReplayInconsistentError   a generator that ran again yielded less
+├── EngineError                   the engine failed, not the program
+│   ├── WorkerStartError          worker processes cannot be started
+│   └── StreamingGeneratorReplayInconsistentError   a generator that ran again yielded less
 ├── WorkerCrashedError            the process that ran the task died, retries spent
 │   └── OutOfMemoryError          it was ended because memory was short
 ├── RuntimeEnvSetupError          the runtime environment of a task or actor cannot be made
@@ -24,7 +26,8 @@ RostralError
 ├── ObjectStoreFullError          no room in the store
 │   └── OutOfDiskError            nor on the disk that it spills to
 ├── ObjectLostError               all copies are gone
-│   └── ObjectFreedError          given up by hand, with `free`
+│   ├── ObjectFreedError          given up by hand, with `free`
+│   └── ReferenceCountError (AssertionError)   gone although it was held
 ├── OutOfBandReferenceError       a reference was pickled by hand, where that is not allowed
 ├── NotConnectedError (RuntimeError)           used before init or after shutdown
 ├── AlreadyInitializedError (RuntimeError)     init was called twice
@@ -37,9 +40,9 @@ RostralError
 ActorExit (SystemExit) is no error: `exit_actor` leaves a method by it.
 
 Names that Ray's users know are aliases at the foot; where Ray tells causes apart that are one here,
-two names are one class. Errors of the layers below are theirs and only listed here. What cannot
-happen here has no name: other languages (CrossLanguageError), compiled graphs and their channels,
-and Ray Direct Transport.
+two names are one class, and the end of a stream is Python's own StopIteration. Errors of the layers
+below are theirs and only listed here. What cannot happen here has no name: other languages
+(CrossLanguageError), compiled graphs and their channels, and Ray Direct Transport.
 """
 
 from __future__ import annotations
@@ -69,6 +72,7 @@ from rostral_scheduler.errors import (
     ActorNotFoundError,
     ActorPlacementGroupRemovedError,
     ActorUnavailableError,
+    EngineError,
     LimitReachedError,
     NodeDiedError,
     OutOfMemoryError,
@@ -95,8 +99,12 @@ class GetTimeoutError(RostralError, TimeoutError):
     """`get` waited for as long as it was told to."""
 
 
-class StreamingGeneratorReplayInconsistentError(RostralError):
+class StreamingGeneratorReplayInconsistentError(EngineError):
     """A generator ran again after a failure, and did not yield what its first run had."""
+
+
+class ReferenceCountError(ObjectLostError, AssertionError):
+    """An object is gone although somebody held it: the engine has counted wrongly."""
 
 
 class NotPicklableError(RostralError, TypeError):
@@ -283,6 +291,7 @@ AuthenticationError = UnauthenticatedError
 LocalRayletDiedError = ClusterUnavailableError
 ObjectFetchTimedOutError = ObjectFetchTimeoutError
 ObjectReconstructionFailedError = ObjectLostError
+ObjectRefStreamEndOfStreamError = StopIteration
 OufOfBandObjectRefSerializationException = OutOfBandReferenceError  # misspelt there
 OutOfBandObjectRefSerializationException = OutOfBandReferenceError
 OwnerDiedError = ObjectLostError
@@ -290,9 +299,9 @@ PendingCallsLimitExceeded = PendingCallsLimitError
 PlasmaObjectNotAvailable = ObjectNotFoundError
 RayActorError = ActorError
 RayError = RostralError
-RaySystemError = WorkerStartError
+RaySystemError = EngineError
 RayTaskError = TaskError
-ReferenceCountingAssertionError = ObjectLostError
+ReferenceCountingAssertionError = ReferenceCountError
 RpcError = GcsError
 TaskPlacementGroupRemoved = TaskPlacementGroupRemovedError
 TaskUnschedulableError = UnschedulableError
@@ -314,6 +323,7 @@ __all__ = [
     "AsyncioActorExit",
     "AuthenticationError",
     "ClusterUnavailableError",
+    "EngineError",
     "GcsError",
     "GetTimeoutError",
     "LocalRayletDiedError",
@@ -327,6 +337,7 @@ __all__ = [
     "ObjectLostError",
     "ObjectNotFoundError",
     "ObjectReconstructionFailedError",
+    "ObjectRefStreamEndOfStreamError",
     "ObjectStoreError",
     "ObjectStoreFullError",
     "OufOfBandObjectRefSerializationException",
@@ -343,6 +354,7 @@ __all__ = [
     "RayError",
     "RaySystemError",
     "RayTaskError",
+    "ReferenceCountError",
     "ReferenceCountingAssertionError",
     "RostralError",
     "RpcError",

@@ -12,7 +12,7 @@ from typing import Any
 
 from rostral._context import task_scope
 from rostral.arguments import decode, value_count
-from rostral.exceptions import ObjectLostError, RostralError, TaskError, UserCodeError
+from rostral.exceptions import ReferenceCountError, RostralError, TaskError, UserCodeError
 from rostral.failure import dump_task_error, pass_on, seal_error, task_error
 from rostral.interrupt import end_cancelled, raise_interrupt
 from rostral.object_ref import ObjectRef
@@ -59,7 +59,7 @@ def _missing_input(runtime: Runtime, task: ClaimedTask, missing: ObjectRef[Any])
         read = table.read(ref) if runtime.tasks.has_failed(ref) else None
         if read is not None:
             return FailedInputError(bytes(read[2]))
-    return ObjectLostError(
+    return ReferenceCountError(
         "an input of the task is not in the store any more", object_ref_hex=missing.hex()
     )
 

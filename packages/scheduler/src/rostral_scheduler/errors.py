@@ -11,7 +11,8 @@ RostralError (rostral_gcs)
     │   └── RequestError (ValueError)             a request that makes no sense to this scheduler
     ├── environment: whoever runs the cluster must act, or the caller can wait
     │   ├── LimitReachedError                     a bound of the configuration
-    │   ├── WorkerStartError                      worker processes cannot be started
+    │   ├── EngineError                           the engine failed, not the program
+    │   │   └── WorkerStartError                  worker processes cannot be started
     │   ├── RuntimeEnvSetupError                  an environment of workers cannot be made
     │   └── NodeDiedError                         the node is gone
     ├── WorkerCrashedError                        the process that ran the task died
@@ -41,6 +42,7 @@ __all__ = [
     "ActorNotFoundError",
     "ActorPlacementGroupRemovedError",
     "ActorUnavailableError",
+    "EngineError",
     "JobNotFoundError",
     "LimitReachedError",
     "NodeDiedError",
@@ -112,7 +114,11 @@ class LimitReachedError(SchedulerError):
     """A bound of the configuration was reached; the message names it."""
 
 
-class WorkerStartError(SchedulerError):
+class EngineError(SchedulerError):
+    """The engine failed, through no fault of the program that runs on it."""
+
+
+class WorkerStartError(EngineError):
     """Worker processes cannot be started; the message has what they said."""
 
 
