@@ -22,8 +22,7 @@ from rostral_objectstore.errors import (
     ObjectStoreFullError,
 )
 from rostral_objectstore.layout import ObjectState
-from rostral_objectstore.transfer import broadcast
-from rostral_objectstore.transfer import server as transfer_server
+from rostral_objectstore.transfer import broadcast, ranges
 from rostral_objectstore.transfer.messages import CHUNK_BYTES, digest_of
 
 from .nodes import FakeTime, Node, new_id, nodes, noise
@@ -108,7 +107,7 @@ def test_a_source_reads_an_object_for_its_checksums_once(
         made.append(offset)
         return digest_of(data, offset)
 
-    monkeypatch.setattr(transfer_server, "digest_of", counted)
+    monkeypatch.setattr(ranges, "digest_of", counted)
     for _ in range(2):
         fetched = here.fetcher().fetch(kept.id, [server.address])
         assert here.bytes_of(fetched) == noise(LARGE)

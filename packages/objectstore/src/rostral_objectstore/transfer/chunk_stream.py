@@ -18,6 +18,7 @@ from rostral_objectstore.transfer.messages import (
     SCHEMA,
     ChunkHeader,
     Ticket,
+    check_place,
     decode_header,
     digest_of,
 )
@@ -68,18 +69,11 @@ class ChunkStream:
             if message.data is None or message.app_metadata is None:
                 raise ChunkInvalidError("a message without a chunk, or without its header")
             header = decode_header(message.app_metadata.to_pybytes())
-            if header.facts.id != self._ticket.id:
-                raise ChunkInvalidError("a chunk of another object")
             if self._ticket.length == 0:
                 stop = min(header.facts.size, CHUNK_BYTES)
-            expected = min(CHUNK_BYTES, stop - offset)
-            if header.offset != offset or message.data.num_rows != expected:
-                raise ChunkInvalidError(
-                    f"{message.data.num_rows} bytes at {header.offset} came instead of {expected} "
-                    f"at {offset}"
-                )
+            check_place(header, self._ticket, offset, stop, message.data.num_rows)
             yield Chunk(header, _bytes_of(message.data))
-            offset += expected
+            offset += message.data.num_rows
             if offset == stop:
                 # To the end of the call, so that the connection can carry the next one.
                 for _ in self._reader:

@@ -28,6 +28,10 @@ class TransferServerConfig:
     address: str = "127.0.0.1:0"
     """HOST:PORT to listen at; port 0 takes a free one. Anything but loopback needs TLS."""
 
+    bytes_port: int = 0
+    """Where the bytes of large objects go out, on the same host; 0 takes a free port. Give one
+    where a firewall must know it."""
+
     bandwidth_bytes_s: int | None = None
     """All streams together send no more bytes in a second. None: no limit, which suits a network
     that carries nothing else."""
@@ -39,6 +43,15 @@ class TransferServerConfig:
     streams_max: int = 64
     """Ranges sent at the same time; more are told to come back. Each has a thread of 100 KiB or so
     and keeps up to three chunks in buffers: 64 stay under 256 MiB."""
+
+    connections_max: int = 256
+    """Connections for bytes, used or not; more are closed at once. Each has a thread."""
+
+    handshake_timeout_s: float = 5.0
+    """Whoever connects must have shown the key by then."""
+
+    idle_timeout_s: float = 300.0
+    """A connection that nothing is asked over for so long is closed."""
 
     stall_timeout_s: float = 30.0
     """A receiver that takes nothing for so long is cut off, since its stream keeps the object and a
@@ -63,10 +76,14 @@ class TransferServerConfig:
             )
         if self.burst_bytes < CHUNK_BYTES:
             problems.append(f"burst_bytes is {self.burst_bytes}: at least a chunk, {CHUNK_BYTES}")
-        if self.streams_max < 1:
-            problems.append(f"streams_max is {self.streams_max}: at least 1")
-        if not self.stall_timeout_s > 0:
-            problems.append(f"stall_timeout_s is {self.stall_timeout_s}: more than 0")
+        if not 0 <= self.bytes_port <= 65535:
+            problems.append(f"bytes_port is {self.bytes_port}: 0 to 65535")
+        for name in ("streams_max", "connections_max"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} is {getattr(self, name)}: at least 1")
+        for name in ("stall_timeout_s", "handshake_timeout_s", "idle_timeout_s"):
+            if not getattr(self, name) > 0:
+                problems.append(f"{name} is {getattr(self, name)}: more than 0")
         _raise_if(problems, hint)
 
 
@@ -85,8 +102,8 @@ class FetchConfig:
     holder is as good as dead."""
 
     call_timeout_s: float = 60.0
-    """One stretch on one stream; a longer one goes on with a new call. Also how long a thread may
-    hang in a call to a holder that is frozen."""
+    """One call by Flight, which a longer stretch goes on after with a new one. Also how long a
+    thread may hang in a call to a holder that is frozen."""
 
     holders_at_once: int = 2
     """Holders that one fetch reads from at the same time, the others are for when one fails. Two

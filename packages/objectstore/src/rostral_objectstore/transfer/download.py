@@ -26,9 +26,9 @@ from rostral_objectstore.errors import (
     SourceError,
     SourceStalledError,
 )
-from rostral_objectstore.transfer.channels import Channels
+from rostral_objectstore.transfer.channels import Call, Channels
 from rostral_objectstore.transfer.chunk_plan import ChunkPlan
-from rostral_objectstore.transfer.chunk_stream import Chunk, ChunkStream
+from rostral_objectstore.transfer.chunk_stream import Chunk
 from rostral_objectstore.transfer.config import FetchConfig
 from rostral_objectstore.transfer.extra import flight
 from rostral_objectstore.transfer.messages import CHUNK_BYTES, ObjectFacts, Ticket, hex_of
@@ -60,7 +60,7 @@ class _Stream:
     def __init__(self) -> None:
         self.holder: str | None = None
         self.rest = range(0)
-        self.call: ChunkStream | None = None
+        self.call: Call | None = None
         self.progress_at_s = 0.0
         self.writing = False
         self.given_up = False
@@ -243,9 +243,8 @@ class Download:
         before = len(stream.rest)
         offset, length = self._plan.place(stream.rest)
         try:
-            with self._channels.connection(holder) as connection:
-                options = self._channels.options(self._config.call_timeout_s)
-                call = ChunkStream(connection, Ticket(self._facts.id, offset, length), options)
+            ticket = Ticket(self._facts.id, offset, length)
+            with self._channels.call(holder, ticket, self._config.call_timeout_s) as call:
                 with self._changed:
                     self._check_wanted(stream)
                     stream.call = call

@@ -27,6 +27,8 @@ VERSION = 1
 _TICKET = struct.Struct("<4sI20sIQQ")
 _HEADER = struct.Struct("<4sI20sIIIQQQ")
 _MAGIC = b"RSTX"
+TICKET_BYTES = _TICKET.size
+HEADER_BYTES = _HEADER.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,17 @@ def decode_header(data: bytes) -> ChunkHeader:
     if reserved:
         raise ChunkInvalidError("a reserved field of a chunk's header is not zero")
     return ChunkHeader(ObjectFacts(id, kind, flags, size), offset, digest)
+
+
+def check_place(header: ChunkHeader, ticket: Ticket, offset: int, stop: int, size: int) -> None:
+    """Whether a chunk of `size` bytes is the next of an answer. Raises ChunkInvalidError."""
+    if header.facts.id != ticket.id:
+        raise ChunkInvalidError("a chunk of another object")
+    expected = min(CHUNK_BYTES, stop - offset)
+    if header.offset != offset or size != expected:
+        raise ChunkInvalidError(
+            f"{size} bytes at {header.offset} came instead of {expected} at {offset}"
+        )
 
 
 def digest_of(data: Any, offset: int) -> int:

@@ -19,7 +19,10 @@ from rostral_objectstore.errors import (
 )
 from rostral_objectstore.transfer.extra import flight, pa
 
-_TEXT_MAX = 300
+TEXT_MAX = 300
+"""Bytes of what a peer says that are looked at."""
+
+_UNAVAILABLE = b"UNAVAILABLE"
 _BY_CODE: dict[bytes, type[RostralError]] = {
     b"BUSY": SourceBusyError,
     b"CHUNK_INVALID": ChunkInvalidError,
@@ -29,11 +32,19 @@ _BY_CODE: dict[bytes, type[RostralError]] = {
 _CODES = {kind: code for code, kind in _BY_CODE.items()}
 
 
+def code_of(error: RostralError) -> bytes:
+    """How an error is named on its way."""
+    return _CODES.get(type(error), _UNAVAILABLE)
+
+
+def error_of(code: bytes, text: str) -> RostralError:
+    """The error with this name. One that is not in the list: the source is unavailable."""
+    return _BY_CODE.get(code, SourceUnavailableError)(text[:TEXT_MAX])
+
+
 def to_flight(error: RostralError) -> Exception:
     """What a server raises so that the other side can tell what it was."""
-    made: Exception = flight.FlightServerError(
-        error.message, _CODES.get(type(error), b"UNAVAILABLE")
-    )
+    made: Exception = flight.FlightServerError(error.message, code_of(error))
     return made
 
 
@@ -62,4 +73,4 @@ def is_call_error(error: Any) -> bool:
 def _first_words(error: Exception) -> str:
     # gRPC appends its own view of the same thing.
     text = str(error).partition(". gRPC client debug context")[0].partition(". Detail:")[0]
-    return text[:_TEXT_MAX]
+    return text[:TEXT_MAX]
