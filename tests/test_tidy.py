@@ -35,7 +35,8 @@ LONG_FILES: dict[str, str] = {
 }
 TEXT_SUFFIXES = {
     *(".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".proto", ".toml", ".ini", ".cfg", ".txt"),
-    *(".md", ".yml", ".yaml", ".json", ".js", ".css", ".html", ".service", ".target", ".conf"),
+    *(".md", ".yml", ".yaml", ".json", ".js", ".css", ".html", ".sh"),
+    *(".service", ".target", ".slice", ".socket", ".conf", ".sysusers", ".tmpfiles"),
 }
 SOURCE_SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".proto"}
 # Spelt in two halves, so that this file does not find itself.

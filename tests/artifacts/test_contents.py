@@ -80,11 +80,10 @@ def test_sdist_holds_what_the_wheel_and_its_tests_need(package: Artifact) -> Non
     assert {path.as_posix() for path in tests} <= names
 
 
-def test_sdist_holds_the_units_and_the_wheel_does_not(package: Artifact) -> None:
-    units = [path for path in package.folder.glob("systemd/**/*") if path.is_file()]
-    names = set(sdist_names(package))
-    assert {path.relative_to(package.folder).as_posix() for path in units} <= names
-    assert not [name for name in wheel_names(package) if name.endswith((".service", ".target"))]
+def test_wheel_and_sdist_hold_the_units(package: Artifact) -> None:
+    units = [path.relative_to(package.source) for path in package.source.glob("*/units/*")]
+    assert {path.as_posix() for path in units} <= set(wheel_names(package))
+    assert {f"src/{path.as_posix()}" for path in units} <= set(sdist_names(package))
 
 
 def test_sdist_holds_no_leavings(package: Artifact) -> None:

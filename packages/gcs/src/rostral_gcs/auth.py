@@ -81,7 +81,7 @@ def load_token(path: str | os.PathLike[str]) -> str:
             hint="make one with: rostral-gcs token FILE",
         ) from error
     try:
-        _check_file(path, os.fstat(descriptor))
+        _check_file(path, os.fstat(descriptor), is_credential=_is_credential(path))
         text = os.read(descriptor, _SIZE_MAX).decode("ascii", errors="replace").strip()
     finally:
         os.close(descriptor)
@@ -93,11 +93,23 @@ def load_token(path: str | os.PathLike[str]) -> str:
     return text
 
 
-def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
+def _is_credential(path: str | os.PathLike[str]) -> bool:
+    """Whether systemd has put the file there for this service alone (LoadCredential=)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and Path(path).parent == Path(str(folder))
+
+
+def _check_file(
+    path: str | os.PathLike[str], status: os.stat_result, *, is_credential: bool
+) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise TokenFileError(
             f"token file {path} is not a regular file", hint="point to the file itself"
         )
+    # systemd may keep a credential root's and let its service read it by an access list, whose
+    # mask then shows as the group's bits.
+    if is_credential and status.st_uid == 0 and not status.st_mode & 0o037:
+        return
     if status.st_uid != os.geteuid():
         raise TokenFileError(
             f"token file {path} belongs to uid {status.st_uid}, we are uid {os.geteuid()}",

@@ -1,4 +1,4 @@
-"""The command ``rostral-gcs``: the only place where command line and environment are read.
+"""The command ``rostral-gcs``: the only place where its command line is read.
 
 Exit status: 0 done, 2 wrong usage, 78 wrong configuration, 1 any other typed error.
 """
@@ -6,36 +6,33 @@ Exit status: 0 done, 2 wrong usage, 78 wrong configuration, 1 any other typed er
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
-import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import click
 
-from rostral_gcs.auth import load_token, write_token
+from rostral_gcs.auth import write_token
 from rostral_gcs.config import GcsConfig
-from rostral_gcs.errors import (
-    ConfigError,
-    InsecureBindError,
-    RostralError,
-    StorageError,
-    TokenFileError,
-)
+from rostral_gcs.errors import StorageError
+from rostral_gcs.gcs_settings import SETTINGS, with_token
+from rostral_gcs.services.commands import config_group, config_option, errors_shown, systemd_group
+from rostral_gcs.services.flags import given_flags, setting_options
+from rostral_gcs.services.life import ServiceLife
+from rostral_gcs.services.reloading import Reloader
+from rostral_gcs.services.systemd import configure_logging
+from rostral_gcs.services.unit_files import UnitFiles
 
 __all__ = ["main"]
 
-_EXIT_CONFIG: Final = 78
-_EXIT_FAILED: Final = 1
-
-
-def _default_data_dir() -> Path:
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "rostral" / "gcs"
+_UNITS = UnitFiles(
+    "rostral_gcs",
+    "gcs",
+    names=["rostral-gcs.service"],
+    configuration=SETTINGS.default_file,
+    own_token=True,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,108 +41,66 @@ def main() -> None:
     """The Global Control Store of Rostral."""
 
 
+main.add_command(config_group(SETTINGS))
+main.add_command(systemd_group(_UNITS))
+
+
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def token(file: Path) -> None:
     """Make a new cluster token in FILE, mode 0600."""
-    with _errors_shown():
+    with errors_shown("rostral-gcs"):
         write_token(file)
     click.echo(f"token written to {file}")
 
 
 @main.command()
-@click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=6380, show_default=True, help="TCP port; 0 takes any free one.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="Where the data lies.  [default: ~/.local/state/rostral/gcs]",
+@config_option
+@setting_options(
+    SETTINGS,
+    {
+        "--bind": "bind",
+        "--port": "port",
+        "--data-dir": "data_dir",
+        "--token-file": "token_file",
+        "--port-file": "port_file",
+        "--shards": "shard_count",
+        "--insecure": "insecure",
+        "--log-level": "log_level",
+    },
 )
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    help="The cluster token.  [default: DATA_DIR/token, made when missing]",
-)
-@click.option(
-    "--port-file",
-    type=click.Path(path_type=Path),
-    help="Write the bound port here when ready; removed at the end.",
-)
-@click.option("--shards", default=1, show_default=True, help="Number of shards, fixed at first.")
-@click.option("--insecure", is_flag=True, help="Allow more than loopback without TLS.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
-    show_default=True,
-)
-def serve(
-    *,
-    bind: str,
-    port: int,
-    data_dir: Path | None,
-    token_file: Path | None,
-    port_file: Path | None,
-    shards: int,
-    insecure: bool,
-    log_level: str,
-) -> None:
-    """Serve until SIGTERM or SIGINT; print one line with the address when ready."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    with _errors_shown():
-        folder = data_dir if data_dir is not None else _default_data_dir()
-        config = GcsConfig(
-            data_dir=folder,
-            token=_read_token(folder, token_file),
-            bind=bind,
-            port=port,
-            insecure=insecure,
-            shard_count=shards,
-        )
-        config.validate()
-        asyncio.run(_serve(config, port_file))
+def serve(config_file: Path | None, **_: object) -> None:
+    """Serve until SIGTERM or SIGINT; print one line with the address when ready.
+
+    SIGHUP reads the configuration again. All other settings: rostral-gcs config show --default.
+    """
+    flags = given_flags(SETTINGS)
+    with errors_shown("rostral-gcs"):
+        configured = SETTINGS.read(config_file, flags=flags)
+        configure_logging(configured.values["log_level"])
+        config = with_token(configured.config)
+        reload = Reloader(SETTINGS, config_file, flags, configured)
+        asyncio.run(_serve(config, configured.config.port_file, reload))
 
 
-def _read_token(data_dir: Path, token_file: Path | None) -> str:
-    if token_file is not None:
-        return load_token(token_file)
-    path = data_dir / "token"
-    if not path.exists():
-        try:
-            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"cannot make data directory {data_dir}: {error.strerror}",
-                hint="choose a directory you may write to with --data-dir",
-            ) from error
-        # Two first starts at once: the one that comes second reads what the first made.
-        with contextlib.suppress(TokenFileError):
-            return write_token(path)
-    return load_token(path)
-
-
-async def _serve(config: GcsConfig, port_file: Path | None) -> None:
+async def _serve(config: GcsConfig, port_file: Path | None, reload: Callable[[], str]) -> None:
     # Here, so that `--help` and usage errors do not wait for grpc.
     from rostral_gcs.service import GcsServer
 
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
     server = GcsServer(config)
-    port = await server.start()
-    try:
-        if port_file is not None:
-            await asyncio.to_thread(_write_port, port_file, port)
-        click.echo(f"rostral-gcs serving at {server.address}")
-        sys.stdout.flush()
-        await stopped.wait()
-    finally:
-        await server.stop()
-        if port_file is not None:
-            await asyncio.to_thread(port_file.unlink, missing_ok=True)
+    async with ServiceLife(probe=server.probe, reload=reload) as life:
+        port = await server.start()
+        try:
+            if port_file is not None:
+                await asyncio.to_thread(_write_port, port_file, port)
+            life.ready(f"serving at {server.address}")
+            click.echo(f"rostral-gcs serving at {server.address}")
+            sys.stdout.flush()
+            await life.wait()
+        finally:
+            await server.stop()
+            if port_file is not None:
+                await asyncio.to_thread(port_file.unlink, missing_ok=True)
 
 
 def _write_port(port_file: Path, port: int) -> None:
@@ -159,13 +114,3 @@ def _write_port(port_file: Path, port: int) -> None:
             f"cannot write port file {port_file}: {error.strerror}",
             hint="choose a directory you may write to",
         ) from error
-
-
-@contextlib.contextmanager
-def _errors_shown() -> Iterator[None]:
-    try:
-        yield
-    except RostralError as error:
-        click.echo(f"rostral-gcs: {error}", err=True)
-        wrong_config = isinstance(error, ConfigError | InsecureBindError | TokenFileError)
-        sys.exit(_EXIT_CONFIG if wrong_config else _EXIT_FAILED)

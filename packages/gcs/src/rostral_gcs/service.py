@@ -138,6 +138,14 @@ class GcsServer:
             self._server = None
         await self._store.close()
 
+    async def probe(self) -> None:
+        """Returns when a read has gone through every shard: the server does its work.
+
+        Raises:
+            StorageError: A shard cannot read.
+        """
+        await self._store.probe()
+
     async def _run_upkeep(self) -> None:
         while True:
             await asyncio.sleep(self._config.lease_check_interval_s)

@@ -213,6 +213,11 @@ class Store:
             )
         return [found[key] for key in keys if key in found]
 
+    async def probe(self) -> None:
+        """Returns when every shard has read a row, or looked for one. Raises StorageError."""
+        for shard in self._shards:
+            await shard.read(_NODES, [bytes(NodeID.SIZE)])
+
     async def scan(
         self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
     ) -> tuple[list[Row], bool]:

@@ -1,0 +1,122 @@
+"""The life of a service on its event loop: signals, readiness, reload, watchdog, stop.
+
+Every daemon of Rostral runs inside one ``ServiceLife``. Under systemd this is what its unit's
+``Type=notify`` and ``WatchdogSec=`` rely on; in a terminal the same signals do the same.
+
+    SIGTERM, SIGINT   stop in order; a second one ends the process at once
+    SIGHUP            reload the configuration, or say why not and go on with the old one
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from rostral_gcs.errors import RostralError
+from rostral_gcs.services import systemd
+
+__all__ = ["ServiceLife"]
+
+logger = logging.getLogger("rostral.service")
+
+
+class ServiceLife:
+    """Use it as ``async with ServiceLife(...) as life`` around start and stop of the service.
+
+    Args:
+        probe: Returns once the service has done a piece of its proper work. The watchdog is fed
+            after each: a service that does not work any more is restarted, though its process
+            lives. None: that the event loop turns is enough.
+        reload: Reads the configuration again and applies what can be changed while running;
+            returns a line that says what it did. None: SIGHUP is refused.
+
+    Attributes:
+        stopping: Set by SIGTERM and SIGINT, and by whoever else wants the service to end.
+    """
+
+    def __init__(
+        self,
+        *,
+        probe: Callable[[], Awaitable[object]] | None = None,
+        reload: Callable[[], str] | None = None,
+    ) -> None:
+        self.stopping = asyncio.Event()
+        self._probe = probe
+        self._reload = reload
+        self._status = ""
+        self._watchdog: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._handle_reload)
+        if systemd.watchdog_interval_s() is not None:
+            # A watchdog ends a service by SIGABRT: what it was doing goes to the journal.
+            faulthandler.enable()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            await asyncio.gather(self._watchdog, return_exceptions=True)
+
+    def ready(self, status: str) -> None:
+        """Says that the service serves: everything is recovered and its sockets answer."""
+        self._status = status
+        systemd.notify("READY=1", f"STATUS={status}")
+        interval_s = systemd.watchdog_interval_s()
+        if interval_s is not None:
+            self._watchdog = asyncio.create_task(self._feed(interval_s), name="watchdog")
+
+    async def wait(self) -> None:
+        """Returns when the service is to end, and says that it does."""
+        await self.stopping.wait()
+        systemd.notify("STOPPING=1", "STATUS=ending what is under way")
+
+    def _stop(self) -> None:
+        if self.stopping.is_set():
+            logger.warning("told to stop a second time: ending at once")
+            sys.stderr.flush()
+            os._exit(128 + signal.SIGTERM)
+        self.stopping.set()
+
+    def _handle_reload(self) -> None:
+        systemd.reloading()
+        if self._reload is None:
+            outcome = "this service has nothing to reload; restart it"
+            logger.warning(outcome)
+        else:
+            try:
+                outcome = self._reload()
+                logger.info("reloaded: %s", outcome)
+            except RostralError as error:
+                outcome = f"not reloaded: {error}"
+                logger.error("%s", outcome)
+        systemd.notify("READY=1", f"STATUS={self._status}; {outcome}".replace("\n", " "))
+
+    async def _feed(self, interval_s: float) -> None:
+        while True:
+            if self._probe is not None:
+                try:
+                    await self._probe()
+                except RostralError as error:
+                    # It answers: what it cannot do, its callers are told.
+                    logger.warning("the service does not do its work: %s", error)
+            systemd.notify("WATCHDOG=1")
+            await asyncio.sleep(interval_s)

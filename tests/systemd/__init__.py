@@ -1,0 +1,1 @@
+"""Rostral as services of a real systemd."""
