@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from rostral_objectstore._native import repair
-from rostral_objectstore._native.lanes import lengths, link_lane, rank_of
+from rostral_objectstore._native.lanes import lengths, link_lane, rank_of, taken
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
@@ -114,6 +114,17 @@ def test_lengths_tell_of_lanes_with_tasks_in_their_order(table: ObjectTable, tas
     assert lengths(base) == [(high.loc, 1), (base.loc, 2), (low.loc, 1)]
     claim(tasks, base)
     assert lengths(base) == [(base.loc, 2), (low.loc, 1)]
+
+
+def test_what_is_taken_is_counted_over_all_lanes(table: ObjectTable, tasks: Tasks) -> None:
+    base = new_queue(table.segment)
+    assert taken(base) == 0
+    high, low = lanes_around(base)
+    for queue in (low, base, high):
+        submit(tasks, queue, b"")
+    for count in range(1, 4):
+        claim(tasks, base)
+        assert taken(base) == count
 
 
 def test_every_lane_that_there_may_be_is_served(table: ObjectTable, tasks: Tasks) -> None:

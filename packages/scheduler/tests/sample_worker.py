@@ -150,6 +150,11 @@ def speak(_: Runtime, text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def rest(_: Runtime, seconds: float) -> None:
+    """Takes its time."""
+    time.sleep(seconds)
+
+
 def fail(_: Runtime, text: str) -> None:
     raise ValueError(text)
 
@@ -193,7 +198,7 @@ def exit_actor(runtime: Runtime) -> None:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (add, ask_child, pid, speak, fail, note_then, nested, call, exit_actor)
+    for function in (add, ask_child, pid, speak, rest, fail, note_then, nested, call, exit_actor)
 }
 ACTORS: dict[str, Callable[..., Any]] = {
     cls.__name__: cls for cls in (Counter, Doomed, Unbuildable)

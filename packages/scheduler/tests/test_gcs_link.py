@@ -13,6 +13,7 @@ from rostral_gcs import (
     GcsConfig,
     GcsServer,
     JobState,
+    NodeReport,
     NodeState,
 )
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID
@@ -75,6 +76,35 @@ def test_node_jobs_actors_and_functions_are_in_the_gcs(
     row = client.get_node(node_id)
     assert row is not None
     assert row.state is NodeState.DEAD
+
+
+@pytest.mark.slow
+def test_what_waits_on_the_node_and_how_long_it_takes_is_in_its_row(
+    folder: Path, gcs: str, client: GcsClient
+) -> None:
+    """1. Two CPUs, many tasks of 50 ms. 2. The row tells. 3. And that nothing waits any more."""
+    settings = {"gcs_address": gcs, "gcs_token": TOKEN, "node_lease_s": 1.0}
+    with running(folder, **settings) as node:
+        driver = Driver(node)
+        node_id = NodeID(driver.welcome["node_id"])
+        queue = driver.queue()
+        tasks = [driver.submit(queue, "rest", 0.05) for _ in range(200)]
+
+        def report() -> NodeReport:
+            row = client.get_node(node_id)
+            assert row is not None
+            return row.report
+
+        eventually(lambda: report().run_time_s > 0 and report().queues, "a report")
+        (waiting,) = report().queues
+        assert waiting.resources == {"CPU": 1.0}
+        assert 0 < waiting.length < 200
+        assert 0.03 < report().run_time_s < 0.5
+        for task in tasks:
+            driver.get(task)
+        eventually(lambda: not report().queues, "an empty report")
+        driver.unregister()
+        node.expect_nothing_left()
 
 
 @pytest.mark.slow

@@ -112,3 +112,18 @@ def lengths(Queue base not None):
                 or64(&base.q.busy_lanes, bit)
         loc = load32(&q.next_lane)
     return found
+
+
+def taken(Queue base not None):
+    """How many tasks have been taken from the queue and its lanes since they were made."""
+    cdef attachment *a = &base.segment.a
+    cdef uint32_t loc = load32(&base.q.first_lane)
+    cdef uint64_t count = 0
+    cdef queue *q
+    if loc == 0:
+        loc = base.loc
+    while loc != 0:
+        q = <queue *>at(a, loc)
+        count += load64(&q.head)
+        loc = load32(&q.next_lane)
+    return count

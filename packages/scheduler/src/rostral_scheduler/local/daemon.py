@@ -31,6 +31,7 @@ from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.jobs import Job, Jobs
+from rostral_scheduler.local.load import Load
 from rostral_scheduler.local.logs import StreamName
 from rostral_scheduler.local.memory_monitor import MemoryMonitor
 from rostral_scheduler.local.node_memory import Body, ControlServer, NodeMemory, pickled
@@ -137,6 +138,7 @@ class LocalScheduler:
         """The parts, each knowing only what it needs of the others."""
         config, memory = self.config, self.memory
         self.repair = TaskRepair(memory)
+        self.load = Load(self.policy, memory)
         self.pool = WorkerPool(
             config,
             memory.node_id,
@@ -209,6 +211,7 @@ class LocalScheduler:
             config=self.config,
             node_id=self.memory.node_id,
             available=self.policy.available_floats,
+            load=self.load,
             fenced=self.stopping.set,
         )
 
@@ -252,6 +255,7 @@ class LocalScheduler:
                 self.repair.tick()
                 self.oom_retries.tick()
                 self._observe(tick=True)
+                self.load.tick(time.monotonic())
                 self._see_to_environments()
                 self._rest_environments()
             except Exception:

@@ -20,7 +20,9 @@ from rostral_gcs import (
     ActorState,
     AsyncGcsClient,
     JobRow,
+    NodeReport,
     NodeRow,
+    QueueReport,
 )
 from rostral_gcs.errors import (
     AlreadyExistsError,
@@ -34,6 +36,7 @@ from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.errors import ActorAlreadyExistsError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.jobs import Job
+from rostral_scheduler.local.load import Load
 
 __all__ = ["GcsLink"]
 
@@ -64,6 +67,7 @@ class GcsLink:
         config: Of the scheduler.
         node_id: The node.
         available: What the node has free, for the lease's renewals.
+        load: What waits on it, for the same.
         fenced: Called when the GCS has declared the node dead.
     """
 
@@ -75,6 +79,7 @@ class GcsLink:
         config: LocalSchedulerConfig,
         node_id: bytes,
         available: Callable[[], dict[str, float]],
+        load: Load,
         fenced: Callable[[], None],
     ) -> None:
         self.client = client
@@ -82,6 +87,7 @@ class GcsLink:
         self._config = config
         self._node_id = NodeID(node_id)
         self._available = available
+        self._load = load
         self._fenced = fenced
         self._epoch = 0
         self._writes: deque[Write] = deque()
@@ -142,7 +148,10 @@ class GcsLink:
             await asyncio.sleep(self._config.node_lease_s / _RENEWALS_PER_LEASE)
             try:
                 await self.client.renew_node_lease(
-                    self._node_id, self._epoch, resources_available=self._available()
+                    self._node_id,
+                    self._epoch,
+                    resources_available=self._available(),
+                    report=self._report(),
                 )
             except FencedError as error:
                 logger.error("the GCS has declared this node dead: %s", error)
@@ -153,6 +162,19 @@ class GcsLink:
                     await self._register()
             except GcsError as error:
                 logger.warning("cannot renew the lease error=%s", error)
+
+    def _report(self) -> NodeReport:
+        return NodeReport(
+            queues=tuple(
+                QueueReport(
+                    resources=queue.shape.as_floats(),
+                    length=queue.length,
+                    run_time_s=queue.run_time_s,
+                )
+                for queue in self._load.queues()
+            ),
+            run_time_s=self._load.run_time_s(),
+        )
 
     # ---- written behind
 

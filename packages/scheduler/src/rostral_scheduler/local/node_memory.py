@@ -226,6 +226,10 @@ class NodeMemory:
         length = sum(length for _, length in waiting)
         return length, *lanes.rank_of(self._segment, waiting[0][0])
 
+    def taken_from(self, queue: int) -> int:
+        """How many tasks have been taken from it and its lanes so far."""
+        return lanes.taken(self._queues[queue])
+
     def queue_capacity(self, queue: int) -> int:
         """Tasks that it can hold."""
         return int(self._queues[queue].capacity)
