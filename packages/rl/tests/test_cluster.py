@@ -18,8 +18,9 @@ import rostral_rl as rl
 from rostral_rl import forward
 from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import InvalidSettingError, SimulationError, WorkersLostError
+from rostral_rl.simulate.crew import RESTARTS_MAX
 from rostral_rl.simulate.fragment import Fragment, join
-from rostral_rl.simulate.worker import RESTARTS_MAX, ActorRollouts, InlineRollouts, Layout
+from rostral_rl.simulate.worker import ActorRollouts, InlineRollouts, Layout
 from rostral_rl.train.parts.nets import ActorCritic
 
 SPEC = forward.NetSpec(inputs=4, hidden=(8,), outputs=2, activation="tanh", head="categorical")
@@ -55,7 +56,7 @@ def arrays(fragment: Fragment) -> dict[str, SpaceArray]:
 
 
 def pids(rollouts: Any) -> list[int]:
-    actors = [seat.actor for seat in rollouts._seats]
+    actors = [seat.actor for seat in rollouts._crew.seats]
     found: list[int] = rostral.get(
         [actor.__ray_call__.remote(lambda self: os.getpid()) for actor in actors]
     )
@@ -145,7 +146,7 @@ def test_training_on_actors_learns_and_what_it_learned_is_served() -> None:
 def test_training_outlives_a_killed_actor(when: str) -> None:
     settings = rl.PPO(**{**SMALL, "steps": 512})
     with settings.build("CartPole-v1", total_steps=8 * 2048, seed=2, workers=2) as trainer:
-        rollouts: Any = trainer._rollouts
+        rollouts: Any = cast("Any", trainer)._rollouts
         for iteration in trainer:
             if iteration.update == 3:
                 victim = pids(rollouts)[0]

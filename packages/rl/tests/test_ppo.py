@@ -13,6 +13,7 @@ from gymnasium import spaces
 import rostral_rl as rl
 from rostral_rl import forward
 from rostral_rl.errors import InvalidSettingError, NonFiniteLossError, UnknownNameError
+from rostral_rl.heads import HeadKind
 from rostral_rl.train.parts import dists
 from rostral_rl.train.parts.nets import ActorCritic
 from rostral_rl.train.parts.normalise import RunningMoments
@@ -23,13 +24,13 @@ from rostral_rl.train.ppo import PPO, Batch, ppo_loss
 SMALL: dict[str, Any] = {"envs": 4, "steps": 8, "minibatch": 16, "epochs": 2, "hidden": (8,)}
 
 
-def spec_for(head: forward.HeadKind, outputs: int = 3) -> forward.NetSpec:
+def spec_for(head: HeadKind, outputs: int = 3) -> forward.NetSpec:
     return forward.NetSpec(inputs=4, hidden=(7, 5), outputs=outputs, activation="relu", head=head)
 
 
 @pytest.mark.parametrize("head", ["categorical", "gaussian"])
 def test_torch_and_numpy_agree_on_outputs_values_and_log_probabilities(
-    head: forward.HeadKind,
+    head: HeadKind,
 ) -> None:
     spec = spec_for(head)
     net = ActorCritic(spec, log_std=-0.3, seed=1)
@@ -218,16 +219,16 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_policy() -> 
         ({"steps": -1}, "steps must be an integer > 0"),
         ({"minibatch": 2.5}, "minibatch must be an integer > 0"),
         ({"minibatch": 48}, "does not divide"),
-        ({"gamma": 0.0}, "gamma must lie in"),
-        ({"gamma": 1.5}, "gamma must lie in"),
-        ({"gamma": math.nan}, "gamma must lie in"),
-        ({"lam": -0.1}, "lam must lie in"),
+        ({"gamma": 0.0}, "gamma must be in"),
+        ({"gamma": 1.5}, "gamma must be in"),
+        ({"gamma": math.nan}, "gamma must be in"),
+        ({"lam": -0.1}, "lam must be in"),
         ({"lr": "fast"}, "lr must be a number"),
-        ({"lr": -1e-3}, "lr must lie in"),
-        ({"clip": rl.linear(0.2, -0.1)}, "clip must lie in"),
+        ({"lr": -1e-3}, "lr must be in"),
+        ({"clip": rl.linear(0.2, -0.1)}, "clip must be in"),
         ({"hidden": 64}, "hidden must be a tuple"),
         ({"hidden": (64, 0)}, "hidden must be an integer > 0"),
-        ({"activation": "gelu"}, "tanh or relu"),
+        ({"activation": "gelu"}, "one of tanh, relu"),
         ({"lr": {"from": 1.0}}, "not a schedule"),
     ],
 )

@@ -11,7 +11,8 @@ from gymnasium import spaces
 
 import rostral_rl as rl
 from rostral_rl import forward
-from rostral_rl.train.ppo import PPO, Trainer
+from rostral_rl.train.ppo import PPO
+from rostral_rl.train.trainer import Trainer
 
 
 class Probe(gymnasium.Env[Any, Any]):
@@ -20,7 +21,7 @@ class Probe(gymnasium.Env[Any, Any]):
     length = 1
 
     def __init__(self) -> None:
-        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.observation_space = spaces.Box(-1.0, 2.0, (1,), np.float32)
         self.action_space = spaces.Discrete(2)
         self.at = 0
         self.seen = 0.0
@@ -100,7 +101,7 @@ SETTINGS = PPO(
 )
 
 
-def trained(probe: type[Probe], updates: int = 40) -> Trainer:
+def trained(probe: type[Probe], updates: int = 40) -> Trainer[Any]:
     trainer = SETTINGS.build(probe, total_steps=updates * SETTINGS.batch, seed=1)
     with trainer:
         for _ in trainer:
@@ -108,7 +109,7 @@ def trained(probe: type[Probe], updates: int = 40) -> Trainer:
     return trainer
 
 
-def value(trainer: Trainer, obs: float) -> float:
+def value(trainer: Trainer[Any], obs: float) -> float:
     critic = forward.Tower(trainer.weights, "vf", layers=2, activation="tanh")
     return float(critic(np.array([[obs]], np.float32))[0, 0])
 

@@ -11,15 +11,18 @@ from rostral_rl.exports import LAZY
 
 def test_the_public_names_are_these() -> None:
     assert sorted(rl.__all__) == [
+        "DQN",
         "Evaluation",
         "PPO",
         "Policy",
         "PolicyClient",
         "PolicyInfo",
         "Run",
+        "VectorSource",
         "evaluate",
         "linear",
         "load",
+        "resume",
         "serve",
         "train",
     ]

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from rostral_rl.errors import InvalidSettingError, SimulationError, UnknownNameError
 from rostral_rl.simulate import GymVector, Slab, VectorEnv, make_vector
-from rostral_rl.simulate.classic import CartPoleVector
+from rostral_rl.simulate.kernels import CartPoleVector
 from rostral_rl.simulate.vector import Env
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from rostral_rl import forward
 from rostral_rl.errors import InvalidSettingError, RLError, WorkersLostError
-from rostral_rl.simulate import worker
+from rostral_rl.simulate import crew
+from rostral_rl.simulate.crew import RESTARTS_MAX, split
 from rostral_rl.simulate.fragment import join
-from rostral_rl.simulate.worker import RESTARTS_MAX, ActorRollouts, InlineRollouts, Layout, split
+from rostral_rl.simulate.worker import ActorRollouts, InlineRollouts, Layout
 from rostral_rl.train.parts.nets import ActorCritic
 
 SPEC = forward.NetSpec(inputs=4, hidden=(8,), outputs=2, activation="tanh", head="categorical")
@@ -95,7 +96,7 @@ class FakeEngine:
 
 
 def rollouts_on(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, workers: int) -> ActorRollouts:
-    monkeypatch.setattr(worker, "_engine", lambda: engine)
+    monkeypatch.setattr(crew, "engine", lambda: engine)
     return ActorRollouts(LAYOUT, workers=workers)
 
 

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from rostral_rl.exports import resolve
 from rostral_rl.serve import serve
-from rostral_rl.train import train
+from rostral_rl.train import resume, train
 
 if TYPE_CHECKING:
     from rostral_rl.checkpoint import load_policy as load
     from rostral_rl.policy import Policy, PolicyInfo
     from rostral_rl.serve.client import PolicyClient
+    from rostral_rl.simulate.adapter import VectorSource
+    from rostral_rl.train.dqn import DQN
     from rostral_rl.train.parts.evaluate import Evaluation, evaluate
     from rostral_rl.train.parts.schedules import linear
     from rostral_rl.train.ppo import PPO
@@ -30,15 +32,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DQN",
     "PPO",
     "Evaluation",
     "Policy",
     "PolicyClient",
     "PolicyInfo",
     "Run",
+    "VectorSource",
     "evaluate",
     "linear",
     "load",
+    "resume",
     "serve",
     "train",
 ]

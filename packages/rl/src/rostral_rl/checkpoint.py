@@ -61,8 +61,10 @@ def save_policy(policy: Policy, folder: str | os.PathLike[str]) -> None:
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _replace(path / weights_name, blob)
-        _replace(path / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n")
+        replace_file(path / weights_name, blob)
+        replace_file(
+            path / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n"
+        )
         for stale in path.glob("weights-*.safetensors"):
             if stale.name != weights_name:
                 stale.unlink(missing_ok=True)
@@ -89,7 +91,11 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
     path = Path(folder)
     manifest = _read_manifest(path)
     try:
-        spec = NetSpec(**{**manifest["net"], "hidden": tuple(manifest["net"]["hidden"])})
+        # JSON has no tuples.
+        net: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in manifest["net"].items()
+        }
+        spec = NetSpec(**net)
         info = PolicyInfo(**manifest["info"])
         observation_space = spaces.from_json(manifest["observation_space"])
         action_space = spaces.from_json(manifest["action_space"])
@@ -168,7 +174,7 @@ def _check_weights(path: Path, spec: NetSpec, weights: Weights) -> None:
             )
 
 
-def _replace(file: Path, data: bytes) -> None:
+def replace_file(file: Path, data: bytes) -> None:
     """Writes `file` so that a reader or a crash sees the old content or the new."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:

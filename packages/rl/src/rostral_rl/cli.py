@@ -8,6 +8,7 @@ import sys
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -75,7 +76,7 @@ def train(
     settings: tuple[str, ...],
     progress: bool,
 ) -> None:
-    """Train ALGORITHM (ppo) on the Gymnasium environment ENV."""
+    """Train ALGORITHM (ppo, dqn, sac, ...) on the Gymnasium environment ENV."""
     run = rl.train(
         algorithm,
         env,
@@ -141,8 +142,8 @@ def serve(*, folder: Path, http: int, host: str, token_file: Path | None, slo_ms
     server.run(started=announce)
 
 
-def _parse(settings: tuple[str, ...]) -> dict[str, object]:
-    parsed: dict[str, object] = {}
+def _parse(settings: tuple[str, ...]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
     for item in settings:
         try:
             parsed.update(tomllib.loads(item))

@@ -5,6 +5,9 @@ RostralError                       (rostral.exceptions)
     ├── UsageError                 the caller: change the call
     │   ├── UnknownNameError         ValueError  algorithm, environment or setting
     │   ├── InvalidSettingError      ValueError  wrong type or out of range
+    │   │   ├── ConfigError            one setting: says which, and what is allowed
+    │   │   └── UnschedulableError     more workers than the cluster can ever run
+    │   ├── CheckpointMismatchError  ValueError  a checkpoint of another algorithm, or other spaces
     │   ├── UnsupportedSpaceError    TypeError   a space no policy here can read or act in
     │   └── ShapeError               ValueError  array of the wrong shape or dtype
     ├── SurroundingsError          the surroundings: fix folder, port, cluster, environment
@@ -12,7 +15,9 @@ RostralError                       (rostral.exceptions)
     │   ├── PolicyCorruptError
     │   ├── PolicyFormatError        written by another version or another program
     │   ├── FolderUnwritableError    OSError
-    │   ├── SimulationError          an environment raised or returned what it must not
+    │   ├── CheckpointError          a checkpoint is missing or damaged
+    │   ├── SimulationError          an environment raised
+    │   │   └── EnvContractError       it returned what Gymnasium's interface forbids
     │   ├── WorkersLostError         rollout actors died more often than allowed
     │   ├── MissingExtraError        ImportError
     │   ├── PortUnavailableError     OSError
@@ -43,6 +48,36 @@ class InvalidSettingError(UsageError, ValueError):
     """A setting has the wrong type or lies outside its range."""
 
 
+class ConfigError(InvalidSettingError):
+    """One setting has the wrong type or lies outside its range.
+
+    Attributes:
+        key: The setting's name.
+        allowed: What it may be, in words.
+    """
+
+    code = "CONFIG"
+
+    def __init__(self, key: str, value: object, *, allowed: str, hint: str | None = None) -> None:
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        super().__init__(f"{key} must be {allowed}, got {shown}", hint=hint)
+        self.key = key
+        self.allowed = allowed
+
+
+class UnschedulableError(InvalidSettingError):
+    """More workers are asked for than the cluster has room for, now or ever."""
+
+    code = "UNSCHEDULABLE"
+
+
+class CheckpointMismatchError(UsageError, ValueError):
+    """The checkpoint is of another algorithm, or of a net or spaces that are not these."""
+
+    code = "CHECKPOINT_MISMATCH"
+
+
 class UnsupportedSpaceError(UsageError, TypeError):
     """An observation or action space that no policy here can handle."""
 
@@ -71,8 +106,28 @@ class FolderUnwritableError(SurroundingsError, OSError):
     """What was to be saved there cannot be written."""
 
 
+class CheckpointError(SurroundingsError):
+    """There is no checkpoint in that folder, or it cannot be what was saved."""
+
+
 class SimulationError(SurroundingsError):
     """An environment raised, or returned something that Gymnasium's interface forbids."""
+
+
+class EnvContractError(SimulationError):
+    """An environment returned something that Gymnasium's interface forbids.
+
+    Attributes:
+        step: Steps that the environments had taken, counted from their start.
+        field: What was wrong: "obs", "reward", "reset" or "step".
+    """
+
+    code = "ENV_CONTRACT"
+
+    def __init__(self, message: str, *, step: int, field: str, hint: str | None = None) -> None:
+        super().__init__(f"{message} (step {step}, {field})", hint=hint)
+        self.step = step
+        self.field = field
 
 
 class WorkersLostError(SurroundingsError):
@@ -100,4 +155,23 @@ class ServerError(SurroundingsError):
 
 
 class NonFiniteLossError(RLError, ArithmeticError):
-    """The loss became NaN or infinite; the policy of the previous update is kept."""
+    """The loss became NaN or infinite; the policy of the previous update is kept.
+
+    Attributes:
+        step: Environment steps of the training when it happened; None where only a net was at work.
+        checkpoint: Folder of the last checkpoint that was written before; None without one.
+    """
+
+    code = "NON_FINITE_LOSS"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: int | None = None,
+        checkpoint: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+        self.checkpoint = checkpoint

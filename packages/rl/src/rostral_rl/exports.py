@@ -7,7 +7,9 @@ from typing import Any
 
 LAZY = {
     "Evaluation": ("rostral_rl.train.parts.evaluate", "Evaluation"),
+    "DQN": ("rostral_rl.train.dqn", "DQN"),
     "PPO": ("rostral_rl.train.ppo", "PPO"),
+    "VectorSource": ("rostral_rl.simulate.adapter", "VectorSource"),
     "Policy": ("rostral_rl.policy", "Policy"),
     "PolicyClient": ("rostral_rl.serve.client", "PolicyClient"),
     "PolicyInfo": ("rostral_rl.policy", "PolicyInfo"),

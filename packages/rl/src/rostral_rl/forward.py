@@ -8,7 +8,6 @@ and served without importing torch at all.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +15,10 @@ import numpy as np
 
 from rostral_rl.arrays import FloatArray, SpaceArray, Weights
 from rostral_rl.errors import InvalidSettingError
+from rostral_rl.heads import HEADS, MASKED, HeadKind
 
 Activation = Literal["tanh", "relu"]
-HeadKind = Literal["categorical", "gaussian"]
 
-LOG_2PI = math.log(2.0 * math.pi)
 OBS_CLIP = 10.0
 """Normalised observations are cut here, so that no outlier saturates a fresh net."""
 
@@ -32,9 +30,12 @@ class NetSpec:
     Attributes:
         inputs: D, width of the features.
         hidden: Width of each hidden layer.
-        outputs: A, logits of a categorical or means of a Gaussian.
+        outputs: A, width of what the net says.
         activation: Between layers; none after the last.
-        head: How outputs become actions.
+        head: How outputs become actions; see `rostral_rl.heads`.
+        parts: Choices of each part of a MultiDiscrete action; empty for other actions.
+        mask_at: First of the `outputs` features that say which choices are allowed now; None where
+            all always are.
     """
 
     inputs: int
@@ -42,6 +43,13 @@ class NetSpec:
     outputs: int
     activation: Activation
     head: HeadKind
+    parts: tuple[int, ...] = ()
+    mask_at: int | None = None
+
+    @property
+    def actions(self) -> int:
+        """Dimensions of a Box action; a squashed head has two outputs for each."""
+        return self.outputs // 2 if self.head == "squashed" else self.outputs
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -91,55 +99,41 @@ def normalised(features: FloatArray, weights: Weights) -> FloatArray:
 
 
 def draw_noise(spec: NetSpec, generator: np.random.Generator, steps: int) -> FloatArray:
-    """Noise for `steps` steps of one environment: uniforms (T,) or normals (T, A), float32."""
-    if spec.head == "categorical":
-        return generator.random(steps, dtype=np.float32)
-    return generator.standard_normal((steps, spec.outputs), dtype=np.float32)
+    """Noise for `steps` steps of one environment, (T, ...) float32; see `Head.draw_noise`."""
+    return HEADS[spec.head].draw_noise(spec, generator, steps)
 
 
 def sample(spec: NetSpec, outputs: FloatArray, noise: FloatArray, weights: Weights) -> SpaceArray:
-    """Draws one action for each row.
+    """Draws one raw action for each row of `outputs` (N, A).
 
     Args:
         spec: Says which head.
         outputs: (N, A).
-        noise: From `draw_noise`: (N,) uniforms, inverted through the cumulative distribution, or
-            (N, A) normals.
-        weights: Holds "log_std" (A,) for a Gaussian.
+        noise: From `draw_noise`, one row each.
+        weights: Holds "log_std" (A,) for a Gaussian, and what else its head looks for.
 
     Returns:
-        (N,) int64 choices from 0, or (N, A) float32 before any clipping to the action space.
+        (N,) or (N, parts) int64 choices from 0, or (N, A) float32; before any change for the
+        environment.
     """
-    if spec.head == "gaussian":
-        drawn = outputs + np.exp(weights["log_std"]) * noise  # (N, A)
-        return np.asarray(drawn, np.float32)
-    if spec.outputs == 2:
-        # The same inversion in closed form: P(first) is the logistic of the difference, written
-        # as a hyperbolic tangent because that cannot overflow.
-        first = 0.5 + 0.5 * np.tanh(0.5 * (outputs[:, 0] - outputs[:, 1]))  # (N,)
-        return np.asarray(noise >= first, np.int64)
-    mass = np.exp(outputs - outputs.max(axis=1, keepdims=True))  # (N, A)
-    np.cumsum(mass, axis=1, out=mass)
-    # Compared with noise * total, so that rounding can never leave the last choice out of reach.
-    below = mass[:, :-1] <= (noise * mass[:, -1])[:, None]  # (N, A - 1)
-    return np.asarray(below.sum(axis=1), np.int64)  # (N,)
+    return HEADS[spec.head].sample(spec, outputs, noise, weights)
 
 
 def log_prob(
     spec: NetSpec, outputs: FloatArray, actions: SpaceArray, weights: Weights
 ) -> FloatArray:
-    """Log-probability (N,) of `actions` as `sample` returned them, before any clipping."""
-    if spec.head == "gaussian":
-        log_std = weights["log_std"]  # (A,)
-        z = (actions - outputs) * np.exp(-log_std)  # (N, A)
-        total = -0.5 * np.sum(z * z, axis=-1) - np.sum(log_std) - 0.5 * LOG_2PI * outputs.shape[-1]
-        return np.asarray(total, np.float32)
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)  # (N, A)
-    normaliser = np.log(np.sum(np.exp(shifted), axis=-1))  # (N,)
-    chosen = np.take_along_axis(shifted, actions[:, None], axis=-1)[:, 0]  # (N,)
-    return np.asarray(chosen - normaliser, np.float32)
+    """Log-probability (N,) of `actions` as `sample` returned them."""
+    return HEADS[spec.head].log_prob(spec, outputs, actions, weights)
 
 
 def mode(spec: NetSpec, outputs: FloatArray) -> SpaceArray:
-    """The most likely action of each row: (N,) int64 or (N, A) float32."""
-    return outputs.argmax(axis=1) if spec.head == "categorical" else outputs
+    """The best raw action of each row: (N,) or (N, parts) int64, or (N, A) float32."""
+    return HEADS[spec.head].mode(spec, outputs)
+
+
+def masked(spec: NetSpec, outputs: FloatArray, features: FloatArray) -> FloatArray:
+    """Takes out the choices that the mask among the features (N, D) forbids."""
+    if spec.mask_at is None:
+        return outputs
+    mask = features[:, spec.mask_at : spec.mask_at + spec.outputs]  # (N, A)
+    return np.where(mask > 0.5, outputs, MASKED)

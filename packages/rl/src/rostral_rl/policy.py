@@ -11,10 +11,10 @@ from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces as gym_spaces
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, SpaceArray, Weights
+from rostral_rl.heads import HEADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,26 +94,15 @@ class Policy:
     def outputs(self, batch: SpaceArray) -> FloatArray:
         """What the net says, (N, A), of observations (N, *shape) that are known to fit."""
         inputs = spaces.features(self.observation_space, batch)  # (N, D)
-        return self._tower(forward.normalised(inputs, self.weights))
+        outputs = self._tower(forward.normalised(inputs, self.weights))  # (N, A)
+        return forward.masked(self.spec, outputs, inputs)
 
     def to_env(self, raw: SpaceArray) -> SpaceArray:
         """Turns the head's actions into the action space's: its offset, or its bounds."""
-        return to_env(self.action_space, raw)
+        return HEADS[self.spec.head].to_env(self.action_space, raw)
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes the policy folder; see `rostral_rl.checkpoint`."""
         from rostral_rl.checkpoint import save_policy
 
         save_policy(self, folder)
-
-
-def to_env(space: spaces.Space, raw: SpaceArray) -> SpaceArray:
-    """Makes the head's actions (N,) or (N, A) acceptable to an environment.
-
-    Only the environment sees the clipped action; the log-probability is that of the one drawn,
-    because a clipped Gaussian has no density at its bounds.
-    """
-    if isinstance(space, gym_spaces.Discrete):
-        return raw + space.start if space.start else raw
-    assert isinstance(space, gym_spaces.Box)
-    return np.clip(raw, space.low, space.high).astype(space.dtype, copy=False)

@@ -1,8 +1,8 @@
 """What a policy knows of Gymnasium's spaces: their width, their JSON, and what fits in them.
 
-Observations may be Box, Discrete, MultiDiscrete or MultiBinary; actions Discrete or Box of one
-dimension. Everything else is refused by name, here and at once, and not by a shape error in the
-middle of training.
+Observations may be Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of these;
+actions Discrete, MultiDiscrete or Box of one dimension. Everything else is refused by name, here
+and at once, and not by a shape error in the middle of training.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from rostral_rl import nested
 from rostral_rl.arrays import FloatArray, SpaceArray
 from rostral_rl.errors import PolicyFormatError, ShapeError, UnsupportedSpaceError
+from rostral_rl.heads import HeadKind
 
 Space: TypeAlias = spaces.Space[Any]
 JsonObject: TypeAlias = dict[str, Any]
@@ -24,9 +26,11 @@ def feature_count(space: Space) -> int:
     """Width D of the float vector that a net sees for one observation of `space`.
 
     Raises:
-        UnsupportedSpaceError: The space is none of the four kinds.
+        UnsupportedSpaceError: The space is of another kind.
     """
     match space:
+        case spaces.Dict() | spaces.Tuple():
+            return sum(feature_count(part) for _, part in nested.parts(space))
         case spaces.Box():
             return int(np.prod(space.shape, dtype=np.int64))
         case spaces.Discrete():
@@ -50,7 +54,8 @@ def features(space: Space, obs: SpaceArray) -> FloatArray:
         obs: (N, *space.shape) in the space's dtype.
 
     Returns:
-        (N, D) float32; integers one-hot, the rest flattened. May be a view of `obs`.
+        (N, D) float32; integers one-hot, the rest flattened. May be a view of `obs`. A nested
+        space's observations come as `encode` left them, and are passed on.
     """
     count = obs.shape[0]
     match space:
@@ -70,21 +75,65 @@ def features(space: Space, obs: SpaceArray) -> FloatArray:
             return obs.reshape(count, -1).astype(np.float32, copy=False)  # (N, D)
 
 
+def stored(space: Space) -> Space:
+    """The space as slabs and fragments keep it; see `nested.stored`."""
+    return nested.stored(space, feature_count(space))
+
+
+def encode(space: Space, obs: Any) -> Any:
+    """One observation as an environment gives it, to what slabs keep of it."""
+    if not nested.is_nested(space):
+        return obs
+    return nested.flatten(space, obs, _single_features)[0]
+
+
+def _single_features(space: Space, obs: Any) -> FloatArray:
+    if nested.is_nested(space):
+        return nested.flatten(space, obs, _single_features)
+    return features(space, nested.as_single(obs))
+
+
+def mask_at(space: Space, action_space: Space) -> int | None:
+    """First feature of the action mask; None where observations hold none."""
+    return nested.mask_at(space, action_space, feature_count)
+
+
+def mask_columns(space: Space, action_space: Space) -> slice | None:
+    """The features that are the action mask; None where observations hold none."""
+    first = mask_at(space, action_space)
+    return None if first is None else slice(first, first + action_width(action_space))
+
+
 def action_width(space: Space) -> int:
     """Outputs that a net needs for `space`: choices of a Discrete, dimensions of a Box.
 
     Raises:
-        UnsupportedSpaceError: Anything but Discrete, or a Box of one dimension.
+        UnsupportedSpaceError: Anything but Discrete, MultiDiscrete, or a Box of one dimension.
     """
     match space:
+        case spaces.MultiDiscrete() if len(space.nvec.shape) == 1:
+            return int(np.sum(space.nvec))
         case spaces.Discrete():
             return int(space.n)
         case spaces.Box() if len(space.shape) == 1:
             return int(space.shape[0])
         case _:
             raise UnsupportedSpaceError(
-                f"action space {space} is not supported", hint="Discrete, or Box of shape (n,)"
+                f"action space {space} is not supported",
+                hint="Discrete, MultiDiscrete, or Box of shape (n,)",
             )
+
+
+def choices(space: Space) -> tuple[int, ...]:
+    """Choices of each part of a MultiDiscrete; empty for other spaces."""
+    return tuple(space.nvec.tolist()) if isinstance(space, spaces.MultiDiscrete) else ()
+
+
+def usual_head(space: Space) -> HeadKind:
+    """The head of a stochastic policy that acts in `space`."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return "multi"
+    return "gaussian" if space.shape else "categorical"
 
 
 def as_batch(space: Space, obs: npt.ArrayLike) -> tuple[SpaceArray, bool]:
@@ -101,6 +150,8 @@ def as_batch(space: Space, obs: npt.ArrayLike) -> tuple[SpaceArray, bool]:
         ShapeError: Another shape, or values that cannot become the space's dtype without loss of
             kind.
     """
+    if nested.is_nested(space):
+        return _nested_batch(space, obs)
     shape = tuple(space.shape or ())
     dtype = np.dtype(space.dtype)
     batched = ", ".join(["N", *map(str, shape)])
@@ -127,11 +178,36 @@ def as_batch(space: Space, obs: npt.ArrayLike) -> tuple[SpaceArray, bool]:
     return batch, single
 
 
+def _nested_batch(space: nested.Nested, obs: Any) -> tuple[SpaceArray, bool]:
+    """The same for a Dict or Tuple: (N, D) features. All parts must agree on whether they are many.
+
+    What was flattened already, as slabs keep it, is welcome too.
+    """
+    if isinstance(obs, np.ndarray) and obs.dtype != np.dtype(object):
+        return as_batch(stored(space), obs)
+    counts: set[tuple[int, bool]] = set()
+
+    def part_features(part: Space, value: Any) -> FloatArray:
+        batch, single = as_batch(part, value)
+        counts.add((len(batch), single))
+        return features(part, batch)
+
+    flat = nested.flatten(space, obs, part_features)
+    if len(counts) != 1:
+        raise ShapeError("parts of the observation are of different lengths", hint=f"{space}")
+    return flat, counts.pop()[1]
+
+
 def alike(one: Space, other: Space) -> bool:
     """Whether a policy made for one space fits the other: same kind, shape and choices.
 
     Bounds may differ: a policy does not know those of its observations.
     """
+    if nested.is_nested(one) and nested.is_nested(other):
+        ours, theirs = nested.parts(one), nested.parts(other)
+        return [key for key, _ in ours] == [key for key, _ in theirs] and all(
+            alike(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True)
+        )
     return (
         type(one) is type(other)
         and one.shape == other.shape
@@ -165,6 +241,9 @@ def to_json(space: Space) -> JsonObject:
             }
         case spaces.MultiBinary():
             return {"kind": "MultiBinary", "shape": list(space.shape)}
+        case spaces.Dict() | spaces.Tuple():
+            described = [[key, to_json(part)] for key, part in nested.parts(space)]
+            return {"kind": type(space).__name__, "parts": described}
         case _:
             raise UnsupportedSpaceError(f"space {space} cannot be saved")
 
@@ -191,6 +270,10 @@ def from_json(data: JsonObject) -> Space:
                 shape = data["shape"]
                 # One dimension comes as a number: MultiBinary(4) and MultiBinary([4]) differ.
                 return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+            case "Dict":
+                return spaces.Dict({key: from_json(part) for key, part in data["parts"]})
+            case "Tuple":
+                return spaces.Tuple([from_json(part) for _, part in data["parts"]])
             case kind:
                 raise PolicyFormatError(f"unknown kind of space {kind!r}")
     except (KeyError, TypeError, ValueError) as error:

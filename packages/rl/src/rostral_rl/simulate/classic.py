@@ -1,106 +1,115 @@
-"""CartPole for many environments at once, in NumPy.
+"""The frame that the classic-control kernels share: many environments at once, in NumPy.
 
-The same task as Gymnasium's `CartPole-v1`, step for step and seed for seed: environment i draws its
-starts from the stream that `CartPoleEnv.reset(seed=seeds[i])` would use. Gymnasium's own NumPy form
-draws for all environments from one stream, so that what environment i sees depends on who else is
-in the batch, and resets in the next step; hence this one.
+The same tasks as Gymnasium's, step for step and seed for seed: environment i draws its starts from
+the stream that Gymnasium's `reset(seed=seeds[i])` would use. Gymnasium's own NumPy forms draw for
+all environments from one stream, so that what environment i sees depends on who else is in the
+batch, and reset in the next step; hence these.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from rostral_rl.arrays import SpaceArray
+from rostral_rl.arrays import BoolArray, SpaceArray
+from rostral_rl.simulate.journal import EnvState
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import Finals
 from rostral_rl.spaces import Space
 
-GRAVITY = 9.8
-POLE_MASS = 0.1
-TOTAL_MASS = 1.1
-HALF_LENGTH = 0.5
-POLE_MASS_LENGTH = POLE_MASS * HALF_LENGTH
-FORCE = 10.0
-TAU_S = 0.02
-ANGLE_MAX = 12 * 2 * np.pi / 360
-POSITION_MAX = 2.4
-START_MAX = 0.05
+State = npt.NDArray[np.float64]
 
 
-class CartPoleVector:
-    """B cart-poles stepped by array arithmetic.
+class KernelVector(abc.ABC):
+    """B environments of one kind whose whole state is a few numbers.
 
     Args:
         seeds: (B,) seed of each environment.
+        reference: Gymnasium's environment, for its spaces.
+        width: Numbers of state per environment.
         steps_max: Time limit of an episode, in steps.
     """
 
-    def __init__(self, seeds: Sequence[int], *, steps_max: int = 500) -> None:
-        reference = CartPoleEnv()
+    def __init__(self, seeds: Sequence[int], reference: Any, *, width: int, steps_max: int) -> None:
         self.count = len(seeds)
         self.observation_space: Space = reference.observation_space
         self.action_space: Space = reference.action_space
         self._seeds = list(seeds)
         self._steps_max = steps_max
         self._generators: list[np.random.Generator] = []
-        # (4, B): position, velocity, angle, angular velocity. Double precision, as Gymnasium keeps
-        # it.
-        self._state = np.zeros((4, self.count))
+        # (width, B). Double precision, as Gymnasium keeps it.
+        self._state: State = np.zeros((width, self.count))
         self._age = np.zeros(self.count, np.int64)  # (B,) steps since the episode's start
+
+    @abc.abstractmethod
+    def _start(self, generator: np.random.Generator) -> State:
+        """Draws the state (width,) in which an episode begins."""
+
+    @abc.abstractmethod
+    def _advance(self, actions: SpaceArray) -> tuple[SpaceArray | float, BoolArray | bool]:
+        """Moves all by one step; returns rewards (B,) and whether the task ended (B,)."""
+
+    @abc.abstractmethod
+    def _observe(self, obs: SpaceArray) -> None:
+        """Writes what is seen of the state to `obs` (B, *obs_shape)."""
 
     def reset(self, obs: SpaceArray) -> None:
         """See `VectorEnv.reset`."""
         self._generators = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence(s))) for s in self._seeds
         ]
-        for i in range(self.count):
-            self._state[:, i] = self._start(i)
+        for i, generator in enumerate(self._generators):
+            self._state[:, i] = self._start(generator)
         self._age[:] = 0
-        obs[...] = self._state.T
+        self._observe(obs)
 
     def step(self, slab: Slab, t: int) -> Finals | None:
         """See `VectorEnv.step`."""
-        state = self._state
-        _, speed, angle, turn = state
-        force = np.where(slab.actions[t] == 1, FORCE, -FORCE)  # (B,)
-        cos, sin = np.cos(angle), np.sin(angle)
-        temp = (force + POLE_MASS_LENGTH * np.square(turn) * sin) / TOTAL_MASS
-        turn_rate = (GRAVITY * sin - cos * temp) / (
-            HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * np.square(cos) / TOTAL_MASS)
-        )
-        acceleration = temp - POLE_MASS_LENGTH * turn_rate * cos / TOTAL_MASS
-        # Explicit Euler: positions move by the old velocities.
-        state[0] += TAU_S * speed
-        state[2] += TAU_S * turn
-        state[1] += TAU_S * acceleration
-        state[3] += TAU_S * turn_rate
+        reward, terminated = self._advance(slab.actions[t])
         self._age += 1
-
         obs = slab.obs[t + 1]
-        obs[...] = state.T
-        terminated = (np.abs(state[0]) > POSITION_MAX) | (np.abs(state[2]) > ANGLE_MAX)  # (B,)
+        self._observe(obs)
         truncated = self._age >= self._steps_max  # (B,)
-        slab.reward[t] = 1.0
+        slab.reward[t] = reward
         slab.terminated[t] = terminated
         slab.truncated[t] = truncated
-        ended = np.flatnonzero(terminated | truncated)  # (K,)
+        ended = np.flatnonzero(truncated | terminated)  # (K,)
         if not ended.size:
             return None
-        finals = Finals(
-            ended, obs[ended]
-        )  # Fancy indexing copies, before the rows are overwritten.
+        # Fancy indexing copies, before the rows are overwritten.
+        finals = Finals(ended, obs[ended])
         for i in ended.tolist():
-            state[:, i] = self._start(i)
-            obs[i] = state[:, i]
+            self._state[:, i] = self._start(self._generators[i])
         self._age[ended] = 0
+        self._observe(obs)
         return finals
 
-    def close(self) -> None:
-        """Holds nothing that needs freeing."""
+    def states(self) -> list[EnvState | None]:
+        """See `VectorEnv.states`."""
+        return [
+            {
+                "state": self._state[:, i].tolist(),
+                "age": int(self._age[i]),
+                "generator": generator.bit_generator.state,
+            }
+            for i, generator in enumerate(self._generators)
+        ]
 
-    def _start(self, i: int) -> npt.NDArray[np.float64]:
-        return self._generators[i].uniform(-START_MAX, START_MAX, size=4)
+    def restore(self, states: Sequence[EnvState | None], obs: SpaceArray) -> None:
+        """See `VectorEnv.restore`."""
+        self.reset(obs)
+        for i, saved in enumerate(states):
+            if saved is None:
+                continue
+            self._state[:, i] = saved["state"]
+            self._age[i] = saved["age"]
+            self._generators[i].bit_generator.state = saved["generator"]
+        self._observe(obs)
+
+    def close(self) -> None:
+        """See `VectorEnv.close`. Arrays free themselves; the streams end here."""
+        self._generators.clear()

@@ -20,6 +20,7 @@ Column: TypeAlias = Literal[
     "reward",
     "terminated",
     "truncated",
+    "valid",
     "final_obs",
     "episode_return",
     "episode_length",
@@ -31,14 +32,16 @@ class Fragment(TypedDict):
 
     Attributes:
         obs: (T + 1, B, *obs_shape); row T is where the next fragment starts.
-        actions: (T, B) int64 or (T, B, A) float32, as drawn, before clipping to the action space.
+        actions: (T, B) or (T, B, parts) int64, or (T, B, A) float32, as drawn, before any change
+            for the environment.
         logp: (T, B) float32, log-probability of `actions` when they were drawn.
-        value: (T, B) float32, the critic's estimate of `obs[:-1]`.
+        value: (T, B) float32, the critic's estimate of `obs[:-1]`; zeros where there is no critic.
         next_value: (T, B) float32, the critic's estimate of what truly followed: of the final
             observation where an episode was truncated, 0 where it terminated, else of `obs[t + 1]`.
         reward: (T, B) float32, as the environment gave it.
         terminated: (T, B) bool.
         truncated: (T, B) bool.
+        valid: (T, B) bool; False where a step belongs to no episode, see `Slab`.
         final_index: (K, 2) int64, (t, b) of every episode's end, ascending in t.
         final_obs: (K, *obs_shape), the true last observations.
         episode_return: (K,) float64, undiscounted sum of rewards of those episodes.
@@ -54,6 +57,7 @@ class Fragment(TypedDict):
     reward: FloatArray
     terminated: BoolArray
     truncated: BoolArray
+    valid: BoolArray
     final_index: IntArray
     final_obs: SpaceArray
     episode_return: SpaceArray
@@ -65,8 +69,11 @@ def join(fragments: list[Fragment]) -> Fragment:
     """Puts workers' fragments side by side: (T, B1) and (T, B2) to (T, B1 + B2).
 
     That is what one process would have made.
-    The result is a copy, which torch may alias: what comes from the object store is read-only.
+    The result may be written to, and so aliased by torch: what comes from the object store, which
+    is read-only, is copied.
     """
+    if len(fragments) == 1 and fragments[0]["obs"].flags.writeable:
+        return fragments[0]
     side = [len(f["reward"][0]) for f in fragments]
     offsets = np.concatenate(([0], np.cumsum(side)[:-1]))
 
@@ -86,6 +93,7 @@ def join(fragments: list[Fragment]) -> Fragment:
         reward=wide("reward"),
         terminated=wide("terminated"),
         truncated=wide("truncated"),
+        valid=wide("valid"),
         final_index=np.concatenate(index),
         final_obs=long("final_obs"),
         episode_return=long("episode_return"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import gymnasium
@@ -10,11 +11,13 @@ from gymnasium.error import Error as GymnasiumError
 from rostral_rl.errors import InvalidSettingError, SimulationError, UsageError
 from rostral_rl.names import unknown_name
 from rostral_rl.seeding import SeedTree, Stream
-from rostral_rl.simulate.classic import CartPoleVector
+from rostral_rl.simulate.adapter import VectorAdapter, VectorSource
+from rostral_rl.simulate.kernels import KERNELS
 from rostral_rl.simulate.vector import Env, EnvFactory, GymVector, VectorEnv
 
-EnvSource: TypeAlias = str | EnvFactory
-"""A Gymnasium id, or a callable that makes one environment (picklable, where actors call it)."""
+EnvSource: TypeAlias = str | EnvFactory | VectorSource
+"""A Gymnasium id, a callable that makes one environment (picklable, where actors call it), or one
+that makes a Gymnasium vector environment."""
 
 
 def make_vector(
@@ -44,9 +47,16 @@ def make_vector(
         raise InvalidSettingError(f"number of environments must be > 0, got {count}")
     tree = SeedTree(seed)
     seeds = [tree.seed(stream, first + i, life=life) for i in range(count)]
-    if env == "CartPole-v1":
-        return CartPoleVector(seeds)
-    return GymVector([_factory(env)] * count, seeds)
+    return make_seeded(env, seeds)
+
+
+def make_seeded(env: EnvSource, seeds: Sequence[int]) -> VectorEnv:
+    """Makes one environment for each of `seeds` (B,); errors as for `make_vector`."""
+    if isinstance(env, VectorSource):
+        return VectorAdapter(env.make(len(seeds)), seeds)
+    if isinstance(env, str) and env in KERNELS:
+        return KERNELS[env](seeds)
+    return GymVector([_factory(env)] * len(seeds), seeds)
 
 
 def check_known(env: EnvSource) -> None:
@@ -56,7 +66,7 @@ def check_known(env: EnvSource) -> None:
         UnknownNameError: No such id.
         UsageError: Neither an id nor callable.
     """
-    if callable(env):
+    if callable(env) or isinstance(env, VectorSource):
         return
     if not isinstance(env, str):
         raise UsageError(f"an environment is an id or a callable, got {type(env).__name__}")
@@ -65,7 +75,7 @@ def check_known(env: EnvSource) -> None:
         raise unknown_name("environment", env, gymnasium.registry)
 
 
-def _factory(env: EnvSource) -> EnvFactory:
+def _factory(env: str | EnvFactory) -> EnvFactory:
     check_known(env)
     if not isinstance(env, str):
         return env

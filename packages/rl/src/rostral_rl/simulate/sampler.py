@@ -7,16 +7,43 @@ does not know who learns, or where.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
 import numpy as np
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, IntArray, SpaceArray, Weights
-from rostral_rl.errors import SimulationError
-from rostral_rl.policy import to_env
+from rostral_rl.errors import EnvContractError, RLError, SimulationError
+from rostral_rl.heads import HEADS
 from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.fragment import Fragment
+from rostral_rl.simulate.journal import EnvState
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import VectorEnv
+
+logger = logging.getLogger("rostral.rl.simulate")
+
+FIELD_WORDS = {"reward": "reward", "obs": "observation"}
+
+
+class SamplerState(TypedDict):
+    """One environment's part of a checkpoint.
+
+    Attributes:
+        env: What the vector environment needs; None where it cannot be told.
+        noise: State of the generator of the actions' noise.
+        seen: (*obs_shape), where the next fragment starts.
+        episode_return: Of the running episode.
+        episode_length: Its steps.
+    """
+
+    env: EnvState | None
+    noise: Mapping[str, Any]
+    seen: SpaceArray
+    episode_return: float
+    episode_length: int
 
 
 class Sampler:
@@ -44,6 +71,8 @@ class Sampler:
         self._vector = vector
         self._spec = spec
         self._horizon = horizon
+        self._first = first
+        self._steps = 0  # played so far
         tree = SeedTree(seed)
         self._generators = [
             tree.generator(Stream.ACTION, first + i, life=life) for i in range(vector.count)
@@ -63,8 +92,13 @@ class Sampler:
             A fragment of arrays that are the caller's own: the next call does not touch them.
 
         Raises:
-            SimulationError: An environment raised or gave a reward that is not finite.
+            EnvContractError: An environment gave what Gymnasium's interface forbids.
+            SimulationError: An environment raised.
         """
+        if "act.epsilon" in weights:
+            # One for each environment of the whole layout; ours are these.
+            mine = slice(self._first, self._first + self._vector.count)
+            weights = {**weights, "act.epsilon": weights["act.epsilon"][mine]}
         slab = Slab.allocate(
             self._horizon,
             self._vector.count,
@@ -73,6 +107,8 @@ class Sampler:
         )
         try:
             return self._play(slab, weights, version)
+        except RLError:
+            raise
         except (
             ArithmeticError,
             LookupError,
@@ -85,22 +121,73 @@ class Sampler:
                 f"an environment failed: {type(error).__name__}: {error}"
             ) from error
 
+    def states(self) -> list[SamplerState]:
+        """What each environment, and its noise, needs to go on elsewhere; none before `collect`."""
+        if self._next_obs is None:
+            return []
+        return [
+            SamplerState(
+                env=env,
+                noise=generator.bit_generator.state,
+                seen=self._next_obs[i].copy(),
+                episode_return=float(self._return[i]),
+                episode_length=int(self._length[i]),
+            )
+            for i, (env, generator) in enumerate(
+                zip(self._vector.states(), self._generators, strict=True)
+            )
+        ]
+
+    def restore(self, states: Sequence[SamplerState]) -> None:
+        """Goes on from `states`, one for each environment in order.
+
+        An environment whose state could not be told, or that does not come back to the observation
+        it had shown, begins a new episode.
+        """
+        vector = self._vector
+        seen = spaces.stored(vector.observation_space)
+        obs = np.zeros((vector.count, *(seen.shape or ())), seen.dtype)  # (B, *obs_shape)
+        vector.restore([state["env"] for state in states], obs)
+        lost = [i for i, s in enumerate(states) if not np.array_equal(obs[i], s["seen"])]
+        if lost:
+            logger.warning(
+                "environments begin new episodes, they cannot be brought back first=%d lost=%s",
+                self._first,
+                lost,
+            )
+            kept = [None if i in lost else s["env"] for i, s in enumerate(states)]
+            vector.restore(kept, obs)
+        for i, state in enumerate(states):
+            self._generators[i].bit_generator.state = state["noise"]
+            self._return[i] = 0.0 if i in lost else state["episode_return"]
+            self._length[i] = 0 if i in lost else state["episode_length"]
+        self._next_obs = obs
+
     def close(self) -> None:
         """Closes the environments."""
         self._vector.close()
+
+    def _check_finite(self, slab: Slab) -> None:
+        for field, array in (("reward", slab.reward), ("obs", slab.obs)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                t = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise EnvContractError(
+                    f"an environment returned a {FIELD_WORDS[field]} that is not finite",
+                    step=self._steps + t,
+                    field=field,
+                )
 
     def _play(self, slab: Slab, weights: Weights, version: int) -> Fragment:
         spec, vector = self._spec, self._vector
         steps, count = slab.reward.shape
         layers = len(spec.widths) - 1
         actor = forward.Tower(weights, "pi", layers=layers, activation=spec.activation)
+        head = HEADS[spec.head]
         noise = np.stack(
             [forward.draw_noise(spec, g, steps) for g in self._generators], axis=1
         )  # (T, B, ...)
         outputs = np.empty((steps, count, spec.outputs), np.float32)  # (T, B, A)
-        drawn = np.empty(
-            noise.shape, np.int64 if spec.head == "categorical" else np.float32
-        )  # (T, B, ...)
+        drawn = head.allocate(spec, steps, count)  # (T, B, ...)
         if self._next_obs is None:
             vector.reset(slab.obs[0])
         else:
@@ -108,15 +195,16 @@ class Sampler:
         ends: list[tuple[int, SpaceArray, SpaceArray]] = []
         for t in range(steps):
             inputs = spaces.features(vector.observation_space, slab.obs[t])  # (B, D)
-            outputs[t] = actor(forward.normalised(inputs, weights))  # (B, A)
+            said = actor(forward.normalised(inputs, weights))  # (B, A)
+            outputs[t] = forward.masked(spec, said, inputs)
             drawn[t] = forward.sample(spec, outputs[t], noise[t], weights)
-            slab.actions[t] = to_env(vector.action_space, drawn[t])
+            slab.actions[t] = head.to_env(vector.action_space, drawn[t])
             finals = vector.step(slab, t)
             if finals is not None:
                 ends.append((t, finals.index, finals.obs))
         self._next_obs = slab.obs[-1].copy()
-        if not np.all(np.isfinite(slab.reward)):
-            raise SimulationError("an environment returned a reward that is not finite")
+        self._check_finite(slab)
+        self._steps += steps
         final_index, final_obs = _join_ends(ends, slab)
         returns, lengths = self._episodes(slab, final_index)
         value, next_value = self._values(slab, weights, final_index, final_obs)
@@ -133,6 +221,7 @@ class Sampler:
             reward=slab.reward,
             terminated=slab.terminated,
             truncated=slab.truncated,
+            valid=slab.valid,
             final_index=final_index,
             final_obs=final_obs,
             episode_return=returns,
@@ -145,6 +234,8 @@ class Sampler:
     ) -> tuple[FloatArray, FloatArray]:
         """The critic on the whole fragment: acting does not need it, and one call beats T small."""
         steps, count = slab.reward.shape
+        if "vf.0.weight" not in weights:
+            return np.zeros((steps, count), np.float32), np.zeros((steps, count), np.float32)
         critic = forward.Tower(
             weights, "vf", layers=len(self._spec.widths) - 1, activation=self._spec.activation
         )
@@ -168,11 +259,11 @@ class Sampler:
         )  # (B,) row where the running episode begins here
         for k, (t, b) in enumerate(final_index.tolist()):
             returns[k] = self._return[b] + slab.reward[start[b] : t + 1, b].sum(dtype=np.float64)
-            lengths[k] = self._length[b] + t + 1 - start[b]
+            lengths[k] = self._length[b] + slab.valid[start[b] : t + 1, b].sum()
             self._return[b], self._length[b], start[b] = 0.0, 0, t + 1
         for b in range(self._vector.count):
             self._return[b] += slab.reward[start[b] :, b].sum(dtype=np.float64)
-            self._length[b] += len(slab.reward) - start[b]
+            self._length[b] += slab.valid[start[b] :, b].sum()
         return returns, lengths
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rostral_rl.arrays import BoolArray, FloatArray, SpaceArray
-from rostral_rl.spaces import Space
+from rostral_rl.spaces import Space, stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Slab:
         terminated: (T, B) bool.
         truncated: (T, B) bool. Both may be set, when an episode fails at its time limit; then it is
             terminated.
+        valid: (T, B) bool; False where a step belongs to no episode, because the environment spent
+            it on its reset. Nobody may learn from such a row.
     """
 
     obs: SpaceArray
@@ -34,18 +36,19 @@ class Slab:
     reward: FloatArray
     terminated: BoolArray
     truncated: BoolArray
+    valid: BoolArray
 
     @classmethod
     def allocate(
         cls, steps: int, count: int, *, observation_space: Space, action_space: Space
     ) -> Slab:
         """Makes a slab for `steps` steps (T) of `count` environments (B)."""
+        seen = stored(observation_space)
         return cls(
-            obs=np.zeros(
-                (steps + 1, count, *(observation_space.shape or ())), observation_space.dtype
-            ),
+            obs=np.zeros((steps + 1, count, *(seen.shape or ())), seen.dtype),
             actions=np.zeros((steps, count, *(action_space.shape or ())), action_space.dtype),
             reward=np.zeros((steps, count), np.float32),
             terminated=np.zeros((steps, count), np.bool_),
             truncated=np.zeros((steps, count), np.bool_),
+            valid=np.ones((steps, count), np.bool_),
         )

@@ -1,6 +1,5 @@
 """Who runs the samplers: this process, or actors of a Rostral cluster.
 
-This is the only file of the package that talks to the engine.
 One call per fragment and never one per step. Weights go out as one object per update that all
 workers read in place; a fragment is an object too, which its worker seals and the learner reads in
 place, as read-only views. Which worker holds which environments does not change what they do:
@@ -9,29 +8,19 @@ streams are tied to the environment's global index.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Mapping
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rostral_rl.arrays import Weights
-from rostral_rl.errors import InvalidSettingError, RLError, SimulationError, WorkersLostError
+from rostral_rl.errors import InvalidSettingError
 from rostral_rl.forward import NetSpec
+from rostral_rl.simulate.crew import Crew, Seat, split
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.make import EnvSource, make_vector
-from rostral_rl.simulate.sampler import Sampler
+from rostral_rl.simulate.sampler import Sampler, SamplerState
 from rostral_rl.threads import threads_for
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-logger = logging.getLogger("rostral.rl.simulate")
-
-RESTARTS_MAX = 8
-"""Deaths of rollout actors that one training survives; more is a fault and not bad luck."""
-COLLECT_TIMEOUT_S = 300.0
-"""Longest wait for one fragment. An environment slower than this wants a shorter horizon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +50,11 @@ class Layout:
 
 
 class Rollouts(Protocol):
-    """A source of fragments.
+    """A source of fragments."""
 
-    Attributes:
-        restarts: Workers replaced so far.
-    """
-
-    restarts: int
+    @property
+    def restarts(self) -> int:
+        """Workers replaced so far."""
 
     def begin(self, weights: Weights, version: int) -> None:
         """Has the next fragments played while the caller does something else, where that can be."""
@@ -77,6 +64,19 @@ class Rollouts(Protocol):
 
         They are those that `begin` was called for, if it was for the same version.
         """
+
+    def next(self, weights: Weights, version: int) -> Fragment:
+        """The fragment of whoever is done first; it goes on with these, the newest, weights.
+
+        So the fragment that comes may have been played with older ones; it says with which. Not to
+        be mixed with `collect`.
+        """
+
+    def states(self) -> list[SamplerState]:
+        """What each environment needs to go on elsewhere, between two calls of `collect`."""
+
+    def restore(self, states: Sequence[SamplerState]) -> None:
+        """Goes on from `states`, however many workers there were."""
 
     def close(self) -> None:
         """Frees environments and actors. May be called twice."""
@@ -96,6 +96,18 @@ class InlineRollouts:
         """See `Rollouts.collect`."""
         return [self._sampler.collect(weights, version)]
 
+    def next(self, weights: Weights, version: int) -> Fragment:
+        """See `Rollouts.next`."""
+        return self._sampler.collect(weights, version)
+
+    def states(self) -> list[SamplerState]:
+        """See `Rollouts.states`."""
+        return self._sampler.states()
+
+    def restore(self, states: Sequence[SamplerState]) -> None:
+        """See `Rollouts.restore`."""
+        self._sampler.restore(states)
+
     def close(self) -> None:
         """See `Rollouts.close`."""
         self._sampler.close()
@@ -106,24 +118,21 @@ class RolloutActor:
 
     def __init__(self, layout: Layout, first: int, count: int, life: int) -> None:
         self._sampler = layout.sampler(first, count, life=life)
+        self._before: list[SamplerState] = []
 
     def collect(self, weights: Weights, version: int) -> Fragment:
         """Plays one fragment, on one thread: the other cores have workers of their own."""
+        self._before = self._sampler.states()
         with threads_for(0):
             return self._sampler.collect(weights, version)
 
+    def states(self, *, before: bool) -> list[SamplerState]:
+        """Of the environments now, or before the newest fragment, which nobody has seen yet."""
+        return self._before if before else self._sampler.states()
 
-@dataclass(slots=True)
-class _Seat:
-    """A worker's place: the environments stay when the actor in it is replaced."""
-
-    first: int
-    count: int
-    life: int
-    actor: Any
-
-    def __str__(self) -> str:
-        return f"environments {self.first} to {self.first + self.count - 1}"
+    def restore(self, states: Sequence[SamplerState]) -> None:
+        """See `Rollouts.restore`."""
+        self._sampler.restore(states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,46 +148,34 @@ class ActorRollouts:
     """Environments spread over rollout actors.
 
     An actor that dies is replaced, with fresh episodes in its environments.
-    Starts a cluster on this machine where none is running, and then also stops it.
 
     Args:
         layout: What to simulate.
         workers: Number of actors, each of one CPU; at most one per environment.
-        address: A running cluster's; None for the one this process is in, that of ROSTRAL_ADDRESS,
-            or a new one.
-
-    Raises:
-        InvalidSettingError: More workers than environments, or than the cluster has CPUs; or the
-            address cannot be one.
+        address: As for `Crew`, whose errors this raises too.
     """
 
     def __init__(self, layout: Layout, *, workers: int, address: str | None = None) -> None:
-        if workers > layout.envs:
-            raise InvalidSettingError(
-                f"{workers} workers cannot share {layout.envs} environments",
-                hint="raise envs or lower workers",
-            )
-        self._rostral = _engine()
-        self._owns_cluster = not self._rostral.is_initialized()
-        self._layout = layout
-        self._seats: list[_Seat] = []
+        self._crew = Crew(
+            RolloutActor,
+            lambda seat: (layout, seat.first, seat.count, seat.life),
+            split(layout.envs, workers),
+            address=address,
+        )
         self._round: _Round | None = None
-        self.restarts = 0
-        self._join(address, workers)
-        try:
-            self._check_cpus(workers, self._rostral.cluster_resources())
-            for first, count in split(layout.envs, workers):
-                seat = _Seat(first, count, 0, None)
-                seat.actor = self._start(seat)
-                self._seats.append(seat)
-        except BaseException:
-            self.close()
-            raise
+        # For `next`: what each seat is playing, and with which weights; in the order of its start.
+        self._flying: list[tuple[Seat, Any, tuple[Any, int]]] = []
+        self._shared: tuple[Any, int] | None = None
+
+    @property
+    def restarts(self) -> int:
+        """See `Rollouts`."""
+        return self._crew.restarts
 
     def begin(self, weights: Weights, version: int) -> None:
         """See `Rollouts.begin`."""
-        shared = self._rostral.put(weights)
-        calls = [seat.actor.collect.remote(shared, version) for seat in self._seats]
+        shared = self._crew.put(weights)
+        calls = [self._crew.call(seat, "collect", shared, version) for seat in self._crew.seats]
         self._round = _Round(version, shared, calls)
 
     def collect(self, weights: Weights, version: int) -> list[Fragment]:
@@ -188,108 +185,56 @@ class ActorRollouts:
         assert self._round is not None
         played, self._round = self._round, None
         return [
-            self._finish(seat, call, played)
-            for seat, call in zip(self._seats, played.calls, strict=True)
+            self._finish(seat, call, (played.weights, played.version))
+            for seat, call in zip(self._crew.seats, played.calls, strict=True)
         ]
+
+    def next(self, weights: Weights, version: int) -> Fragment:
+        """See `Rollouts.next`."""
+        if self._shared is None or self._shared[1] != version:
+            self._shared = (self._crew.put(weights), version)
+        busy = {seat for seat, _, _ in self._flying}
+        for seat in self._crew.seats:
+            if seat not in busy:
+                self._launch(seat, self._shared)
+        index = self._crew.ready([call for _, call, _ in self._flying])
+        seat, call, asked = self._flying.pop(index)
+        fragment = self._finish(seat, call, asked)
+        # At once, so that this seat plays while the caller learns.
+        self._launch(seat, self._shared)
+        return fragment
+
+    def states(self) -> list[SamplerState]:
+        """See `Rollouts.states`."""
+        before = self._round is not None
+        calls = [seat.actor.states.remote(before=before) for seat in self._crew.seats]
+        states: list[SamplerState] = []
+        for seat, call in zip(self._crew.seats, calls, strict=True):
+            again = functools.partial(seat.actor.states.remote, before=before)
+            states.extend(self._crew.result(seat, call, again))
+        return states
+
+    def restore(self, states: Sequence[SamplerState]) -> None:
+        """See `Rollouts.restore`."""
+        for seat in self._crew.seats:
+            part = list(states[seat.first : seat.first + seat.count])
+            again = functools.partial(self._crew.call, seat, "restore", part)
+            self._crew.result(seat, again(), again)
 
     def close(self) -> None:
         """See `Rollouts.close`."""
-        seats, self._seats = self._seats, []
         self._round = None
-        try:
-            for seat in seats:
-                self._rostral.kill(seat.actor)
-        finally:
-            if self._owns_cluster:
-                self._owns_cluster = False
-                self._rostral.shutdown()
+        self._flying.clear()
+        self._crew.close()
 
-    def _join(self, address: str | None, workers: int) -> None:
-        if not self._owns_cluster:
-            if address is not None:
-                raise InvalidSettingError(
-                    f"this process is in a cluster already and cannot join the one at {address}",
-                    hint="leave out address",
-                )
-            return
-        try:
-            if address is not None or "ROSTRAL_ADDRESS" in os.environ:
-                self._rostral.init(address)
-            else:
-                self._rostral.init("local", num_cpus=workers)
-        except ValueError as error:
-            raise InvalidSettingError(str(error)) from error
+    def _launch(self, seat: Seat, asked: tuple[Any, int]) -> None:
+        self._flying.append((seat, self._crew.call(seat, "collect", *asked), asked))
 
-    def _start(self, seat: _Seat) -> Any:
-        actor_class = self._rostral.remote(RolloutActor).options(num_cpus=1)
-        try:
-            return actor_class.remote(self._layout, seat.first, seat.count, seat.life)
-        except self._rostral.exceptions.NotPicklableError as error:
-            raise InvalidSettingError(
-                f"the environment's factory cannot be sent to actors: {error.message}",
-                hint="make locks, files and the like inside the factory, or use workers=0",
-            ) from error
-
-    def _finish(self, seat: _Seat, call: Any, played: _Round) -> Fragment:
-        """Waits for one worker's fragment; replaces an actor that dies, within the budget."""
-        exceptions = self._rostral.exceptions
-        while True:
-            try:
-                fragment: Fragment = self._rostral.get(call, timeout=COLLECT_TIMEOUT_S)
-                return fragment
-            except exceptions.ActorDiedError as error:
-                self._replace(seat, error)
-                call = seat.actor.collect.remote(played.weights, played.version)
-            except exceptions.GetTimeoutError as error:
-                raise WorkersLostError(
-                    f"no fragment of {seat} within {COLLECT_TIMEOUT_S:g} s",
-                    hint="an environment hangs, or other programs hold the cluster's CPUs",
-                ) from error
-            except exceptions.TaskError as error:
-                # What an environment did is told as it is without actors.
-                if isinstance(error.cause, RLError):
-                    raise error.cause from error
-                raise SimulationError(f"the rollout actor of {seat} failed: {error}") from error
-
-    def _replace(self, seat: _Seat, death: Exception) -> None:
-        if getattr(death, "actor_init_failed", False):
-            raise SimulationError(
-                f"the rollout actor of {seat} could not be made: {death}"
-            ) from death
-        self.restarts += 1
-        if self.restarts > RESTARTS_MAX:
-            raise WorkersLostError(
-                f"rollout actors died {self.restarts} times, the last with {seat}",
-                hint="the first warning above names the cause; try workers=0",
-            ) from death
-        logger.warning(
-            "rollout actor died, replacing it first_env=%d life=%d: %s",
-            seat.first,
-            seat.life,
-            death,
+    def _finish(self, seat: Seat, call: Any, asked: tuple[Any, int]) -> Fragment:
+        fragment: Fragment = self._crew.result(
+            seat, call, lambda: self._crew.call(seat, "collect", *asked)
         )
-        seat.life += 1
-        seat.actor = self._start(seat)
-
-    @staticmethod
-    def _check_cpus(workers: int, resources: Mapping[str, float]) -> None:
-        cpus = resources.get("CPU", 0.0)
-        if workers > cpus:
-            raise InvalidSettingError(
-                f"{workers} workers need a CPU each, the cluster has {cpus:g}", hint="lower workers"
-            )
-
-
-def split(envs: int, workers: int) -> list[tuple[int, int]]:
-    """Divides environments into runs of neighbours of nearly equal length: (first, count) each."""
-    small, extra = divmod(envs, workers)
-    parts: list[tuple[int, int]] = []
-    first = 0
-    for i in range(workers):
-        count = small + (i < extra)
-        parts.append((first, count))
-        first += count
-    return parts
+        return fragment
 
 
 def make_rollouts(layout: Layout, *, workers: int, address: str | None = None) -> Rollouts:
@@ -303,12 +248,3 @@ def make_rollouts(layout: Layout, *, workers: int, address: str | None = None) -
     if workers == 0:
         return InlineRollouts(layout)
     return ActorRollouts(layout, workers=workers, address=address)
-
-
-def _engine() -> ModuleType:
-    # Imported here, so that everything in one process works without starting, or even loading, the
-    # engine.
-    import rostral
-    import rostral.exceptions
-
-    return rostral

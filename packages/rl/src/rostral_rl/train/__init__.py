@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rostral_rl.names import unknown_name
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rostral_rl.simulate.make import EnvSource
     from rostral_rl.train.run import Run
+    from rostral_rl.train.trainer import Trainer
 
-__all__ = ["ALGORITHMS", "train"]
-
-ALGORITHMS = ("ppo",)
+__all__ = ["resume", "train"]
 
 
 def train(
@@ -31,12 +28,14 @@ def train(
     stop_at: float | None = None,
     progress: bool = False,
     out: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 0,
+    tensorboard: bool = False,
     **settings: object,
 ) -> Run:
     """Trains a policy and returns it with its history. Blocks until done.
 
     Args:
-        algorithm: One of `ALGORITHMS`.
+        algorithm: "ppo", "dqn", "sac", ...; a wrong name lists them all.
         env: Gymnasium id, or a callable that makes one environment.
         total_steps: Environment steps at most, rounded up to whole updates.
         seed: Root of every random stream; the same seed gives the same run.
@@ -45,8 +44,11 @@ def train(
             run.
         stop_at: Stop as soon as 100 greedy evaluation episodes say that the mean return is at least
             this: the lower end of its 95 % confidence interval.
-        progress: Show a live line on stderr.
+        progress: Show the training live on stderr.
         out: Folder for `metrics.csv` and `metrics.jsonl`, and for the policy; None writes nothing.
+        checkpoint_every: Updates between two checkpoints, in `out`'s folder `checkpoint`; 0 writes
+            none. `resume` goes on from there.
+        tensorboard: Write event files too, into `out`'s folder `tensorboard`.
         settings: The algorithm's settings; they win over the preset tested for `env`, which wins
             over defaults.
 
@@ -57,25 +59,58 @@ def train(
         NonFiniteLossError: Training diverged.
         SimulationError: An environment failed.
         WorkersLostError: Rollout actors kept dying.
+        MissingExtraError: `tensorboard` is asked for and not installed.
     """
-    if algorithm not in ALGORITHMS:
-        raise unknown_name("algorithm", algorithm, ALGORITHMS)
-    from rostral_rl.train.parts.settings import build_settings
-    from rostral_rl.train.ppo import PPO
-    from rostral_rl.train.run import run_training
+    from rostral_rl.train.algorithms import settings_for
+    from rostral_rl.train.run import Reports, run_training
+    from rostral_rl.train.trainer import Plan
 
-    folder = None if out is None else Path(out)
-    run = run_training(
-        build_settings(PPO, algorithm, env if isinstance(env, str) else None, settings),
-        env,
-        total_steps=total_steps,
-        seed=seed,
-        workers=workers,
-        address=address,
+    chosen = settings_for(algorithm, env, settings)
+    plan = Plan(env=env, total_steps=total_steps, seed=seed, workers=workers, address=address)
+    reports = Reports(
         stop_at=stop_at,
         progress=progress,
-        out=folder,
+        out=None if out is None else Path(out),
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
     )
-    if folder is not None:
-        run.policy.save(folder)
-    return run
+    with chosen.trainer(plan) as trainer:
+        return run_training(trainer, reports)
+
+
+def resume(
+    folder: str | os.PathLike[str],
+    *,
+    env: EnvSource | None = None,
+    total_steps: int | None = None,
+    workers: int = 0,
+    address: str | None = None,
+    algorithm: str | None = None,
+) -> Trainer[Any]:
+    """Goes on with a training from its checkpoint; iterate over the result and close it.
+
+    With `workers` as before or another number: in sync mode the same steps follow as if the
+    training had not been interrupted, up to the rounding of different batch sizes.
+
+    Args:
+        folder: What `Trainer.save` wrote.
+        env: Needed only where the training was not given a Gymnasium id.
+        total_steps: Another length than planned at first. Schedules run to the new end.
+        workers: Rollout actors.
+        address: Cluster to use.
+        algorithm: Refuse a checkpoint of any other; None takes what comes.
+
+    Raises:
+        CheckpointError: No checkpoint there, or a damaged one.
+        CheckpointMismatchError: It is of another algorithm, or the environment is another.
+    """
+    from rostral_rl.train.run import resume_training
+
+    return resume_training(
+        Path(folder),
+        env=env,
+        total_steps=total_steps,
+        workers=workers,
+        address=address,
+        algorithm=algorithm,
+    )

@@ -6,19 +6,29 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rostral_rl.errors import CheckpointMismatchError, ConfigError, InvalidSettingError
 from rostral_rl.policy import Policy
 from rostral_rl.simulate.make import EnvSource
+from rostral_rl.train.algorithms import settings_class
 from rostral_rl.train.parts.evaluate import Evaluation, evaluate
-from rostral_rl.train.parts.log import LiveLine, MetricsFile
-from rostral_rl.train.ppo import PPO, Trainer
+from rostral_rl.train.parts.live import LiveView
+from rostral_rl.train.parts.log import Sinks
+from rostral_rl.train.parts.settings import read_settings
+from rostral_rl.train.parts.snapshot import load_snapshot
+from rostral_rl.train.trainer import Trainer
 
 STOP_EPISODES = 100
 """Evaluation episodes behind the decision to stop early."""
 STOP_RECENT = 20
 """Newest training episodes whose mean makes a look worth its time."""
 STOP_PAUSE = 4
-"""Updates between two looks."""
+"""Updates between two looks, at least."""
+STOP_SHARE = 0.01
+"""Share of the training between two looks, at least: an update of some algorithms is one step."""
+CHECKPOINT = "checkpoint"
+"""Folder of checkpoints inside the one for results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,57 +66,109 @@ class Run:
         )
 
 
-def run_training(
-    settings: PPO,
-    env: EnvSource,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports:
+    """What a training shows and leaves, and when it may stop; see `rostral_rl.train`."""
+
+    stop_at: float | None = None
+    progress: bool = False
+    out: Path | None = None
+    checkpoint_every: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 0:
+            raise ConfigError("checkpoint_every", self.checkpoint_every, allowed="an integer >= 0")
+        if self.out is None and (self.checkpoint_every or self.tensorboard):
+            raise InvalidSettingError(
+                "checkpoints and event files need a folder", hint="give out (--out)"
+            )
+
+
+def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
+    """Runs a training to its end, or until `stop_at`, and saves what came of it."""
+    history: list[dict[str, float]] = []
+    algorithm = trainer.settings.algorithm
+    title = f"{algorithm} {trainer.env}" if isinstance(trainer.env, str) else algorithm
+    total = trainer.updates * trainer.settings.batch
+    stop_at = reports.stop_at
+    with (
+        Sinks(reports.out, tensorboard=reports.tensorboard) as sinks,
+        LiveView(title, total, enabled=reports.progress) as live,
+    ):
+        started = time.perf_counter()
+        pause = max(STOP_PAUSE, int(STOP_SHARE * trainer.updates))
+        looked = -pause
+        for iteration in trainer:
+            history.append(iteration.metrics)
+            sinks.write(iteration.metrics)
+            live.update(iteration.metrics)
+            if reports.checkpoint_every and iteration.update % reports.checkpoint_every == 0:
+                assert reports.out is not None
+                trainer.save(reports.out / CHECKPOINT)
+            if (
+                stop_at is not None
+                and iteration.update - looked >= pause
+                and _near(trainer, stop_at)
+            ):
+                looked = iteration.update
+                if _reached(trainer, stop_at):
+                    break
+        run = Run(
+            policy=trainer.policy,
+            env=trainer.env,
+            seed=trainer.seed,
+            env_steps=trainer.env_steps,
+            train_s=time.perf_counter() - started,
+            restarts=trainer.restarts,
+            history=tuple(history),
+        )
+    if reports.out is not None:
+        run.policy.save(reports.out)
+    return run
+
+
+def resume_training(
+    folder: Path,
     *,
-    total_steps: int,
-    seed: int,
+    env: EnvSource | None,
+    total_steps: int | None,
     workers: int,
     address: str | None,
-    stop_at: float | None,
-    progress: bool,
-    out: Path | None,
-) -> Run:
-    """Runs a training; see `rostral_rl.train` for the arguments."""
-    history: list[dict[str, float]] = []
-    metrics = MetricsFile(out)
-    title = f"ppo {env}" if isinstance(env, str) else "ppo"
+    algorithm: str | None,
+) -> Trainer[Any]:
+    """See `rostral_rl.resume`."""
+    snapshot = load_snapshot(folder)
+    manifest = snapshot.manifest
+    if algorithm is not None and manifest["algorithm"] != algorithm:
+        raise CheckpointMismatchError(
+            f"the checkpoint in {folder} is of {manifest['algorithm']}, not of {algorithm}",
+            hint=f"resume it as {manifest['algorithm']}",
+        )
+    planned = manifest["plan"]
+    chosen = env if env is not None else planned["env"]
+    if chosen is None:
+        raise InvalidSettingError(
+            "the training was given a callable, which no checkpoint can hold", hint="give env"
+        )
+    kind = settings_class(manifest["algorithm"])
+    settings = read_settings(kind, manifest["algorithm"], manifest["settings"])
+    trainer = settings.build(
+        chosen,
+        total_steps=planned["total_steps"] if total_steps is None else total_steps,
+        seed=planned["seed"],
+        workers=workers,
+        address=address,
+    )
     try:
-        with (
-            settings.build(
-                env, total_steps=total_steps, seed=seed, workers=workers, address=address
-            ) as trainer,
-            LiveLine(title, trainer.updates * settings.batch, enabled=progress) as live,
-        ):
-            started = time.perf_counter()
-            looked = -STOP_PAUSE
-            for iteration in trainer:
-                history.append(iteration.metrics)
-                metrics.write(iteration.metrics)
-                live.update(iteration.metrics)
-                if (
-                    stop_at is not None
-                    and iteration.update - looked >= STOP_PAUSE
-                    and _near(trainer, stop_at)
-                ):
-                    looked = iteration.update
-                    if _reached(trainer, stop_at):
-                        break
-            return Run(
-                policy=trainer.policy,
-                env=env,
-                seed=seed,
-                env_steps=trainer.env_steps,
-                train_s=time.perf_counter() - started,
-                restarts=int(history[-1]["restarts"]),
-                history=tuple(history),
-            )
-    finally:
-        metrics.close()
+        trainer.load(snapshot, folder)
+    except BaseException:
+        trainer.close()
+        raise
+    return trainer
 
 
-def _near(trainer: Trainer, stop_at: float) -> bool:
+def _near(trainer: Trainer[Any], stop_at: float) -> bool:
     """Whether training comes close: sampled actions score below greedy ones, so 4/5 is enough."""
     newest = trainer.recent_returns[-STOP_RECENT:]
     if len(newest) < STOP_RECENT:
@@ -114,7 +176,7 @@ def _near(trainer: Trainer, stop_at: float) -> bool:
     return math.fsum(newest) / STOP_RECENT >= stop_at - 0.2 * abs(stop_at)
 
 
-def _reached(trainer: Trainer, stop_at: float) -> bool:
+def _reached(trainer: Trainer[Any], stop_at: float) -> bool:
     result = evaluate(trainer.policy, trainer.env, episodes=STOP_EPISODES, seed=trainer.seed)
     # The interval's lower end: what scored just enough by luck would fail at the next look.
     return result.ci_low >= stop_at

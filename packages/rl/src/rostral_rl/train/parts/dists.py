@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from rostral_rl.forward import LOG_2PI
+from rostral_rl.heads import LOG_2PI, LOG_STD_RANGE
 
 
 def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,3 +25,34 @@ def gaussian(mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Te
     logp = -0.5 * (z * z).sum(-1) - log_std.sum() - 0.5 * LOG_2PI * mean.shape[-1]  # (N,)
     entropy = (log_std.sum() + 0.5 * (LOG_2PI + 1.0) * mean.shape[-1]).expand(len(mean))  # (N,)
     return logp, entropy
+
+
+def multi(logits: Tensor, parts: tuple[int, ...], actions: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of independent categoricals, from logits (N, sum of parts), of (N, parts) int64."""
+    split = torch.split(logits, list(parts), dim=1)  # (N, n) each
+    pairs = [categorical(part, actions[:, i]) for i, part in enumerate(split)]
+    return sum_of([logp for logp, _ in pairs]), sum_of([entropy for _, entropy in pairs])
+
+
+def squashed(outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws from a squashed Gaussian, so that a gradient reaches `outputs`.
+
+    Args:
+        outputs: (N, 2 A), means and log deviations.
+        noise: (N, A) standard normals.
+
+    Returns:
+        Actions (N, A) in [-1, 1] and their log-probability (N,).
+    """
+    mean, log_std = outputs.chunk(2, dim=1)  # (N, A) each
+    log_std = log_std.clamp(*LOG_STD_RANGE)
+    before = mean + log_std.exp() * noise  # (N, A)
+    # log(1 - tanh(u)^2), written so that it does not round to log(0) for large u.
+    slope = 2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before))  # (N, A)
+    logp = (-0.5 * noise.square() - log_std - 0.5 * LOG_2PI - slope).sum(1)  # (N,)
+    return before.tanh(), logp
+
+
+def sum_of(terms: list[Tensor]) -> Tensor:
+    """Sum of tensors of one shape."""
+    return torch.stack(terms).sum(0)

@@ -11,7 +11,7 @@ import numpy as np
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import InvalidSettingError, ShapeError
-from rostral_rl.policy import Policy, to_env
+from rostral_rl.policy import Policy
 from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.make import EnvSource, make_vector
 from rostral_rl.simulate.slabs import Slab
@@ -80,7 +80,7 @@ def evaluate(
     else:
 
         def act(obs: SpaceArray) -> SpaceArray:
-            return to_env(policy.action_space, forward.mode(policy.spec, policy.outputs(obs)))
+            return policy.to_env(forward.mode(policy.spec, policy.outputs(obs)))
 
     def check(vector: VectorEnv) -> None:
         for name in ("observation_space", "action_space"):

@@ -1,4 +1,4 @@
-"""What a training shows and leaves: a live line on stderr, `metrics.csv`, `metrics.jsonl`."""
+"""What a training leaves behind: `metrics.csv`, `metrics.jsonl`, and TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -7,56 +7,33 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from typing import IO, Any, Self
 
 from rostral_rl.checkpoint import unwritable
+from rostral_rl.errors import MissingExtraError
 
 Row = Mapping[str, float]
-LOG_WIDTH = 140
-"""Columns of the last line that a training leaves in a log file."""
 
 
-class LiveLine:
-    """A progress bar with what one wants to see: steps a second, return, where the time goes.
-
-    On a terminal it redraws itself; elsewhere, in a log file, only its last state is written.
+class Sinks:
+    """All files of one training.
 
     Args:
-        title: Shown at the left.
-        total: Steps that fill the bar.
-        enabled: Show nothing at all when False.
+        folder: Made where missing; None writes nothing.
+        tensorboard: Event files too, in its folder `tensorboard`.
+
+    Raises:
+        FolderUnwritableError: The folder cannot be made, or a file in it cannot be written.
+        MissingExtraError: TensorBoard is not installed.
     """
 
-    def __init__(self, title: str, total: int, *, enabled: bool) -> None:
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            # A log file is as wide as it needs to be; rich would cut its line at 80.
-            console = Console(stderr=True, width=LOG_WIDTH)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not enabled,
-            refresh_per_second=5,
-        )
-        self._task = self._progress.add_task(title, total=total, note="")
+    def __init__(self, folder: Path | None, *, tensorboard: bool = False) -> None:
+        self._events: Any = None
+        if tensorboard and folder is not None:
+            self._events = _event_writer(folder / "tensorboard")
+        self._files = MetricsFile(folder)
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -65,15 +42,17 @@ class LiveLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self._files.close()
+        if self._events is not None:
+            self._events.close()
 
-    def update(self, row: Row) -> None:
-        """Shows the newest metrics."""
-        note = (
-            f"return {row['return_mean']:.1f}  {row['steps_per_s']:,.0f} steps/s  "
-            f"simulate {row['simulate_share']:.0%} learn {row['learn_share']:.0%}"
-        )
-        self._progress.update(self._task, completed=row["env_steps"], note=note)
+    def write(self, row: Row) -> None:
+        """Writes one row to all."""
+        self._files.write(row)
+        if self._events is not None:
+            for name, value in row.items():
+                if value == value:
+                    self._events.add_scalar(name, value, int(row["env_steps"]))
 
 
 class MetricsFile:
@@ -117,3 +96,14 @@ class MetricsFile:
         """Closes the files. May be called twice."""
         while self._streams:
             self._streams.pop().close()
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError(
+            f"event files need TensorBoard: {error}",
+            hint="pip install 'rostral-rl[tensorboard]'",
+        ) from error
+    return SummaryWriter(str(folder))

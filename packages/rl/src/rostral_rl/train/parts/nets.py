@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rostral_rl.arrays import Weights
 from rostral_rl.forward import NetSpec
+from rostral_rl.heads import MASKED
 
 
 class ActorCritic(nn.Module):
@@ -27,8 +28,8 @@ class ActorCritic(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.spec = spec
         # Gains of Schulman's code: a nearly uniform first policy, and a critic of unit scale.
-        self.pi = _tower((*spec.widths,), spec.activation, last_gain=0.01, generator=generator)
-        self.vf = _tower(
+        self.pi = build_tower((*spec.widths,), spec.activation, last_gain=0.01, generator=generator)
+        self.vf = build_tower(
             (*spec.widths[:-1], 1), spec.activation, last_gain=1.0, generator=generator
         )
         self.log_std: nn.Parameter | None = None
@@ -37,24 +38,38 @@ class ActorCritic(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Maps features (N, D) to the head's outputs (N, A) and values (N,)."""
-        return self.pi(features), self.vf(features)[:, 0]
+        return masked(self.spec, self.pi(features), features), self.vf(features)[:, 0]
 
     def weights(self) -> Weights:
         """Copies all parameters out, matrices as (in, out), float32."""
-        result: Weights = {}
-        for name, tower in (("pi", self.pi), ("vf", self.vf)):
-            linears = [layer for layer in tower if isinstance(layer, nn.Linear)]
-            for i, layer in enumerate(linears):
-                result[f"{name}.{i}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)
-                result[f"{name}.{i}.bias"] = layer.bias.detach().numpy().copy()
+        result = {**tower_weights("pi", self.pi), **tower_weights("vf", self.vf)}
         if self.log_std is not None:
             result["log_std"] = self.log_std.detach().numpy().copy()
         return result
 
 
-def _tower(
+def masked(spec: NetSpec, outputs: Tensor, features: Tensor) -> Tensor:
+    """Takes out the choices that the mask among the features forbids; see `forward.masked`."""
+    if spec.mask_at is None:
+        return outputs
+    mask = features[:, spec.mask_at : spec.mask_at + spec.outputs]  # (N, A)
+    return torch.where(mask > 0.5, outputs, float(MASKED))
+
+
+def tower_weights(name: str, tower: nn.Sequential) -> Weights:
+    """Copies a tower's parameters out, matrices as (in, out), float32."""
+    result: Weights = {}
+    linears = [layer for layer in tower if isinstance(layer, nn.Linear)]
+    for i, layer in enumerate(linears):
+        result[f"{name}.{i}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)
+        result[f"{name}.{i}.bias"] = layer.bias.detach().numpy().copy()
+    return result
+
+
+def build_tower(
     widths: tuple[int, ...], activation: str, *, last_gain: float, generator: torch.Generator
 ) -> nn.Sequential:
+    """A perceptron with orthogonal weights of gain sqrt(2), `last_gain` in its last layer."""
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2

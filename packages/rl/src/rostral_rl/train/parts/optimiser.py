@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rostral_rl.errors import NonFiniteLossError
+from rostral_rl.arrays import SpaceArray
+from rostral_rl.errors import CheckpointMismatchError, NonFiniteLossError
 
 BETA_1 = 0.9
 BETA_2 = 0.999
@@ -47,7 +49,7 @@ class FlatAdam:
             offset += p.numel()
 
     @torch.no_grad()
-    def step(self, loss: Tensor, *, lr: float, norm_max: float) -> None:
+    def step(self, loss: Tensor, *, lr: float, norm_max: float = math.inf) -> None:
         """Differentiates `loss` and takes one step down.
 
         Args:
@@ -76,3 +78,39 @@ class FlatAdam:
         scale = 1.0 / math.sqrt(1.0 - BETA_2**self._steps)
         denominator = self._second.sqrt().mul_(scale).add_(EPSILON)  # (P,)
         self._value.addcdiv_(self._first, denominator, value=-lr / (1.0 - BETA_1**self._steps))
+
+    @torch.no_grad()
+    def copy_to(self, other: FlatAdam, share: float = 1.0) -> None:
+        """Moves another module's parameters, of the same shape, this share of the way to ours."""
+        if share == 1.0:
+            other._value.copy_(self._value)
+        else:
+            other._value.lerp_(self._value, share)
+
+    def state(self) -> dict[str, SpaceArray]:
+        """Parameters and moments, copied out."""
+        return {
+            "value": self._value.numpy().copy(),
+            "first": self._first.numpy().copy(),
+            "second": self._second.numpy().copy(),
+            "steps": np.array(self._steps, np.int64),
+        }
+
+    def load(self, state: dict[str, SpaceArray]) -> None:
+        """Takes `state` back.
+
+        Raises:
+            CheckpointMismatchError: It is of a net of another size.
+        """
+        if state["value"].shape != (self.size,):
+            raise CheckpointMismatchError(
+                f"the checkpoint's net has {state['value'].size} parameters, this one {self.size}",
+                hint="resume with the settings that it was made with",
+            )
+        for name, buffer in (
+            ("value", self._value),
+            ("first", self._first),
+            ("second", self._second),
+        ):
+            buffer.copy_(torch.from_numpy(state[name].copy()))
+        self._steps = int(state["steps"])

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rostral_rl.errors import InvalidSettingError
+from rostral_rl.errors import ConfigError, InvalidSettingError
 from rostral_rl.names import unknown_name
 from rostral_rl.train.parts.schedules import Linear, largest, smallest
 
@@ -32,18 +32,24 @@ def build_settings(
         UnknownNameError: A setting that the algorithm does not have; suggests the nearest.
         InvalidSettingError: A value of the wrong type or out of range.
     """
+    return read_settings(kind, algorithm, {**preset(algorithm, env), **given})
+
+
+def read_settings(kind: type[T], algorithm: str, given: Mapping[str, object]) -> T:
+    """Settings from plain values, as TOML and JSON write them; errors as for `build_settings`."""
     assert dataclasses.is_dataclass(kind)
     known = [field.name for field in dataclasses.fields(kind)]
-    merged = {**preset(algorithm, env), **given}
-    for name in merged:
+    for name in given:
         if name not in known:
             raise unknown_name(f"setting of {algorithm}", name, known)
-    return kind(**{name: _read(value) for name, value in merged.items()})
+    return kind(**{name: _read(value) for name, value in given.items()})
 
 
 def preset(algorithm: str, env: str | None) -> dict[str, object]:
     """The tested settings of `algorithm` for `env`; empty where there are none."""
     file = importlib.resources.files("rostral_rl.train") / "configs" / f"{algorithm}.toml"
+    if not file.is_file():
+        return {}
     tables: dict[str, dict[str, object]] = tomllib.loads(file.read_text("utf-8"))
     return tables.get(env, {}) if env else {}
 
@@ -51,7 +57,7 @@ def preset(algorithm: str, env: str | None) -> dict[str, object]:
 def check_count(name: str, value: object) -> None:
     """Refuses anything but an integer > 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise InvalidSettingError(f"{name} must be an integer > 0, got {value!r}")
+        raise ConfigError(name, value, allowed="an integer > 0")
 
 
 def check_number(
@@ -59,12 +65,26 @@ def check_number(
 ) -> None:
     """Refuses a number or schedule that leaves [low, high], or (low, high] with `low_open`."""
     if isinstance(value, bool) or not isinstance(value, int | float | Linear):
-        raise InvalidSettingError(f"{name} must be a number or a schedule, got {value!r}")
+        raise ConfigError(name, value, allowed="a number or a schedule")
     below = smallest(value) <= low if low_open else smallest(value) < low
     # Written so that NaN fails too.
     if below or not largest(value) <= high or not smallest(value) >= low:
         opening = "(" if low_open else "["
-        raise InvalidSettingError(f"{name} must lie in {opening}{low:g}, {high:g}], got {value!r}")
+        raise ConfigError(name, value, allowed=f"in {opening}{low:g}, {high:g}]")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuses anything but one of `choices`."""
+    if value not in choices:
+        raise ConfigError(name, value, allowed=f"one of {', '.join(choices)}")
+
+
+def check_hidden(value: object, *, empty: bool = False) -> None:
+    """Refuses anything but a tuple of layer widths; with `empty` there may be none."""
+    if not isinstance(value, tuple) or (not value and not empty):
+        raise ConfigError("hidden", value, allowed="a tuple of widths")
+    for width in value:
+        check_count("hidden", width)
 
 
 def _read(value: object) -> Any:

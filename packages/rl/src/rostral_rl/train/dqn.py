@@ -1,0 +1,199 @@
+"""Deep Q-learning (Mnih et al. 2015), with the four additions that cost little and help.
+
+Double (van Hasselt et al. 2016): the online net chooses the next action, the target net rates it.
+Duelling (Wang et al. 2016): value and advantage have a last layer each; for acting the two are one.
+n-step returns, which never cross an episode's end. Prioritised replay (Schaul et al. 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from gymnasium import spaces as gym_spaces
+from torch import Tensor
+
+from rostral_rl import forward
+from rostral_rl.arrays import Weights
+from rostral_rl.errors import UnsupportedSpaceError
+from rostral_rl.seeding import Stream
+from rostral_rl.train.off_policy import Minibatch, OffPolicySettings, OffPolicyTrainer, no_metrics
+from rostral_rl.train.parts.optimiser import FlatAdam
+from rostral_rl.train.parts.qnet import QNet
+from rostral_rl.train.parts.replay import Sample
+from rostral_rl.train.parts.schedules import Linear, Schedule, at
+from rostral_rl.train.parts.settings import check_count, check_number
+from rostral_rl.train.parts.snapshot import Snapshot
+from rostral_rl.train.trainer import Plan, Trainer, net_spec, spaces_of
+
+EPSILON = Linear(1.0, 0.05)
+"""Default exploration."""
+BETA = Linear(0.4, 1.0)
+"""Default correction of uneven draws: that of the paper on prioritised replay."""
+
+METRICS = ("loss", "q_mean", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DQN(OffPolicySettings):
+    """Settings of DQN; those not named here are in `OffPolicySettings`.
+
+    Attributes:
+        lr: Adam's step size. May be a schedule.
+        target_every: Environment steps between two copies of the net to the target net.
+        epsilon: Share of random actions, over the first `explore` of the training. May be a
+            schedule.
+        explore: Share of the training over which `epsilon` runs; its end holds afterwards.
+        double: The online net chooses the action whose value the target net gives.
+        duelling: Value and advantage apart.
+        alpha: How much priorities count; 0 draws evenly.
+        beta: How far weights correct for that. May be a schedule.
+        grad_norm_max: Gradients longer than this are scaled down.
+    """
+
+    algorithm: ClassVar[str] = "dqn"
+
+    lr: Schedule = 1e-3
+    target_every: int = 500
+    epsilon: Schedule = EPSILON
+    explore: float = 0.2
+    double: bool = True
+    duelling: bool = True
+    alpha: float = 0.0
+    beta: Schedule = BETA
+    grad_norm_max: float = 10.0
+    minibatch: int = 64
+    buffer: int = 100_000
+
+    def __post_init__(self) -> None:
+        OffPolicySettings.__post_init__(self)
+        check_number("lr", self.lr)
+        check_count("target_every", self.target_every)
+        check_number("epsilon", self.epsilon, high=1.0)
+        check_number("explore", self.explore, high=1.0, low_open=True)
+        check_number("alpha", self.alpha, high=1.0)
+        check_number("beta", self.beta, high=1.0)
+        check_number("grad_norm_max", self.grad_norm_max, low_open=True)
+
+    def trainer(self, plan: Plan) -> Trainer[DQN]:
+        """See `Settings.trainer`."""
+        return DQNTrainer(self, plan)
+
+
+def q_loss(
+    online: QNet, target: QNet, batch: Minibatch, *, double: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted Huber loss of the values of the actions taken.
+
+    Args:
+        online: The net that learns.
+        target: The net that says what the next state is worth.
+        batch: N transitions.
+        double: Whether the online net chooses the next action.
+
+    Returns:
+        Loss (), errors (N,) and values (N,).
+    """
+    with torch.no_grad():
+        next_values = target(batch.next_features)  # (N, A)
+        if double:
+            chosen = online(batch.next_features).argmax(1, keepdim=True)  # (N, 1)
+            best = next_values.gather(1, chosen)[:, 0]  # (N,)
+        else:
+            best = next_values.amax(1)  # (N,)
+        goal = batch.reward + batch.discount * best  # (N,)
+    values = online(batch.features).gather(1, batch.actions[:, None])[:, 0]  # (N,)
+    loss = (F.smooth_l1_loss(values, goal, reduction="none") * batch.weight).mean()
+    return loss, (values - goal).detach(), values.detach()
+
+
+D = TypeVar("D", bound=DQN)
+
+
+class QTrainer(OffPolicyTrainer[D]):
+    """A training of action values; what DQN and Ape-X share."""
+
+    def __init__(self, settings: D, plan: Plan) -> None:
+        self.alpha = settings.alpha
+        spec = _spec(settings, plan)
+        super().__init__(settings, plan, spec)
+        seed = self.tree.seed(Stream.NET)
+        self._online = QNet(spec, duelling=settings.duelling, seed=seed)
+        self._target = QNet(spec, duelling=settings.duelling, seed=seed)
+        self._adam = FlatAdam(self._online)
+        self._target_adam = FlatAdam(self._target)
+        self._synced = 0  # environment steps at the last copy
+        self._exported: tuple[int, Weights] = (-1, {})
+
+    def _work(self) -> int:
+        return self.settings.minibatch * self._adam.size
+
+    def _epsilon(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        """Share of random actions of each environment, (B,)."""
+        epsilon = at(self.settings.epsilon, self.fraction / self.settings.explore)
+        return np.full(self.settings.envs, epsilon, np.float32)
+
+    def _acting(self) -> Weights:
+        if self._exported[0] != self.gradient_steps:
+            self._exported = (self.gradient_steps, self._online.weights())
+        return {**self._exported[1], "act.epsilon": self._epsilon()}
+
+    def _draw(self) -> Sample:
+        beta = at(self.settings.beta, self.fraction)
+        return self._replay.draw(self.settings.minibatch, self._draws, beta=beta)
+
+    def _gradient_step(self, sample: Sample) -> dict[str, float] | None:
+        settings = self.settings
+        if self.env_steps - self._synced >= settings.target_every:
+            self._adam.copy_to(self._target_adam)
+            self._synced = self.env_steps
+        batch = self._minibatch(sample)
+        loss, error, values = q_loss(self._online, self._target, batch, double=settings.double)
+        self._adam.step(loss, lr=at(settings.lr, self.fraction), norm_max=settings.grad_norm_max)
+        self._replay.prioritise(sample.index, error.numpy())
+        if self.gradient_steps % settings.updates:
+            return None
+        tell = (loss.item(), values.mean().item(), error.abs().mean().item())
+        return dict(zip(METRICS, tell, strict=True))
+
+    def _idle_metrics(self) -> dict[str, float]:
+        return {
+            **super()._idle_metrics(),
+            "epsilon": float(self._epsilon().mean()),
+            **no_metrics(METRICS),
+        }
+
+    def _save(self, snapshot: Snapshot) -> None:
+        super()._save(snapshot)
+        snapshot.put_all("online", self._adam.state())
+        snapshot.put_all("target", self._target_adam.state())
+        snapshot.values["synced"] = self._synced
+
+    def _load(self, snapshot: Snapshot) -> None:
+        super()._load(snapshot)
+        self._adam.load(snapshot.take_all("online"))
+        self._target_adam.load(snapshot.take_all("target"))
+        self._synced = snapshot.values["synced"]
+
+
+class DQNTrainer(QTrainer[DQN]):
+    """DQN under way."""
+
+
+def _spec(settings: DQN, plan: Plan) -> forward.NetSpec:
+    observation_space, action_space = spaces_of(plan.env)
+    if not isinstance(action_space, gym_spaces.Discrete):
+        raise UnsupportedSpaceError(
+            f"{settings.algorithm} needs Discrete actions, got {action_space}",
+            hint="sac, td3, ppo, a2c and appo act in a Box",
+        )
+    return net_spec(
+        observation_space,
+        action_space,
+        hidden=settings.hidden,
+        activation=settings.activation,
+        head="greedy",
+    )
