@@ -10,7 +10,7 @@ one that needs nothing else belongs to the group all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rostral_scheduler.core.resources import (
@@ -83,14 +83,24 @@ class Reservations:
             self._resources.release(allocation)
         return taken is not None
 
-    def reserve(self, group_id: bytes, bundles: Sequence[ResourceSet]) -> bool:
-        """Sets all bundles aside, or none. False when they are not free."""
-        taken = self._take(bundles)
+    def reserve(
+        self, group_id: bytes, bundles: Mapping[int, ResourceSet] | Sequence[ResourceSet]
+    ) -> bool:
+        """Sets all bundles aside, or none. False when they are not free.
+
+        Args:
+            group_id: The group. While an earlier part of it is still in use here, it has none anew.
+            bundles: By index where the others are on other nodes; else all of them.
+        """
+        if group_id in self.by_group:
+            return False
+        by_index = bundles if isinstance(bundles, Mapping) else dict(enumerate(bundles))
+        taken = self._take(list(by_index.values()))
         if taken is None:
             return False
         pools: dict[str, int] = {}
         gpus: dict[str, dict[int, int]] = {}
-        for index, allocation in enumerate(taken):
+        for index, allocation in zip(by_index, taken, strict=True):
             for name, units in (*allocation.resources, (BUNDLE, _GRAINS)):
                 for pool in (_pool(name, group_id), _pool(name, group_id, index)):
                     pools[pool] = pools.get(pool, 0) + units
