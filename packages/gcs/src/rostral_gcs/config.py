@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rostral_gcs.errors import ConfigError, InsecureBindError
+from rostral_gcs.redis_options import RedisOptions
 
 __all__ = ["GcsConfig"]
 
@@ -21,11 +22,12 @@ class GcsConfig:
     """How one GCS server runs. Call ``validate()`` before use.
 
     Attributes:
-        data_dir: Where the shards' files lie; made with mode 0700 when missing.
+        data_dir: Where the shards' files lie; made with mode 0700 when missing. Unused with Redis.
         token: The cluster token that every call must carry.
         bind: Address to listen on. Loopback by default: closed unless told otherwise.
         port: TCP port; 0 lets the system choose, so that many clusters fit on one machine.
         insecure: Allows a bind to more than loopback though the channel is not encrypted.
+        redis: Keeps the rows in Redis. None: in files of ``data_dir``.
         shard_count: Number of shards, fixed when the data directory is made. One by default: on one
             disk a single file groups the most writes into each sync.
         key_size_max: Longest key in bytes.
@@ -60,6 +62,7 @@ class GcsConfig:
     bind: str = "127.0.0.1"
     port: int = 0
     insecure: bool = False
+    redis: RedisOptions | None = None
     shard_count: int = 1
     key_size_max: int = 1024
     value_size_max: int = 512 * 1024
@@ -101,6 +104,8 @@ class GcsConfig:
             problems.append("token is shorter than 16 characters; make one: rostral-gcs token FILE")
         if not 1 <= self.shard_count <= 256:
             problems.append(f"shard_count is {self.shard_count}; allowed: 1 to 256")
+        elif self.redis is not None:
+            problems.extend(self.redis.problems(self.shard_count))
         address = _parse_bind(self.bind)
         if address is None:
             problems.append(f"bind is {self.bind[:80]!r}; allowed: an IPv4 or IPv6 address")

@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.errors import ConfigError, DataDirLockedError, StorageError
 
 __all__ = ["DataDir"]
@@ -56,6 +57,10 @@ class DataDir:
     def shard_path(self, index: int) -> Path:
         """The file of a shard."""
         return self._path / f"shard-{index:03d}.sqlite"
+
+    def backend(self, index: int) -> EmbeddedBackend:
+        """The storage of a shard, not yet open."""
+        return EmbeddedBackend(self.shard_path(index))
 
     def close(self) -> None:
         """Gives the lock back. May be called twice."""

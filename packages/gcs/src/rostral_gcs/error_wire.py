@@ -39,6 +39,11 @@ _STATUS: Final[dict[type[GcsError], grpc.StatusCode]] = {
     errors.ClusterMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StorageError: grpc.StatusCode.INTERNAL,
     errors.CorruptError: grpc.StatusCode.DATA_LOSS,
+    errors.StorageUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StorageDeniedError: grpc.StatusCode.INTERNAL,
+    errors.NotReplicatedError: grpc.StatusCode.UNAVAILABLE,
+    errors.StateMovedError: grpc.StatusCode.UNAVAILABLE,
     errors.GcsInternalError: grpc.StatusCode.INTERNAL,
 }
 _BY_CODE: Final[dict[str, type[GcsError]]] = {cls.code: cls for cls in _STATUS if cls.code}

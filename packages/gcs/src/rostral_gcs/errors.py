@@ -35,7 +35,12 @@ The tree, in families by who must act::
         │   ├── ControlPlaneFullError                 CONTROL_PLANE_FULL
         │   ├── ClusterMismatchError                  CLUSTER_MISMATCH
         │   ├── StorageError         (OSError)        STORAGE
-        │   │   └── CorruptError                      CORRUPT
+        │   │   ├── CorruptError                      CORRUPT
+        │   │   ├── StorageUnavailableError           STORAGE_UNAVAILABLE
+        │   │   ├── StorageFullError                  STORAGE_FULL
+        │   │   ├── StorageDeniedError (PermissionError) STORAGE_DENIED
+        │   │   ├── NotReplicatedError                NOT_REPLICATED
+        │   │   └── StateMovedError                   STATE_MOVED
         │   └── ConfigError          (ValueError)     CONFIG
         └── GcsInternalError         our bug: please report it   INTERNAL
 """
@@ -69,11 +74,16 @@ __all__ = [
     "InvalidKeyError",
     "NoSuchTableError",
     "NotFoundError",
+    "NotReplicatedError",
     "OutOfRangeError",
     "PortInUseError",
     "ResyncRequiredError",
     "RostralError",
+    "StateMovedError",
+    "StorageDeniedError",
     "StorageError",
+    "StorageFullError",
+    "StorageUnavailableError",
     "TokenFileError",
     "TooLargeError",
     "UnauthenticatedError",
@@ -396,6 +406,36 @@ class CorruptError(StorageError):
         super().__init__(message, hint=hint)
         self.path = path
         self.offset = offset
+
+
+class StorageUnavailableError(StorageError):
+    """The storage does not answer, or not yet: no primary, loading, busy. Try again later."""
+
+    code = "STORAGE_UNAVAILABLE"
+
+
+class StorageFullError(StorageError):
+    """The storage takes no more: out of memory, or its own disk fails. Nothing was written."""
+
+    code = "STORAGE_FULL"
+
+
+class StorageDeniedError(StorageError, PermissionError):
+    """The storage does not let the server in, or forbids a command."""
+
+    code = "STORAGE_DENIED"
+
+
+class NotReplicatedError(StorageError):
+    """Fewer replicas than required have a write; it may last or be lost. Ask again: it is safe."""
+
+    code = "NOT_REPLICATED"
+
+
+class StateMovedError(StorageError):
+    """The stored state moved on while a write was planned. The server plans it again by itself."""
+
+    code = "STATE_MOVED"
 
 
 class ConfigError(GcsEnvironmentError, ValueError):

@@ -15,6 +15,7 @@ from typing import Any
 from rostral_gcs.auth import load_token, write_token
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import StorageError, TokenFileError
+from rostral_gcs.redis_settings import REDIS_SETTINGS, read_redis
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential, directory
@@ -50,8 +51,11 @@ def _default_data_dir() -> Path:
 
 def _build(values: Mapping[str, Any]) -> Serving:
     ours = {"token_file", "port_file", "log_level"}
+    ours.update(setting.name for setting in REDIS_SETTINGS)
     config = GcsConfig(
-        token=_NO_TOKEN, **{name: value for name, value in values.items() if name not in ours}
+        token=_NO_TOKEN,
+        redis=read_redis(values),
+        **{name: value for name, value in values.items() if name not in ours},
     )
     config.validate()
     return Serving(config=config, token_file=values["token_file"], port_file=values["port_file"])
@@ -62,7 +66,7 @@ SETTINGS = Settings(
     [
         *settings_of(
             GcsConfig,
-            leave_out=["token"],
+            leave_out=["token", "redis"],
             defaults={
                 "data_dir": (
                     _default_data_dir,
@@ -71,6 +75,7 @@ SETTINGS = Settings(
                 "port": (6380, None),
             },
         ),
+        *REDIS_SETTINGS,
         Setting(
             name="token_file",
             kind=KINDS["Path"],

@@ -11,19 +11,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Generic, TypeVar, cast
 
-from rostral_gcs.backends.base import Answer, Backend, Change, Columns, Row
+from rostral_gcs.backends.base import (
+    Answer,
+    Backend,
+    Change,
+    Columns,
+    Gathered,
+    Opened,
+    Row,
+)
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import (
     GcsError,
     GcsInternalError,
     GcsOverloadedError,
+    StateMovedError,
+    StorageUnavailableError,
     TooLargeError,
 )
 from rostral_gcs.shard_core import (
@@ -44,6 +55,12 @@ _T = TypeVar("_T")
 
 # Old answers and history are dropped in small steps, after this many commits.
 _HOUSEKEEPING_COMMITS: Final = 256
+
+# A write is planned anew when others wrote meanwhile; one of them succeeds each time, and the pause
+# in between is short and random.
+_PLANS_MAX: Final = 100
+_PLAN_PAUSE_S: Final = 0.002
+_CATCH_UP_COUNT: Final = 1000
 
 Publish = Callable[[int, list[Change]], None]
 """Called on the event loop with the shard's new last sequence and its watchable changes."""
@@ -81,23 +98,35 @@ class Shard:
         index: Its number, for messages.
         backend: Its storage; the shard opens and closes it.
         config: Bounds.
-        publish: Told of every commit before its writers are.
+        publish: Told of every commit before its writers are, others' commits included.
+        restart: Told, on the event loop, of a sequence below which history is to be read from the
+            shard again: what was published of it may be wrong, or have holes.
     """
 
     def __init__(
-        self, *, index: int, backend: Backend, config: GcsConfig, publish: Publish
+        self,
+        *,
+        index: int,
+        backend: Backend,
+        config: GcsConfig,
+        publish: Publish,
+        restart: Callable[[int], None],
     ) -> None:
         self.index = index
         self._backend = backend
         self._config = config
         self._publish = publish
+        self._restart = restart
         self._queue: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_sequence = 0
         self._trimmed_sequence = 0
+        self._base_sequence = 0
+        self._gaps: tuple[tuple[int, int], ...] = ()
         self._history_size = 0
         self._commit_count = 0
+        self._wake_queued = False
         self._closing = False
         self._queued_size = 0
 
@@ -111,6 +140,11 @@ class Shard:
         """History up to and including this sequence is gone."""
         return self._trimmed_sequence
 
+    @property
+    def gaps(self) -> tuple[tuple[int, int], ...]:
+        """Sequences that no change has; see ``Opened``."""
+        return self._gaps
+
     async def start(self) -> None:
         """Opens the backend and starts the thread.
 
@@ -119,10 +153,8 @@ class Shard:
             VersionMismatchError: It was written by another version.
         """
         self._loop = asyncio.get_running_loop()
-        opened = await asyncio.to_thread(self._backend.open)
-        self._last_sequence = opened.last_sequence
-        self._trimmed_sequence = opened.trimmed_sequence
-        self._history_size = opened.history_size
+        self._backend.listen(self._wake)
+        self._take_standing(await asyncio.to_thread(self._backend.open))
         self._thread = threading.Thread(
             target=self._run, name=f"gcs-shard-{self.index}", daemon=True
         )
@@ -176,6 +208,10 @@ class Shard:
             await future
         finally:
             self._queued_size -= size
+
+    async def refresh(self) -> None:
+        """Takes in and publishes what others have written up to now."""
+        await self._query(lambda _: self._catch_up())
 
     async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows that exist among the keys."""
@@ -325,13 +361,16 @@ class Shard:
         return [(future, failure) for future in futures]
 
     def _commit_appends(self, appends: Sequence[_Append]) -> None:
+        self._until_planned(lambda: self._plan_and_append(appends))
+
+    def _plan_and_append(self, appends: Sequence[_Append]) -> None:
+        gathered = self._gather([append.request_id for append in appends], {})
         sequence = self._last_sequence
         columns: list[Columns] = []
         answers: dict[bytes, Answer] = {}
         now_s = time.time()
         for append in appends:
-            known = append.request_id in answers
-            if known or self._backend.recall(append.request_id) is not None:
+            if append.request_id in answers or append.request_id in gathered.answers:
                 continue
             first, count = sequence + 1, len(append.columns.sizes)
             columns.append(replace(append.columns, first_sequence=first))
@@ -343,14 +382,45 @@ class Shard:
         self._last_sequence = sequence
 
     def _commit_writes(self, writes: Sequence[_Write]) -> tuple[list[Change], list[list[OpResult]]]:
-        planner = WritePlanner(self._last_sequence, self._present_rows(writes))
+        return self._until_planned(lambda: self._plan_and_commit(writes))
+
+    def _until_planned(self, plan: Callable[[], _T]) -> _T:
+        """Plans and commits, again when others wrote meanwhile or nobody knows what became of it.
+
+        Only a backend that others share raises StateMovedError; the requests' ids keep what was
+        done after all from being done twice.
+        """
+        for attempt in range(_PLANS_MAX):
+            try:
+                return plan()
+            except StateMovedError as error:
+                logger.debug("shard=%d plans again: %s", self.index, error)
+                time.sleep(random.uniform(0, _PLAN_PAUSE_S * min(attempt, 10)))
+        raise StorageUnavailableError(
+            f"others wrote to shard {self.index} each of the {_PLANS_MAX} times that we tried",
+            hint="use more shards, or fewer services",
+        )
+
+    def _gather(
+        self, request_ids: Sequence[bytes], wanted: Mapping[int, Sequence[bytes]]
+    ) -> Gathered:
+        gathered = self._backend.gather(request_ids, wanted)
+        if gathered.standing is not None:
+            self._follow(gathered.standing)
+        return gathered
+
+    def _plan_and_commit(
+        self, writes: Sequence[_Write]
+    ) -> tuple[list[Change], list[list[OpResult]]]:
+        gathered = self._gather([write.request_id for write in writes], _wanted_rows(writes))
+        planner = WritePlanner(self._last_sequence, gathered.rows)
         answers: dict[bytes, Answer] = {}
         results: list[list[OpResult]] = []
         durable = False
         now_s = time.time()
         for write in writes:
             earlier = answers.get(write.request_id)
-            payload = earlier.payload if earlier else self._backend.recall(write.request_id)
+            payload = earlier.payload if earlier else gathered.answers.get(write.request_id)
             if payload is not None:
                 results.append(decode_results(payload, write.ops))
                 continue
@@ -364,17 +434,58 @@ class Shard:
         self._history_size += sum(len(c.value or b"") for c in planner.changes if c.watchable)
         return planner.changes, results
 
-    def _present_rows(self, writes: Sequence[_Write]) -> dict[tuple[int, bytes], Row]:
-        wanted: dict[int, set[bytes]] = {}
-        for write in writes:
-            for op in write.ops:
-                if op.needs_row:
-                    wanted.setdefault(op.spec.number, set()).add(op.key)
-        rows: dict[tuple[int, bytes], Row] = {}
-        for table, keys in wanted.items():
-            for key, row in self._backend.read(table, list(keys)).items():
-                rows[table, key] = row
-        return rows
+    # --- Others' writes --------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Others may have written. Any thread may say so, as often as it likes."""
+        if self._wake_queued or self._closing or self._loop is None:
+            return
+        self._wake_queued = True
+
+        def query(_: Backend) -> None:
+            self._wake_queued = False
+            try:
+                self._catch_up()
+            except GcsError as error:
+                # Those who ask for something meet the same, and are told.
+                logger.debug("shard=%d cannot catch up: %s", self.index, error)
+
+        self._queue.put(cast("_Read[object]", _Read(query, self._loop.create_future())))
+
+    def _catch_up(self) -> None:
+        standing = self._backend.refresh()
+        if standing is not None:
+            self._follow(standing)
+
+    def _follow(self, standing: Opened) -> None:
+        """Publishes the changes between what we knew and ``standing``."""
+        known = self._last_sequence
+        if standing.last_sequence == known:
+            self._take_standing(standing)
+            return
+        jumped = standing.gaps != self._gaps or standing.trimmed_sequence > known
+        changes: list[Change] = []
+        after = known
+        while not jumped and after < standing.last_sequence:
+            page = self._backend.history(after, _CATCH_UP_COUNT, self._config.page_size_max)
+            changes += [change for change in page if change.sequence <= standing.last_sequence]
+            if not page:
+                break
+            after = page[-1].sequence
+        self._take_standing(standing)
+        if jumped:
+            self._call_on_loop(lambda: self._restart(standing.last_sequence))
+        else:
+            self._deliver([], changes, published=True)
+
+    def _take_standing(self, standing: Opened) -> None:
+        self._last_sequence = standing.last_sequence
+        self._trimmed_sequence = standing.trimmed_sequence
+        self._history_size = standing.history_size
+        self._base_sequence = standing.base_sequence
+        self._gaps = standing.gaps
+
+    # --- Housekeeping ----------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
         """Trims history over its bounds and drops old answers; a failure is only logged."""
@@ -382,13 +493,14 @@ class Shard:
             self._commit_count += 1
             if self._commit_count % _HOUSEKEEPING_COMMITS == 0:
                 self._backend.forget(time.time() - self._config.retry_window_s)
-            kept = self._last_sequence - self._trimmed_sequence
+            floor = max(self._trimmed_sequence, self._base_sequence)
+            kept = self._last_sequence - floor
             count_max = self._config.history_count_max
             # A tenth of slack, so that each trim drops many rows at once and trims are rare.
             if kept > count_max + count_max // 10 + 1:
                 self._trim(self._last_sequence - count_max)
             elif self._history_size > self._config.history_size_max:
-                self._trim(self._trimmed_sequence + max(1, kept // 4))
+                self._trim(floor + max(1, kept // 4))
         except GcsError as error:
             logger.warning("shard=%d housekeeping failed: %s", self.index, error)
 
@@ -419,8 +531,11 @@ class Shard:
                 else:
                     future.set_result(outcome)
 
+        self._call_on_loop(on_loop)
+
+    def _call_on_loop(self, call: Callable[[], None]) -> None:
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(on_loop)
+            self._loop.call_soon_threadsafe(call)
 
 
 def _weight(command: _Command) -> int:
@@ -431,3 +546,13 @@ def _weight(command: _Command) -> int:
 
 def _is_critical(ops: Sequence[Op]) -> bool:
     return any(op.spec.durability is Durability.CRITICAL and not op.relaxed for op in ops)
+
+
+def _wanted_rows(writes: Sequence[_Write]) -> dict[int, list[bytes]]:
+    """The keys, by table, of the rows that decide what the writes do."""
+    wanted: dict[int, dict[bytes, None]] = {}
+    for write in writes:
+        for op in write.ops:
+            if op.needs_row:
+                wanted.setdefault(op.spec.number, {})[op.key] = None
+    return {table: list(keys) for table, keys in wanted.items()}

@@ -11,12 +11,12 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from rostral_gcs.backends.base import Change, Columns, Row
-from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.columns import split_columns
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.data_dir import DataDir
@@ -29,6 +29,9 @@ from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NODES, NodeRow
 from rostral_gcs.tables.registry import TableSpec, shard_for, table_spec
 from rostral_gcs.watch import WatchHub
+
+if TYPE_CHECKING:
+    from rostral_gcs.backends.redis_storage import RedisStorage
 
 __all__ = ["Store"]
 
@@ -46,7 +49,7 @@ class Store:
 
     def __init__(self, config: GcsConfig) -> None:
         self._config = config
-        self._data_dir: DataDir | None = None
+        self._storage: DataDir | RedisStorage | None = None
         self._shards: list[Shard] = []
         self._hub: WatchHub | None = None
         self._liveness = NodeLiveness(
@@ -57,9 +60,9 @@ class Store:
 
     @property
     def cluster_id(self) -> bytes:
-        """16 random bytes made with the data directory."""
-        assert self._data_dir is not None
-        return self._data_dir.cluster_id
+        """16 random bytes made with the store."""
+        assert self._storage is not None
+        return self._storage.cluster_id
 
     @property
     def hub(self) -> WatchHub:
@@ -68,7 +71,7 @@ class Store:
         return self._hub
 
     async def open(self) -> None:
-        """Opens the directory and all shards; on failure nothing is left open.
+        """Opens the storage and all shards; on failure nothing is left open.
 
         Raises:
             DataDirLockedError: Another server has the directory open.
@@ -76,15 +79,16 @@ class Store:
             StorageError: It cannot be used.
         """
         config = self._config
-        data_dir = DataDir(config.data_dir, shard_count=config.shard_count)
-        self._data_dir = data_dir
+        storage = _open_storage(config)
+        self._storage = storage
         try:
             for index in range(config.shard_count):
                 shard = Shard(
                     index=index,
-                    backend=EmbeddedBackend(data_dir.shard_path(index)),
+                    backend=storage.backend(index),
                     config=config,
                     publish=self._publisher(index),
+                    restart=self._restarter(index),
                 )
                 self._shards.append(shard)
                 await shard.start()
@@ -95,12 +99,12 @@ class Store:
             raise
 
     async def close(self) -> None:
-        """Commits what is queued, closes the shards and gives the directory back."""
+        """Commits what is queued, closes the shards and gives the storage back."""
         for shard in self._shards:
             await shard.close()
         self._shards.clear()
-        if self._data_dir is not None:
-            self._data_dir.close()
+        if self._storage is not None:
+            self._storage.close()
 
     async def write(
         self, request_id: bytes, ops: Sequence[Op | GcsError], writer: tuple[NodeID, int] | None
@@ -291,8 +295,24 @@ class Store:
 
         return publish
 
+    def _restarter(self, index: int) -> Callable[[int], None]:
+        def restart(sequence: int) -> None:
+            if self._hub is not None:
+                self._hub.handle_restart(index, sequence)
+
+        return restart
+
     def _handle_node(self, key: bytes, value: bytes | None, version: int) -> None:
         if value is None:
             self._liveness.handle_deleted(NodeID(key))
         else:
             self._liveness.handle_row(NODES.decode(key, value, version), time.monotonic())
+
+
+def _open_storage(config: GcsConfig) -> DataDir | RedisStorage:
+    if config.redis is None:
+        return DataDir(config.data_dir, shard_count=config.shard_count)
+    # Here, so that a server on files imports nothing of it.
+    from rostral_gcs.backends.redis_storage import RedisStorage
+
+    return RedisStorage(config.redis, shard_count=config.shard_count)

@@ -58,6 +58,12 @@ class Ring:
         if len(self._changes) > 2 * self._count_max or self._size > 2 * self._size_max:
             self._drop_oldest()
 
+    def restart(self, sequence: int) -> None:
+        """Forgets all changes: those up to the sequence are to be read from the shard."""
+        self._changes.clear()
+        self._size = 0
+        self.start_sequence = self.last_sequence = sequence
+
     def after(self, sequence: int, limit: int, size_max: int) -> list[Change] | None:
         """Up to ``limit`` changes after the sequence; None when the ring no longer reaches back."""
         if sequence < self.start_sequence:
@@ -150,6 +156,13 @@ class WatchHub:
             for waker in self._wakers.get(table, ()):
                 waker.set()
 
+    def handle_restart(self, shard: int, sequence: int) -> None:
+        """The shard's history below the sequence is not what it was: all its watchers look anew."""
+        self._rings[shard].restart(sequence)
+        for wakers in self._wakers.values():
+            for waker in wakers:
+                waker.set()
+
     async def watch(
         self, spec: TableSpec, *, prefix: bytes, cursors: Mapping[int, int] | None
     ) -> AsyncGenerator[WatchPage, None]:
@@ -175,7 +188,7 @@ class WatchHub:
                 f"{self._watcher_count} watches are open, the limit", hint="close some"
             )
         if cursors is not None:
-            self._check_cursors(cursors)
+            await self._check_cursors(cursors)
         waker = asyncio.Event()
         self._wakers.setdefault(spec.number, set()).add(waker)
         self._watcher_count += 1
@@ -201,14 +214,18 @@ class WatchHub:
             self._wakers[spec.number].discard(waker)
             self._watcher_count -= 1
 
-    def _check_cursors(self, cursors: Mapping[int, int]) -> None:
+    async def _check_cursors(self, cursors: Mapping[int, int]) -> None:
         if set(cursors) != {shard.index for shard in self._shards}:
             raise InvalidArgumentError(
                 f"cursors are for shards {sorted(cursors)[:20]}, the store has {len(self._shards)}",
                 hint="resume with the position that the watch gave, unchanged",
             )
         for shard in self._shards:
-            last_sequence = self._rings[shard.index].last_sequence
+            ring = self._rings[shard.index]
+            if cursors[shard.index] > ring.last_sequence:
+                # Another service of the same store may have told of what we have not heard yet.
+                await shard.refresh()
+            last_sequence = ring.last_sequence
             if cursors[shard.index] > last_sequence:
                 raise OutOfRangeError(
                     f"sequence {cursors[shard.index]} of shard {shard.index} is in the future; the "
@@ -226,6 +243,14 @@ class WatchHub:
                 hint="watch again from a snapshot",
                 first_available=shard.trimmed_sequence,
             )
+        for start, end in shard.gaps:
+            if start < sequence < end:
+                raise ResyncRequiredError(
+                    f"sequence {sequence} of shard {shard.index} was lost in a failover, which "
+                    f"left {start}",
+                    hint="watch again from a snapshot",
+                    first_available=end,
+                )
 
     async def _snapshot(
         self, spec: TableSpec, prefix: bytes, position: Mapping[int, int]

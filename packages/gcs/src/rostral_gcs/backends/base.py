@@ -2,17 +2,17 @@
 
 This file owns the interface and its records, no implementation. A backend stores; it decides
 nothing: sequence numbers, versions and conflicts are the shard's. Each backend must pass the
-conformance suite in ``tests/test_backends.py``.
+conformance suite in ``tests/test_backend_conformance.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
 
-__all__ = ["Answer", "Backend", "Change", "Columns", "Opened", "Row"]
+__all__ = ["Answer", "Backend", "Change", "Columns", "Gathered", "Opened", "Row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +79,46 @@ class Opened:
         last_sequence: Of the newest write; 0 when there never was one.
         trimmed_sequence: History up to and including this sequence is gone.
         history_size: Bytes of values in the history.
+        base_sequence: History is counted from here; sequences below it may have gaps.
+        gaps: Sequences that no change has, from the first of each pair to the second, both apart.
+            Whoever stands within one has seen what is lost.
     """
 
     last_sequence: int
     trimmed_sequence: int
     history_size: int
+    base_sequence: int = 0
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a group of writes must know.
+
+    Attributes:
+        answers: Of the requests that were answered already.
+        rows: Those that exist, by table and key.
+        standing: What the backend holds at this moment; None when only we write to it.
+    """
+
+    answers: dict[bytes, bytes]
+    rows: dict[tuple[int, bytes], Row]
+    standing: Opened | None = None
 
 
 class Backend(Protocol):
     """One shard's storage. All methods block and are called from one thread at a time.
 
     Every method may raise StorageError: the disk or the other side failed.
+
+    A backend that several services share raises StateMovedError from ``commit`` when somebody else
+    has written since ``gather``, or when nobody knows whether the commit was done: gather again,
+    plan anew, commit again.
     """
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Has ``wake`` called, from any thread, when others may have written. Before ``open``."""
+        ...
 
     def open(self) -> Opened:
         """Opens, recovers what a killed process left, and says what there is."""
@@ -98,6 +126,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Closes; nothing acknowledged is lost. May be called twice."""
+        ...
+
+    def refresh(self) -> Opened | None:
+        """What there is now, whoever wrote it; None when only we do."""
+        ...
+
+    def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
+        """The answers and, by table number, the rows that a group of writes must know."""
         ...
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:

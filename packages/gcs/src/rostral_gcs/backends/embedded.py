@@ -15,11 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from rostral_gcs.backends.base import Answer, Change, Columns, Opened, Row
+from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
 from rostral_gcs.backends.lineage_log import LineageLog
 from rostral_gcs.backends.segment import Frame
 from rostral_gcs.errors import StorageError, VersionMismatchError
@@ -66,6 +66,13 @@ class EmbeddedBackend:
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
 
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Does nothing: the file is ours alone."""
+
+    def refresh(self) -> Opened | None:
+        """None: nobody else writes here."""
+        return None
+
     def open(self) -> Opened:
         """Opens the file and replays the write-ahead log that a killed process left."""
         with self._translated():
@@ -106,6 +113,18 @@ class EmbeddedBackend:
             with self._translated():
                 self._connection.close()
             self._connection = None
+
+    def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
+        """Answers and rows, one by one: they cost no round trip here."""
+        recalled = {request_id: self.recall(request_id) for request_id in request_ids}
+        return Gathered(
+            answers={one: payload for one, payload in recalled.items() if payload is not None},
+            rows={
+                (table, key): row
+                for table, part in keys.items()
+                for key, row in self.read(table, part).items()
+            },
+        )
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows that exist among the keys."""

@@ -1,7 +1,11 @@
-"""The conformance suite: what every backend must do, whatever it stores in."""
+"""The conformance suite: what every backend must do, whatever it stores in.
+
+Redis is a real server; one of them serves a whole run, and each test has a shard of its own there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,25 +13,44 @@ import pytest
 
 from rostral_gcs.backends.base import Answer, Backend, Change, Columns, Row
 from rostral_gcs.backends.embedded import EmbeddedBackend
-from rostral_gcs.errors import StorageError, VersionMismatchError
+from rostral_gcs.backends.redis_storage import RedisStorage
+from rostral_gcs.errors import StorageError
+from rostral_gcs.redis_options import RedisOptions
 from rostral_gcs.tables.registry import table_spec
+
+from .redis_servers import RedisFarm, RedisProcess
 
 Open = Callable[[], Backend]
 SIZE_MAX = 1 << 20
 TASKS = table_spec("tasks").number
 
 
-def _embedded(folder: Path) -> Backend:
+def _embedded(folder: Path, _: RedisProcess) -> Backend:
     return EmbeddedBackend(folder / "shard.sqlite")
 
 
-@pytest.fixture(params=[_embedded], ids=["embedded"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+def _redis(folder: Path, server: RedisProcess) -> Backend:
+    options = RedisOptions(urls=(server.url,), prefix=hashlib.sha1(bytes(folder)).hexdigest())
+    return RedisStorage(options, shard_count=1).backend(0)
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """The server of all these tests."""
+    farm = RedisFarm(tmp_path_factory.mktemp("redis"))
+    yield farm.server()
+    farm.close()
+
+
+@pytest.fixture(params=[_embedded, _redis], ids=["embedded", "redis"])
+def reopen(
+    request: pytest.FixtureRequest, tmp_path: Path, shared_redis: RedisProcess
+) -> Iterator[Open]:
     """Makes a backend on the same storage each time; all are closed at the end."""
     made: list[Backend] = []
 
     def make() -> Backend:
-        made.append(request.param(tmp_path))
+        made.append(request.param(tmp_path, shared_redis))
         return made[-1]
 
     yield make
@@ -231,35 +254,29 @@ def test_use_when_closed_is_a_typed_error(reopen: Open) -> None:
         reopen().read(1, [b"a"])
 
 
-def test_embedded_files_are_private(tmp_path: Path) -> None:
-    backend = _embedded(tmp_path)
+def test_gather_finds_answers_and_rows_at_once(reopen: Open) -> None:
+    backend = reopen()
     backend.open()
-    backend.commit([_put(1, b"a")], [], durable=True)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    backend.close()
-    assert set(modes.values()) == {0o600}
-    assert len(modes) == 3
+    changes = [_put(1, b"a", b"x"), _put(2, b"b", b"y", table=2)]
+    backend.commit(changes, [Answer(b"r1", b"p1", 1.0)], durable=True)
+    gathered = backend.gather([b"r1", b"r2"], {1: [b"a", b"none"], 2: [b"b"], 3: [b"a"]})
+    assert gathered.answers == {b"r1": b"p1"}
+    assert gathered.rows == {(1, b"a"): Row(b"a", b"x", 1), (2, b"b"): Row(b"b", b"y", 2)}
 
 
-def test_embedded_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:
-    (tmp_path / "shard.sqlite").write_bytes(b"not a database" * 1000)
-    backend = _embedded(tmp_path)
-    with pytest.raises(StorageError, match=r"shard\.sqlite"):
-        backend.open()
-    backend.close()
-
-
-def test_embedded_refuses_a_file_of_another_format(tmp_path: Path) -> None:
-    import sqlite3
-
-    backend = _embedded(tmp_path)
+def test_many_rows_and_large_ones_go_in_one_commit(reopen: Open) -> None:
+    backend = reopen()
     backend.open()
-    backend.close()
-    connection = sqlite3.connect(tmp_path / "shard.sqlite")
-    connection.execute("UPDATE meta SET number = 99 WHERE name = 'format'")
-    connection.commit()
-    connection.close()
-    again = _embedded(tmp_path)
-    with pytest.raises(VersionMismatchError, match="format 99"):
-        again.open()
-    again.close()
+    changes = [_put(at, b"%06d" % at, bytes([at % 256]) * 100) for at in range(1, 9001)]
+    changes += [_put(9000 + at, b"large-%d" % at, bytes(512 * 1024)) for at in range(1, 4)]
+    changes += [Change(9003 + at, 1, b"%06d" % at, None, True) for at in range(1, 5001)]
+    answers = [Answer(b"%06d" % at, b"p", float(at)) for at in range(9000)]
+    backend.commit(changes, answers, durable=True)
+    keys = [change.key for change in changes[:9000]]
+    assert len(backend.read(1, keys)) == 4000
+    rows, more = backend.scan(1, b"", b"", 10_000, 64 << 20)
+    assert ([row.key for row in rows[:4000]], more) == (keys[5000:], False)
+    assert len(backend.history(0, 20_000, 64 << 20)) == len(changes)
+    backend.forget(8999.0)
+    assert backend.recall(b"008998") is None
+    assert backend.recall(b"008999") == b"p"

@@ -1,0 +1,535 @@
+"""The Redis backend: one shard's rows in a Redis that others may share with us.
+
+This file owns what each call of a backend becomes in Redis, and how far a failure is dealt with
+here. Reads are tried again until there is a primary; a commit never is, since only the shard can
+plan it anew: it raises StateMovedError, and the request ids say what had been done after all.
+
+What is told to anybody has been confirmed: before rows or changes of a generation are handed out
+for the first time, as many replicas have it as a write waits for. So nothing that was read or
+watched is taken back by a failover, except what a single server without replicas loses itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
+from rostral_gcs.backends.redis_keeper import RedisKeeper, Standing
+from rostral_gcs.backends.redis_layout import (
+    COMMIT,
+    FORGET,
+    META_FIELDS,
+    SCAN,
+    TRIM,
+    Keys,
+    Meta,
+    Script,
+    pack_changes,
+    pack_row,
+    unpack_changes,
+    unpack_row,
+)
+from rostral_gcs.backends.redis_link import (
+    Command,
+    LinkBrokenError,
+    ReplyError,
+    first_error,
+)
+from rostral_gcs.backends.redis_primary import Identity, Primary, PrimaryFinder
+from rostral_gcs.errors import (
+    NotReplicatedError,
+    StateMovedError,
+    StorageError,
+)
+from rostral_gcs.redis_options import RedisOptions, Topology
+
+__all__ = ["RedisBackend"]
+
+logger = logging.getLogger("rostral.gcs.redis")
+
+_PAUSE_S_MIN: Final = 0.001
+_PAUSE_S_MAX: Final = 0.1
+# After replicas were missed, how long further requests wait for them only once each.
+_SHORT_S: Final = 1.0
+_HISTORY_PACKS: Final = 64
+# More bytes than any prefix can have below it in one comparison: see _upper_bound.
+_ALL_ABOVE: Final = b"+"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A script with its keys and arguments, sent whole when the server does not know it."""
+
+    script: Script
+    keys: list[bytes]
+    arguments: list[object]
+
+
+_Work = Command | Call
+
+
+class RedisBackend:
+    """A shard's rows in Redis.
+
+    Args:
+        options: Checked.
+        shard: Its index.
+        identity: Of the store, shared by its shards; the first one opened settles it.
+    """
+
+    is_shared = True
+
+    def __init__(self, options: RedisOptions, shard: int, identity: Identity) -> None:
+        self._options = options
+        self._target = options.target(shard)
+        self._keys = Keys(options.prefix, shard)
+        self._finder = PrimaryFinder(self._target, options, self._keys, identity)
+        self._primary: Primary | None = None
+        self._meta: Meta | None = None
+        self._opened = False
+        # The newest generation that as many replicas have as must.
+        self._confirmed = -1
+        self._short_until_s = 0.0
+        self._wake: Callable[[], None] | None = None
+        self._keeper: RedisKeeper | None = None
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """Sets what is called, from any thread, when others may have written."""
+        self._wake = wake
+
+    def open(self) -> Opened:
+        """Finds the primary; makes the shard when there is none."""
+        self._opened = True
+        try:
+            opened = self.refresh()
+        except BaseException:
+            self.close()
+            raise
+        if self._wake is not None:
+            self._keeper = RedisKeeper(
+                self._target,
+                self._options,
+                self._keys,
+                standing=self._standing,
+                wake=self._wake,
+            )
+            self._keeper.start()
+        return opened
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._opened = False
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+        self._finder.close()
+        self._primary = None
+
+    def refresh(self) -> Opened:
+        """What there is now, whoever wrote it."""
+        self._read([])
+        return _opened(self._known_meta())
+
+    def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
+        """Answers and rows that a group of writes must know, in one round trip."""
+        work: list[_Work] = []
+        if request_ids:
+            work.append(("HMGET", self._keys.answers, *request_ids))
+        wanted = [(table, part) for table, part in keys.items() if part]
+        work += [("HMGET", self._keys.rows(table), *part) for table, part in wanted]
+        # The meta row comes first: a commit in between is then refused, and nothing is missed.
+        replies = self._read(work, meta_first=True)
+        answers: dict[bytes, bytes] = {}
+        if request_ids:
+            found = zip(request_ids, replies.pop(0), strict=True)
+            answers = {request_id: payload for request_id, payload in found if payload is not None}
+        rows = {
+            (table, key): unpack_row(key, stored)
+            for (table, part), values in zip(wanted, replies, strict=True)
+            for key, stored in zip(part, values, strict=True)
+            if stored is not None
+        }
+        return Gathered(answers=answers, rows=rows, standing=_opened(self._known_meta()))
+
+    def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows that exist among the keys."""
+        if not keys:
+            return {}
+        (values,) = self._read([("HMGET", self._keys.rows(table), *keys)])
+        return {
+            key: unpack_row(key, stored)
+            for key, stored in zip(keys, values, strict=True)
+            if stored is not None
+        }
+
+    def scan(
+        self, table: int, prefix: bytes, after_key: bytes, limit: int, size_max: int
+    ) -> tuple[list[Row], bool]:
+        """A page of rows in key order."""
+        lower = b"(" + after_key if after_key >= prefix and after_key else b"[" + prefix
+        keys = [self._keys.index(table), self._keys.rows(table)]
+        arguments: list[object] = [lower, _upper_bound(prefix), limit, size_max]
+        (found,) = self._read([Call(SCAN, keys, arguments)])
+        rows = [unpack_row(found[at], found[at + 1]) for at in range(1, len(found), 2)]
+        return rows, bool(found[0])
+
+    def commit(
+        self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
+    ) -> None:
+        """Applies all or nothing, if nobody has committed since ``gather``.
+
+        Both classes of durability wait for the replicas: it costs a fraction of a millisecond, and
+        so a failover takes back nothing that a watcher has seen.
+        """
+        del durable
+        meta = self._known_meta()
+        if changes and changes[0].sequence != meta.last_sequence + 1:
+            raise StateMovedError(
+                f"sequence {changes[0].sequence} does not follow {meta.last_sequence}",
+                hint="plan the writes again",
+            )
+        after, keys, arguments = _commit_call(self._keys, meta, changes, answers)
+        applied, wait = self._commit_once(keys, arguments, hint=any(c.watchable for c in changes))
+        if not applied:
+            self._meta = None
+            raise StateMovedError(
+                "another service has written to the shard meanwhile", hint="plan the writes again"
+            )
+        self._meta = replace(after, wait=wait)
+        self._confirmed = after.generation
+
+    def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
+        """Stores the rows as those of any table; they have no history."""
+        changes = [
+            Change(row.version, part.table, row.key, row.value, watchable=False)
+            for part in columns
+            for row in part.rows()
+        ]
+        self.commit(changes, answers, durable=False)
+
+    def recall(self, request_id: bytes) -> bytes | None:
+        """The remembered payload of a request."""
+        (payloads,) = self._read([("HMGET", self._keys.answers, request_id)])
+        payload: bytes | None = payloads[0]
+        return payload
+
+    def forget(self, before_s: float) -> None:
+        """Drops answers older than the time, some thousands at once."""
+        keys = [self._keys.answers, self._keys.times]
+        while self._read([Call(FORGET, keys, [repr(before_s)])])[0] == 1000:
+            pass
+
+    def history(self, after_sequence: int, limit: int, size_max: int) -> list[Change]:
+        """Watchable changes after the sequence."""
+        changes: list[Change] = []
+        size = 0
+        while True:
+            start = changes[-1].sequence if changes else after_sequence
+            bounds = (f"({start}", "+inf", "LIMIT", 0, _HISTORY_PACKS)
+            (packs,) = self._read([("ZRANGEBYSCORE", self._keys.history, *bounds)])
+            for pack in packs:
+                for change in unpack_changes(pack):
+                    if change.sequence <= after_sequence:
+                        continue
+                    if len(changes) == limit or size > size_max:
+                        return changes
+                    changes.append(change)
+                    size += len(change.value or b"")
+            if len(packs) < _HISTORY_PACKS:
+                return changes
+
+    def trim(self, up_to_sequence: int) -> int:
+        """Drops old history."""
+        replaced = self._pack_across(up_to_sequence)
+        keys = [self._keys.meta, self._keys.history]
+        dropped = 0
+        while True:
+            arguments: list[object] = [up_to_sequence, *replaced]
+            ((count, size),) = self._read([Call(TRIM, keys, arguments)])
+            dropped += int(size)
+            replaced = (b"", b"", b"")
+            if count < 256:
+                return dropped
+
+    # --- Reading, until there is a primary -------------------------------------------------
+
+    def _read(self, work: Sequence[_Work], *, meta_first: bool = False) -> list[Any]:
+        """Does the work and confirms what it saw; again, while there is no primary.
+
+        Only for what may be done twice.
+        """
+        self._check_open()
+        deadline_s = time.monotonic() + self._options.deadline_s
+        meta_row: _Work = ("HMGET", self._keys.meta, *META_FIELDS)
+        everything = [meta_row, *work] if meta_first else [*work, meta_row]
+        pause_s = _PAUSE_S_MIN
+        while True:
+            try:
+                primary = self._reach(deadline_s)
+                replies = _ask(primary, everything)
+                fields = replies.pop(0) if meta_first else replies.pop()
+                self._take_meta(primary, fields)
+                self._confirm(primary, deadline_s)
+                return replies
+            except LinkBrokenError as error:
+                self._lose(error)
+                failure: ReplyError | None = None
+            except ReplyError as error:
+                if not error.is_passing:
+                    raise error.typed() from error
+                failure = error
+                if error.is_elsewhere:
+                    self._lose(error)
+            if failure is not None:
+                if time.monotonic() >= deadline_s:
+                    raise failure.typed() from failure
+                time.sleep(pause_s)
+                pause_s = min(_PAUSE_S_MAX, pause_s * 2)
+
+    def _reach(self, deadline_s: float) -> Primary:
+        if self._primary is None:
+            self._primary = self._finder.find(deadline_s)
+            self._take_found(self._primary)
+        return self._primary
+
+    def _take_found(self, primary: Primary) -> None:
+        logger.info(
+            "redis=%s is the primary of %s, epoch=%d wait=%d",
+            primary.link.address,
+            self._keys.meta.decode(),
+            primary.meta.epoch,
+            primary.meta.wait,
+        )
+
+    def _lose(self, error: LinkBrokenError | ReplyError) -> None:
+        logger.info("redis=%s", error)
+        if self._primary is not None:
+            self._primary.link.close()
+        self._primary = None
+        self._meta = None
+        if isinstance(error, ReplyError) and error.moved_to:
+            self._finder.note_moved(error.moved_to)
+
+    def _take_meta(self, primary: Primary, fields: Sequence[bytes | None]) -> None:
+        meta = Meta.read(fields)
+        if meta is None:
+            self._primary = None
+            raise StorageError(
+                f"shard {self._keys.meta.decode()} is gone from Redis at {primary.link.address}",
+                hint="somebody has emptied that Redis: restore it from its append-only file",
+            )
+        self._finder.known_epoch = max(self._finder.known_epoch, meta.epoch)
+        self._meta = meta
+
+    def _known_meta(self) -> Meta:
+        self._check_open()
+        if self._meta is None:
+            raise StateMovedError("the shard was not read yet", hint="gather first")
+        return self._meta
+
+    # --- Replicas --------------------------------------------------------------------------
+
+    def _confirm(self, primary: Primary, deadline_s: float) -> None:
+        """Waits until replicas have what was seen just now, unless they had it before."""
+        meta = self._known_meta()
+        if meta.generation == self._confirmed:
+            return
+        if meta.wait:
+            # WAIT speaks of this connection's own writes, so there must be one.
+            replies = _ask(primary, [("HSET", self._keys.meta, "touched", "1"), self._wait(meta)])
+            self._await_replicas(primary, replies[1], meta.wait, deadline_s)
+        self._confirmed = meta.generation
+
+    def _await_replicas(
+        self, primary: Primary, acknowledged: int, wait: int, deadline_s: float
+    ) -> None:
+        """Waits until ``wait`` replicas have this connection's last write.
+
+        Raises:
+            LinkBrokenError: The connection broke, or the primary is one no more.
+            NotReplicatedError: They are not there within the time.
+        """
+        while acknowledged < wait:
+            now_s = time.monotonic()
+            if self._finder.is_deposed():
+                raise LinkBrokenError(primary.link.address, "another server is the primary now")
+            if now_s >= deadline_s or now_s < self._short_until_s:
+                self._short_until_s = now_s + _SHORT_S
+                raise NotReplicatedError(
+                    f"{acknowledged} of {wait} replicas of Redis at {primary.link.address} have "
+                    "the newest writes",
+                    hint="start the replicas, or lower redis_wait_replicas",
+                )
+            (acknowledged,) = _ask(primary, [("WAIT", wait, self._wait_ms)])
+
+    def _wait(self, meta: Meta) -> Command:
+        return ("WAIT", meta.wait, self._wait_ms)
+
+    @property
+    def _wait_ms(self) -> int:
+        return max(1, round(self._options.wait_timeout_s * 1000))
+
+    # --- Committing, once ------------------------------------------------------------------
+
+    def _commit_once(
+        self, keys: list[bytes], arguments: list[object], *, hint: bool
+    ) -> tuple[bool, int]:
+        """Runs the script; whether it was applied, and how many replicas it waits for."""
+        primary = self._primary
+        if primary is None:
+            raise StateMovedError("there is no primary just now", hint="gather first")
+        wait = self._known_meta().wait
+        behind: list[_Work] = [("WAIT", wait, self._wait_ms)] if wait else []
+        if hint:
+            sharded = self._target.topology is Topology.CLUSTER
+            behind.append(("SPUBLISH" if sharded else "PUBLISH", self._keys.hints, b""))
+        try:
+            replies = primary.link.ask([COMMIT.call(keys, arguments), *_plain(behind, whole=True)])
+            if isinstance(replies[0], ReplyError) and replies[0].code == "NOSCRIPT":
+                replies = primary.link.ask(
+                    [COMMIT.call_whole(keys, arguments), *_plain(behind, whole=True)]
+                )
+            if isinstance(replies[0], ReplyError):
+                raise replies[0]
+            applied, text = replies[0]
+            # The script tells what holds at its own moment; it may be more than we knew of.
+            wait_now = int(text or b"0")
+            if applied and wait_now:
+                acknowledged = replies[1] if wait and isinstance(replies[1], int) else 0
+                deadline_s = time.monotonic() + self._options.deadline_s
+                self._await_replicas(primary, acknowledged, wait_now, deadline_s)
+            return bool(applied), wait_now
+        except LinkBrokenError as error:
+            self._lose(error)
+            raise StateMovedError(
+                f"the connection broke during a commit: {error}", hint="look what was done"
+            ) from error
+        except ReplyError as error:
+            self._meta = None
+            if not error.is_passing:
+                raise error.typed() from error
+            if error.is_elsewhere:
+                self._lose(error)
+            raise StateMovedError(
+                f"Redis put a commit off: {error}", hint="plan the writes again"
+            ) from error
+        except NotReplicatedError:
+            # It is applied and not acknowledged: whoever asks again will find its answer.
+            self._meta = None
+            raise
+
+    def _pack_across(self, up_to_sequence: int) -> tuple[bytes, bytes, object]:
+        """The member that has changes on both sides, what is to be left of it, and its score."""
+        (packs,) = self._read(
+            [("ZRANGEBYSCORE", self._keys.history, f"({up_to_sequence}", "+inf", "LIMIT", 0, 1)]
+        )
+        for pack in packs:
+            changes = unpack_changes(pack)
+            kept = [change for change in changes if change.sequence > up_to_sequence]
+            if len(kept) < len(changes):
+                ((score, fresh),) = pack_changes(kept)
+                return pack, fresh, score
+        return b"", b"", b""
+
+    def _check_open(self) -> None:
+        if not self._opened:
+            raise StorageError(
+                f"shard {self._keys.meta.decode()} is not open", hint="start the server again"
+            )
+
+    def _standing(self) -> Standing | None:
+        primary, meta = self._primary, self._meta
+        if primary is None or meta is None:
+            return None
+        return Standing(primary.link.address, primary.replid, meta.epoch, meta.wait)
+
+
+def _ask(primary: Primary, work: Sequence[_Work]) -> list[Any]:
+    """Replies to the work; raises the first refusal."""
+    replies = primary.link.ask(_plain(work, whole=False))
+    error = first_error(replies)
+    if error is not None and error.code == "NOSCRIPT":
+        replies = primary.link.ask(_plain(work, whole=True))
+        error = first_error(replies)
+    if error is not None:
+        raise error
+    return replies
+
+
+def _plain(work: Sequence[_Work], *, whole: bool) -> list[Command]:
+    commands: list[Command] = []
+    for item in work:
+        if isinstance(item, Call):
+            call = item.script.call_whole if whole else item.script.call
+            commands.append(call(item.keys, item.arguments))
+        else:
+            commands.append(item)
+    return commands
+
+
+def _opened(meta: Meta) -> Opened:
+    return Opened(
+        last_sequence=meta.last_sequence,
+        trimmed_sequence=meta.trimmed_sequence,
+        history_size=meta.history_size,
+        base_sequence=meta.base_sequence,
+        gaps=meta.gaps,
+    )
+
+
+def _upper_bound(prefix: bytes) -> bytes:
+    """The end of a lexicographic range over the keys with the prefix."""
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return _ALL_ABOVE
+    return b"(" + stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+def _commit_call(
+    keys: Keys, meta: Meta, changes: Sequence[Change], answers: Sequence[Answer]
+) -> tuple[Meta, list[bytes], list[object]]:
+    """The shard's row after the commit, and the script's keys and arguments."""
+    # Later changes win, so only the last one of each key is sent.
+    final: dict[int, dict[bytes, Change]] = {}
+    for change in changes:
+        final.setdefault(change.table, {})[change.key] = change
+    watchable = [change for change in changes if change.watchable]
+    size = sum(len(change.value or b"") for change in watchable)
+    after = replace(
+        meta,
+        generation=meta.generation + 1,
+        last_sequence=changes[-1].sequence if changes else meta.last_sequence,
+        history_size=meta.history_size + size,
+    )
+    answer_part: list[object] = []
+    time_part: list[object] = []
+    for answer in answers:
+        answer_part += (answer.request_id, answer.payload)
+        time_part += (repr(answer.time_s), answer.request_id)
+    history_part: list[object] = []
+    for score, pack in pack_changes(watchable):
+        history_part += (score, pack)
+    used = [keys.meta, keys.answers, keys.times, keys.history]
+    counts: list[object] = [len(answer_part), len(time_part), len(history_part)]
+    rest: list[object] = []
+    for table, last in final.items():
+        used += (keys.rows(table), keys.index(table))
+        deletes: list[object] = []
+        rows: list[object] = []
+        index: list[object] = []
+        for key, change in last.items():
+            if change.value is None:
+                deletes.append(key)
+            else:
+                rows += (key, pack_row(change.sequence, change.value))
+                index += (b"0", key)
+        counts += (len(deletes), len(rows), len(index))
+        rest += (*deletes, *rows, *index)
+    head: list[object] = [meta.epoch, meta.generation, meta.last_sequence]
+    head += (after.generation, after.last_sequence, size)
+    parts = [*head, *counts, *answer_part, *time_part, *history_part, *rest]
+    return after, used, parts

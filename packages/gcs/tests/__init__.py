@@ -1,0 +1,1 @@
+"""Tests of rostral_gcs, and the servers that they share."""
