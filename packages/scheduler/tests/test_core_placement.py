@@ -311,6 +311,18 @@ def test_the_same_attempt_is_placed_once_while_its_node_lives() -> None:
     assert elsewhere.node_id == NODES[1]
 
 
+def test_a_node_to_avoid_gets_this_task_not_and_others_as_before() -> None:
+    asker = Asker(policy_of(load(0), load(1)))
+    big = TaskInput(b"o" * 20, 10_000_000, (NODES[0],))
+    for request in (asker.request(), asker.request(ONE_CPU, big)):
+        (answer,) = asker.policy.place([request._replace(avoid=NODES[0])], 1.0)
+        assert isinstance(answer, Placed)
+        assert answer.node_id == NODES[1]
+    assert asker.node_of() == 0
+    (alone,) = policy_of(load(0)).place([asker.request()._replace(avoid=NODES[0])], 1.0)
+    assert isinstance(alone, Later)
+
+
 def test_memory_of_placements_is_bounded() -> None:
     asker = Asker(policy_of(load(0), limits=PlacementLimits(remembered_max=10)))
     for _ in range(100):

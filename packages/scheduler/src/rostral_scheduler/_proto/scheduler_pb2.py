@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rostral_scheduler/_proto/scheduler.proto\x12\x11rostral.scheduler\"r\n\x08Selector\x12\x37\n\x06labels\x18\x01 \x03(\x0b\x32\'.rostral.scheduler.Selector.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"0\n\x0cNodeAffinity\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x0f\n\x07is_soft\x18\x02 \x01(\x08\".\n\x0bGroupBundle\x12\x10\n\x08group_id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x11\"\xc3\x02\n\x10PlaceConstraints\x12\x45\n\tresources\x18\x01 \x03(\x0b\x32\x32.rostral.scheduler.PlaceConstraints.ResourcesEntry\x12.\n\tselectors\x18\x02 \x03(\x0b\x32\x1b.rostral.scheduler.Selector\x12\x13\n\tis_spread\x18\x03 \x01(\x08H\x00\x12\x33\n\x08\x61\x66\x66inity\x18\x04 \x01(\x0b\x32\x1f.rostral.scheduler.NodeAffinityH\x00\x12\x30\n\x06\x62undle\x18\x05 \x01(\x0b\x32\x1e.rostral.scheduler.GroupBundleH\x00\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08strategy\"D\n\tTaskInput\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x10\n\x08node_ids\x18\x03 \x03(\x0c\"\x9b\x01\n\x0bTaskToPlace\x12\x0f\n\x07task_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0b\x63onstraints\x18\x03 \x01(\r\x12\x13\n\x0b\x66unction_id\x18\x04 \x01(\x0c\x12,\n\x06inputs\x18\x05 \x03(\x0b\x32\x1c.rostral.scheduler.TaskInput\x12\x12\n\nrun_time_s\x18\x06 \x01(\x01\"w\n\x0cPlaceRequest\x12\x38\n\x0b\x63onstraints\x18\x01 \x03(\x0b\x32#.rostral.scheduler.PlaceConstraints\x12-\n\x05tasks\x18\x02 \x03(\x0b\x32\x1e.rostral.scheduler.TaskToPlace\">\n\nTaskPlaced\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"\x8e\x02\n\x0eTaskInfeasible\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0c\n\x04hint\x18\x02 \x01(\t\x12\x43\n\trequested\x18\x03 \x03(\x0b\x32\x30.rostral.scheduler.TaskInfeasible.RequestedEntry\x12\x39\n\x04\x62\x65st\x18\x04 \x03(\x0b\x32+.rostral.scheduler.TaskInfeasible.BestEntry\x1a\x30\n\x0eRequestedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tBestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"3\n\tTaskLater\x12\x16\n\x0eretry_after_ms\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x01\n\nTaskAnswer\x12/\n\x06placed\x18\x01 \x01(\x0b\x32\x1d.rostral.scheduler.TaskPlacedH\x00\x12\x37\n\ninfeasible\x18\x02 \x01(\x0b\x32!.rostral.scheduler.TaskInfeasibleH\x00\x12-\n\x05later\x18\x03 \x01(\x0b\x32\x1c.rostral.scheduler.TaskLaterH\x00\x42\x08\n\x06\x61nswer\"<\n\nPlaceReply\x12.\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1d.rostral.scheduler.TaskAnswer2Z\n\x0fGlobalScheduler\x12G\n\x05Place\x12\x1f.rostral.scheduler.PlaceRequest\x1a\x1d.rostral.scheduler.PlaceReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(rostral_scheduler/_proto/scheduler.proto\x12\x11rostral.scheduler\"r\n\x08Selector\x12\x37\n\x06labels\x18\x01 \x03(\x0b\x32\'.rostral.scheduler.Selector.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"0\n\x0cNodeAffinity\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x0f\n\x07is_soft\x18\x02 \x01(\x08\".\n\x0bGroupBundle\x12\x10\n\x08group_id\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x11\"\xc3\x02\n\x10PlaceConstraints\x12\x45\n\tresources\x18\x01 \x03(\x0b\x32\x32.rostral.scheduler.PlaceConstraints.ResourcesEntry\x12.\n\tselectors\x18\x02 \x03(\x0b\x32\x1b.rostral.scheduler.Selector\x12\x13\n\tis_spread\x18\x03 \x01(\x08H\x00\x12\x33\n\x08\x61\x66\x66inity\x18\x04 \x01(\x0b\x32\x1f.rostral.scheduler.NodeAffinityH\x00\x12\x30\n\x06\x62undle\x18\x05 \x01(\x0b\x32\x1e.rostral.scheduler.GroupBundleH\x00\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\n\n\x08strategy\"D\n\tTaskInput\x12\x11\n\tobject_id\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x10\n\x08node_ids\x18\x03 \x03(\x0c\"\xb2\x01\n\x0bTaskToPlace\x12\x0f\n\x07task_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0b\x63onstraints\x18\x03 \x01(\r\x12\x13\n\x0b\x66unction_id\x18\x04 \x01(\x0c\x12,\n\x06inputs\x18\x05 \x03(\x0b\x32\x1c.rostral.scheduler.TaskInput\x12\x12\n\nrun_time_s\x18\x06 \x01(\x01\x12\x15\n\ravoid_node_id\x18\x07 \x01(\x0c\"w\n\x0cPlaceRequest\x12\x38\n\x0b\x63onstraints\x18\x01 \x03(\x0b\x32#.rostral.scheduler.PlaceConstraints\x12-\n\x05tasks\x18\x02 \x03(\x0b\x32\x1e.rostral.scheduler.TaskToPlace\">\n\nTaskPlaced\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06wait_s\x18\x03 \x01(\x01\"\x8e\x02\n\x0eTaskInfeasible\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0c\n\x04hint\x18\x02 \x01(\t\x12\x43\n\trequested\x18\x03 \x03(\x0b\x32\x30.rostral.scheduler.TaskInfeasible.RequestedEntry\x12\x39\n\x04\x62\x65st\x18\x04 \x03(\x0b\x32+.rostral.scheduler.TaskInfeasible.BestEntry\x1a\x30\n\x0eRequestedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tBestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"3\n\tTaskLater\x12\x16\n\x0eretry_after_ms\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xaf\x01\n\nTaskAnswer\x12/\n\x06placed\x18\x01 \x01(\x0b\x32\x1d.rostral.scheduler.TaskPlacedH\x00\x12\x37\n\ninfeasible\x18\x02 \x01(\x0b\x32!.rostral.scheduler.TaskInfeasibleH\x00\x12-\n\x05later\x18\x03 \x01(\x0b\x32\x1c.rostral.scheduler.TaskLaterH\x00\x42\x08\n\x06\x61nswer\"<\n\nPlaceReply\x12.\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1d.rostral.scheduler.TaskAnswer2Z\n\x0fGlobalScheduler\x12G\n\x05Place\x12\x1f.rostral.scheduler.PlaceRequest\x1a\x1d.rostral.scheduler.PlaceReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,23 +45,23 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TASKINPUT']._serialized_start=603
   _globals['_TASKINPUT']._serialized_end=671
   _globals['_TASKTOPLACE']._serialized_start=674
-  _globals['_TASKTOPLACE']._serialized_end=829
-  _globals['_PLACEREQUEST']._serialized_start=831
-  _globals['_PLACEREQUEST']._serialized_end=950
-  _globals['_TASKPLACED']._serialized_start=952
-  _globals['_TASKPLACED']._serialized_end=1014
-  _globals['_TASKINFEASIBLE']._serialized_start=1017
-  _globals['_TASKINFEASIBLE']._serialized_end=1287
-  _globals['_TASKINFEASIBLE_REQUESTEDENTRY']._serialized_start=1194
-  _globals['_TASKINFEASIBLE_REQUESTEDENTRY']._serialized_end=1242
-  _globals['_TASKINFEASIBLE_BESTENTRY']._serialized_start=1244
-  _globals['_TASKINFEASIBLE_BESTENTRY']._serialized_end=1287
-  _globals['_TASKLATER']._serialized_start=1289
-  _globals['_TASKLATER']._serialized_end=1340
-  _globals['_TASKANSWER']._serialized_start=1343
-  _globals['_TASKANSWER']._serialized_end=1518
-  _globals['_PLACEREPLY']._serialized_start=1520
-  _globals['_PLACEREPLY']._serialized_end=1580
-  _globals['_GLOBALSCHEDULER']._serialized_start=1582
-  _globals['_GLOBALSCHEDULER']._serialized_end=1672
+  _globals['_TASKTOPLACE']._serialized_end=852
+  _globals['_PLACEREQUEST']._serialized_start=854
+  _globals['_PLACEREQUEST']._serialized_end=973
+  _globals['_TASKPLACED']._serialized_start=975
+  _globals['_TASKPLACED']._serialized_end=1037
+  _globals['_TASKINFEASIBLE']._serialized_start=1040
+  _globals['_TASKINFEASIBLE']._serialized_end=1310
+  _globals['_TASKINFEASIBLE_REQUESTEDENTRY']._serialized_start=1217
+  _globals['_TASKINFEASIBLE_REQUESTEDENTRY']._serialized_end=1265
+  _globals['_TASKINFEASIBLE_BESTENTRY']._serialized_start=1267
+  _globals['_TASKINFEASIBLE_BESTENTRY']._serialized_end=1310
+  _globals['_TASKLATER']._serialized_start=1312
+  _globals['_TASKLATER']._serialized_end=1363
+  _globals['_TASKANSWER']._serialized_start=1366
+  _globals['_TASKANSWER']._serialized_end=1541
+  _globals['_PLACEREPLY']._serialized_start=1543
+  _globals['_PLACEREPLY']._serialized_end=1603
+  _globals['_GLOBALSCHEDULER']._serialized_start=1605
+  _globals['_GLOBALSCHEDULER']._serialized_end=1695
 # @@protoc_insertion_point(module_scope)

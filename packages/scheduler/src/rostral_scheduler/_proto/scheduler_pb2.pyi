@@ -67,20 +67,22 @@ class TaskInput(_message.Message):
     def __init__(self, object_id: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., node_ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class TaskToPlace(_message.Message):
-    __slots__ = ("task_id", "attempt", "constraints", "function_id", "inputs", "run_time_s")
+    __slots__ = ("task_id", "attempt", "constraints", "function_id", "inputs", "run_time_s", "avoid_node_id")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     RUN_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    AVOID_NODE_ID_FIELD_NUMBER: _ClassVar[int]
     task_id: bytes
     attempt: int
     constraints: int
     function_id: bytes
     inputs: _containers.RepeatedCompositeFieldContainer[TaskInput]
     run_time_s: float
-    def __init__(self, task_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., constraints: _Optional[int] = ..., function_id: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[TaskInput, _Mapping]]] = ..., run_time_s: _Optional[float] = ...) -> None: ...
+    avoid_node_id: bytes
+    def __init__(self, task_id: _Optional[bytes] = ..., attempt: _Optional[int] = ..., constraints: _Optional[int] = ..., function_id: _Optional[bytes] = ..., inputs: _Optional[_Iterable[_Union[TaskInput, _Mapping]]] = ..., run_time_s: _Optional[float] = ..., avoid_node_id: _Optional[bytes] = ...) -> None: ...
 
 class PlaceRequest(_message.Message):
     __slots__ = ("constraints", "tasks")

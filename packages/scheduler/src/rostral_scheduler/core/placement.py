@@ -192,7 +192,9 @@ class PlacementPolicy:
         return Placed(node.node_id, node.address, 0.0)
 
     def _place_one(self, request: TaskRequest, candidates: Candidates, now_s: float) -> Answer:
-        if request.inputs and not candidates.spread:
+        if request.avoid:
+            chosen = self._choose_avoiding(request, candidates, now_s)
+        elif request.inputs and not candidates.spread:
             chosen = self._choose_near(request.inputs, candidates, now_s)
         else:
             top = candidates.best(now_s)
@@ -214,6 +216,21 @@ class PlacementPolicy:
             self._placed_before, self._placed = self._placed, {}
         self._placed[request[0], request[1]] = node
         return Placed(node.node_id, node.address, wait_s)
+
+    def _choose_avoiding(
+        self, request: TaskRequest, candidates: Candidates, now_s: float
+    ) -> tuple[NodeView, float] | None:
+        """As if the node were not there; it is rare that anybody asks for this."""
+        avoided = self.nodes.get(request.avoid)
+        was_open = avoided is not None and avoided.is_open
+        if avoided is None or not was_open:
+            return self._choose_near(request.inputs, candidates, now_s)
+        avoided.is_open = False
+        chosen = self._choose_near(request.inputs, candidates, now_s)
+        avoided.is_open = True
+        # Its entry may have been dropped from this heap meanwhile.
+        self._changed(avoided)
+        return chosen
 
     # ---- inputs
 

@@ -115,6 +115,7 @@ class TaskRequest(NamedTuple):
         function_id: What it runs, to look up how long that takes; empty: not known.
         inputs: The objects it needs that are worth moving it for.
         run_time_s: How long such tasks take where it was submitted; 0: not known.
+        avoid: A node that it shall not run on, unless its strategy names that one; empty: none.
     """
 
     task_id: bytes
@@ -123,6 +124,7 @@ class TaskRequest(NamedTuple):
     function_id: bytes = b""
     inputs: tuple[TaskInput, ...] = ()
     run_time_s: float = 0.0
+    avoid: bytes = b""
 
 
 class Placed(NamedTuple):

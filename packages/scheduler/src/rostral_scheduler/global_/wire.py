@@ -46,6 +46,7 @@ def encode_requests(requests: Sequence[TaskRequest]) -> scheduler_pb2.PlaceReque
             constraints=place,
             function_id=request.function_id,
             run_time_s=request.run_time_s,
+            avoid_node_id=request.avoid,
             inputs=[
                 scheduler_pb2.TaskInput(
                     object_id=one.object_id, size_bytes=one.size_bytes, node_ids=one.node_ids
@@ -107,6 +108,7 @@ def requests_of(message: scheduler_pb2.PlaceRequest) -> list[TaskRequest]:
                     for one in task.inputs
                 ),
                 task.run_time_s,
+                task.avoid_node_id,
             )
         )
     return requests
