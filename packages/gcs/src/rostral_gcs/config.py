@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from rostral_gcs.errors import ConfigError, InsecureBindError
@@ -45,6 +46,11 @@ class GcsConfig:
         ring_count_max: Newest changes also kept in memory, for each shard, so that watchers that
             keep up never read from disk.
         ring_size_max: The same in bytes of values.
+        lineage_memory_max: Most bytes of memory for the indexes of tasks and events, all shards
+            together: about 1.5 million. What is over is flushed to files before; when all of it is
+            unfinished, CONTROL_PLANE_FULL.
+        archive_form: Form of these files: ``parquet``, ``sqlite``, or ``auto`` for Parquet when
+            pyarrow (the extra ``archive``) is installed.
         retry_window_s: How long the answer of a request is remembered, so that the same request
             sent again after a lost reply is not applied twice. Clients give up well before.
         node_lease_s_min: Shortest lease a node may ask for. Below it a loaded machine's pauses
@@ -77,6 +83,8 @@ class GcsConfig:
     history_size_max: int = 64 * 1024 * 1024
     ring_count_max: int = 10_000
     ring_size_max: int = 16 * 1024 * 1024
+    lineage_memory_max: int = 256 * 1024 * 1024
+    archive_form: str = "auto"
     retry_window_s: float = 120.0
     node_lease_s_min: float = 0.1
     node_lease_s_max: float = 3600.0
@@ -106,6 +114,14 @@ class GcsConfig:
             problems.append(f"shard_count is {self.shard_count}; allowed: 1 to 256")
         elif self.redis is not None:
             problems.extend(self.redis.problems(self.shard_count))
+        if self.archive_form not in ("auto", "sqlite", "parquet"):
+            problems.append(
+                f"archive_form is {self.archive_form[:80]!r}; allowed: auto, sqlite, parquet"
+            )
+        elif self.archive_form == "parquet" and find_spec("pyarrow") is None:
+            problems.append(
+                "archive_form is 'parquet'; that needs: pip install rostral-gcs[archive]"
+            )
         address = _parse_bind(self.bind)
         if address is None:
             problems.append(f"bind is {self.bind[:80]!r}; allowed: an IPv4 or IPv6 address")

@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from rostral_gcs.archive.files import ArchiveForm
 from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.errors import ConfigError, DataDirLockedError, StorageError
 
@@ -26,6 +27,8 @@ class DataDir:
     Args:
         path: Made with mode 0700 when missing.
         shard_count: Must be what the directory was made with.
+        lineage_memory_max: Of all shards together, see ``GcsConfig``.
+        archive_form: Of new files of the archive.
 
     Raises:
         DataDirLockedError: Another server has it open.
@@ -35,8 +38,18 @@ class DataDir:
 
     cluster_id: bytes
 
-    def __init__(self, path: Path, *, shard_count: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        shard_count: int,
+        lineage_memory_max: int = 256 * 1024 * 1024,
+        archive_form: ArchiveForm = "auto",
+    ) -> None:
         self._path = path
+        self._shard_count = shard_count
+        self._lineage_memory_max = lineage_memory_max
+        self._archive_form = archive_form
         self._lock = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +73,11 @@ class DataDir:
 
     def backend(self, index: int) -> EmbeddedBackend:
         """The storage of a shard, not yet open."""
-        return EmbeddedBackend(self.shard_path(index))
+        return EmbeddedBackend(
+            self.shard_path(index),
+            lineage_memory_max=self._lineage_memory_max // self._shard_count,
+            archive_form=self._archive_form,
+        )
 
     def close(self) -> None:
         """Gives the lock back. May be called twice."""

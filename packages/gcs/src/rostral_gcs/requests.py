@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rostral_gcs._proto import gcs_pb2
+from rostral_gcs.archive.schema import Filter
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import (
     GcsError,
@@ -30,6 +31,7 @@ __all__ = [
     "check_keys",
     "check_prefix",
     "check_prefixes",
+    "check_query",
     "check_request_id",
     "check_scan",
     "parse_op",
@@ -135,6 +137,25 @@ def check_prefixes(prefixes: Sequence[bytes], config: GcsConfig) -> None:
         )
     for prefix in prefixes:
         check_prefix(prefix, config)
+
+
+def check_query(message: gcs_pb2.QueryRequest, config: GcsConfig) -> list[Filter]:
+    """The query's conditions. Refuses limits out of bounds and conditions without a value."""
+    if not 1 <= message.limit <= config.scan_limit_max:
+        raise InvalidArgumentError(
+            f"query limit is {message.limit}; allowed: 1 to {config.scan_limit_max}",
+            hint="ask for a page at a time and continue with its token",
+        )
+    filters: list[Filter] = []
+    for one in message.conditions:
+        field = one.WhichOneof("value")
+        if field is None:
+            raise InvalidArgumentError(
+                f"the condition on {one.column[:60]!r} has no value; allowed: bytes, text, numbers",
+                hint="give one",
+            )
+        filters.append(Filter(one.column, one.op, getattr(one, field)))
+    return filters
 
 
 def check_request_id(request_id: bytes) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.batching import Batcher
@@ -165,6 +166,32 @@ class RowClient:
         rows = [table.decode(row.key, row.value, row.version) for row in reply.rows]
         return rows, reply.rows[-1].key if reply.more and reply.rows else b""
 
+    async def query(
+        self,
+        table: Table[RowT],
+        conditions: Sequence[tuple[str, str, bytes | str | float | int | None]],
+        *,
+        limit: int,
+        page_token: bytes,
+    ) -> tuple[list[RowT], bytes]:
+        """A page of rows that meet all conditions (column, operator, value); None: no condition."""
+        reply = await self._connection.call(
+            "Query",
+            gcs_pb2.QueryRequest(
+                table=table.name,
+                conditions=[
+                    gcs_pb2.Condition(column=column, op=op, **_typed(value))
+                    for column, op, value in conditions
+                    if value is not None
+                ],
+                limit=max(0, limit),
+                page_token=page_token,
+            ),
+            gcs_pb2.QueryReply,
+        )
+        rows = [table.decode(row.key, row.value, row.version) for row in reply.rows]
+        return rows, reply.page_token
+
     async def change(
         self, table: Table[RowT], key: bytes, decide: Callable[[RowT], RowT | None]
     ) -> RowT:
@@ -225,3 +252,14 @@ class RowClient:
             delete=values is None,
         )
         await self._connection.call("WriteColumns", request, gcs_pb2.WriteColumnsReply)
+
+
+def _typed(value: bytes | str | float | int) -> dict[str, Any]:
+    match value:
+        case bytes():
+            return {"as_bytes": value}
+        case str():
+            return {"as_text": value}
+        case int():
+            return {"as_integer": value}
+    return {"as_real": value}

@@ -42,6 +42,7 @@ from rostral_gcs.requests import (
     check_keys,
     check_prefix,
     check_prefixes,
+    check_query,
     check_request_id,
     check_scan,
     parse_op,
@@ -236,6 +237,26 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
                         for row in rows
                     ],
                     more=more,
+                )
+        except GcsError as error:
+            await abort_with(context, error)
+
+    async def Query(  # noqa: N802
+        self, request: gcs_pb2.QueryRequest, context: _Context
+    ) -> gcs_pb2.QueryReply:
+        try:
+            with _internal_errors("Query"):
+                spec = table_spec(request.table)
+                filters = check_query(request, self._config)
+                rows, token = await self._store.query(
+                    spec, filters, limit=request.limit, token=request.page_token
+                )
+                return gcs_pb2.QueryReply(
+                    rows=[
+                        gcs_pb2.Row(key=row.key, value=row.value, version=row.version)
+                        for row in rows
+                    ],
+                    page_token=token,
                 )
         except GcsError as error:
             await abort_with(context, error)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Generic, TypeVar, cast
 
+from rostral_gcs.archive.schema import Filter
 from rostral_gcs.backends.base import (
     Answer,
     Backend,
@@ -26,13 +27,16 @@ from rostral_gcs.backends.base import (
     Columns,
     Gathered,
     Opened,
+    Queryable,
     Row,
 )
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import (
+    ControlPlaneFullError,
     GcsError,
     GcsInternalError,
     GcsOverloadedError,
+    InvalidArgumentError,
     StateMovedError,
     StorageUnavailableError,
     TooLargeError,
@@ -253,6 +257,23 @@ class Shard:
             lambda backend: backend.scan(spec.number, prefix, after_key, limit, size_max)
         )
 
+    async def query(
+        self, spec: TableSpec, filters: Sequence[Filter], limit: int, token: bytes
+    ) -> tuple[list[Row], bytes]:
+        """A page of rows that meet all filters, read beside the shard's thread.
+
+        Raises:
+            InvalidArgumentError: The backend cannot be asked by column.
+        """
+        backend = self._backend
+        if not isinstance(backend, Queryable):
+            raise InvalidArgumentError(
+                f"table {spec.name} cannot be asked by column on this backend", hint="scan it"
+            )
+        return await asyncio.to_thread(
+            backend.query, spec.number, filters, limit=limit, token=token
+        )
+
     async def history(self, after_sequence: int, limit: int) -> tuple[list[Change], int]:
         """Watchable changes after the sequence, and the sequence they are complete up to."""
 
@@ -347,6 +368,13 @@ class Shard:
         try:
             self._commit_appends(appends)
             outcomes: _Outcomes = [(future, None) for future in futures]
+        except ControlPlaneFullError as error:
+            if len(appends) > 1:
+                # Some of them may be what has its way all the same.
+                for append in appends:
+                    self._handle_appends([append])
+                return
+            outcomes = [(futures[0], error)]
         except Exception as error:
             outcomes = self._failed(futures, error)
         self._deliver(outcomes, published=True)

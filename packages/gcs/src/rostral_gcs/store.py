@@ -16,6 +16,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from rostral_gcs.archive.files import archive_form
+from rostral_gcs.archive.schema import Filter, check_filters, schema_of
 from rostral_gcs.backends.base import Change, Columns, Row
 from rostral_gcs.columns import split_columns
 from rostral_gcs.config import GcsConfig
@@ -239,6 +241,27 @@ class Store:
         rows = list(islice((row for row in merged if not ends or row.key <= min(ends)), limit))
         return rows, bool(ends) or sum(len(page) for page, _ in pages) > len(rows)
 
+    async def query(
+        self, spec: TableSpec, filters: Sequence[Filter], *, limit: int, token: bytes
+    ) -> tuple[list[Row], bytes]:
+        """A page of rows that meet all filters, shard after shard, and where the next begins.
+
+        Raises:
+            InvalidArgumentError: The table cannot be asked, or a filter or the token is wrong.
+        """
+        check_filters(schema_of(spec), filters)
+        index, token = (int.from_bytes(token[:2], "big"), token[2:]) if token else (0, b"")
+        if index >= len(self._shards):
+            raise InvalidArgumentError(
+                f"page token of shard {index}; there are {len(self._shards)}",
+                hint="give back the one of the page before",
+            )
+        rows, token = await self._shards[index].query(spec, filters, limit, token)
+        if not token:
+            index += 1
+        done = index == len(self._shards)
+        return rows, b"" if done else index.to_bytes(2, "big") + token
+
     async def renew_node_lease(
         self,
         node_id: NodeID,
@@ -311,7 +334,12 @@ class Store:
 
 def _open_storage(config: GcsConfig) -> DataDir | RedisStorage:
     if config.redis is None:
-        return DataDir(config.data_dir, shard_count=config.shard_count)
+        return DataDir(
+            config.data_dir,
+            shard_count=config.shard_count,
+            lineage_memory_max=config.lineage_memory_max,
+            archive_form=archive_form(config.archive_form),
+        )
     # Here, so that a server on files imports nothing of it.
     from rostral_gcs.backends.redis_storage import RedisStorage
 

@@ -27,7 +27,7 @@ from rostral_gcs.ids import (
 )
 from rostral_gcs.tables.actors import ActorRow
 from rostral_gcs.tables.checkpoints import CheckpointRow
-from rostral_gcs.tables.events import EventRow
+from rostral_gcs.tables.events import EventRow, EventSeverity
 from rostral_gcs.tables.functions import FunctionRow
 from rostral_gcs.tables.jobs import JobRow
 from rostral_gcs.tables.kv import KvRow
@@ -36,7 +36,7 @@ from rostral_gcs.tables.nodes import NodeRow
 from rostral_gcs.tables.objects import ObjectRow
 from rostral_gcs.tables.placement_groups import PlacementGroupRow
 from rostral_gcs.tables.table import RowT, Table
-from rostral_gcs.tables.tasks import TaskRow
+from rostral_gcs.tables.tasks import TaskRow, TaskState
 
 __all__ = ["GcsClient"]
 
@@ -192,6 +192,66 @@ class GcsClient:
     def get_producers(self, object_ids: Iterable[ObjectID]) -> dict[ObjectID, TaskRow]:
         """The task that makes each object, where it is known."""
         return self._wait(self._core.get_producers(object_ids))
+
+    def query_tasks(
+        self,
+        *,
+        job_id: JobID | None = None,
+        state: TaskState | None = None,
+        name: str | None = None,
+        function_id: FunctionID | None = None,
+        actor_id: ActorID | None = None,
+        parent_id: TaskID | None = None,
+        node_id: NodeID | None = None,
+        since_s: float | None = None,
+        until_s: float | None = None,
+        limit: int = 1000,
+        page_token: bytes = b"",
+    ) -> tuple[list[TaskRow], bytes]:
+        """A page of tasks, archived ones included."""
+        return self._wait(
+            self._core.query_tasks(
+                job_id=job_id,
+                state=state,
+                name=name,
+                function_id=function_id,
+                actor_id=actor_id,
+                parent_id=parent_id,
+                node_id=node_id,
+                since_s=since_s,
+                until_s=until_s,
+                limit=limit,
+                page_token=page_token,
+            )
+        )
+
+    def query_events(
+        self,
+        *,
+        kind: str | None = None,
+        severity: EventSeverity | None = None,
+        job_id: JobID | None = None,
+        node_id: NodeID | None = None,
+        subject_id: bytes | None = None,
+        since_s: float | None = None,
+        until_s: float | None = None,
+        limit: int = 1000,
+        page_token: bytes = b"",
+    ) -> tuple[list[EventRow], bytes]:
+        """A page of events, archived ones included."""
+        return self._wait(
+            self._core.query_events(
+                kind=kind,
+                severity=severity,
+                job_id=job_id,
+                node_id=node_id,
+                subject_id=subject_id,
+                since_s=since_s,
+                until_s=until_s,
+                limit=limit,
+                page_token=page_token,
+            )
+        )
 
     def record_events(self, rows: Sequence[EventRow]) -> None:
         """Writes events."""

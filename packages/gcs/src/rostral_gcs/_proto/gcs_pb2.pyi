@@ -158,6 +158,42 @@ class ScanReply(_message.Message):
     more: bool
     def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., more: bool = ...) -> None: ...
 
+class Condition(_message.Message):
+    __slots__ = ("column", "op", "as_bytes", "as_text", "as_real", "as_integer")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    OP_FIELD_NUMBER: _ClassVar[int]
+    AS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    AS_REAL_FIELD_NUMBER: _ClassVar[int]
+    AS_INTEGER_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    op: str
+    as_bytes: bytes
+    as_text: str
+    as_real: float
+    as_integer: int
+    def __init__(self, column: _Optional[str] = ..., op: _Optional[str] = ..., as_bytes: _Optional[bytes] = ..., as_text: _Optional[str] = ..., as_real: _Optional[float] = ..., as_integer: _Optional[int] = ...) -> None: ...
+
+class QueryRequest(_message.Message):
+    __slots__ = ("table", "conditions", "limit", "page_token")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    conditions: _containers.RepeatedCompositeFieldContainer[Condition]
+    limit: int
+    page_token: bytes
+    def __init__(self, table: _Optional[str] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., limit: _Optional[int] = ..., page_token: _Optional[bytes] = ...) -> None: ...
+
+class QueryReply(_message.Message):
+    __slots__ = ("rows", "page_token")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[Row]
+    page_token: bytes
+    def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., page_token: _Optional[bytes] = ...) -> None: ...
+
 class Cursor(_message.Message):
     __slots__ = ("shard", "sequence")
     SHARD_FIELD_NUMBER: _ClassVar[int]

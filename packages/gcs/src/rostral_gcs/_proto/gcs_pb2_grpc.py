@@ -40,6 +40,11 @@ class GcsStub(object):
                 request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.ScanRequest.SerializeToString,
                 response_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.ScanReply.FromString,
                 )
+        self.Query = channel.unary_unary(
+                '/rostral.gcs.v1.Gcs/Query',
+                request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.QueryRequest.SerializeToString,
+                response_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.QueryReply.FromString,
+                )
         self.Watch = channel.unary_stream(
                 '/rostral.gcs.v1.Gcs/Watch',
                 request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WatchRequest.SerializeToString,
@@ -89,6 +94,13 @@ class GcsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Query(self, request, context):
+        """One page of the rows of tasks or events that meet all conditions, archived ones included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """A snapshot (unless cursors are given) and then every change, until the caller ends it.
         """
@@ -129,6 +141,11 @@ def add_GcsServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.ScanRequest.FromString,
                     response_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.ScanReply.SerializeToString,
+            ),
+            'Query': grpc.unary_unary_rpc_method_handler(
+                    servicer.Query,
+                    request_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.QueryRequest.FromString,
+                    response_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.QueryReply.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -232,6 +249,23 @@ class Gcs(object):
         return grpc.experimental.unary_unary(request, target, '/rostral.gcs.v1.Gcs/Scan',
             rostral__gcs_dot___proto_dot_gcs__pb2.ScanRequest.SerializeToString,
             rostral__gcs_dot___proto_dot_gcs__pb2.ScanReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Query(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/rostral.gcs.v1.Gcs/Query',
+            rostral__gcs_dot___proto_dot_gcs__pb2.QueryRequest.SerializeToString,
+            rostral__gcs_dot___proto_dot_gcs__pb2.QueryReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["Answer", "Backend", "Change", "Columns", "Gathered", "Opened", "Row"]
+from rostral_gcs.archive.schema import Filter
+
+__all__ = ["Answer", "Backend", "Change", "Columns", "Gathered", "Opened", "Queryable", "Row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +188,15 @@ class Backend(Protocol):
 
     def trim(self, up_to_sequence: int) -> int:
         """Drops history up to and including the sequence; returns the bytes of values dropped."""
+        ...
+
+
+@runtime_checkable
+class Queryable(Protocol):
+    """A backend that can be asked by column. Its method may be called beside the others."""
+
+    def query(
+        self, table: int, filters: Sequence[Filter], *, limit: int, token: bytes
+    ) -> tuple[list[Row], bytes]:
+        """A page of rows that meet all filters, and where the next begins; empty after the last."""
         ...

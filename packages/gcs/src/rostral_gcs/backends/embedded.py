@@ -19,10 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from rostral_gcs.archive.files import ArchiveForm
+from rostral_gcs.archive.flusher import Flusher
+from rostral_gcs.archive.query import query_rows
+from rostral_gcs.archive.schema import SCHEMAS, Filter
+from rostral_gcs.archive.store import Archive
 from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
 from rostral_gcs.backends.lineage_log import LineageLog
 from rostral_gcs.backends.segment import Frame
-from rostral_gcs.errors import StorageError, VersionMismatchError
+from rostral_gcs.errors import (
+    ControlPlaneFullError,
+    GcsOverloadedError,
+    StorageError,
+    VersionMismatchError,
+)
 from rostral_gcs.tables.registry import TABLES
 
 __all__ = ["EmbeddedBackend"]
@@ -50,6 +60,10 @@ _PUT: Final = (
 )
 # SQLite's default limit of bound parameters was 999 for long; stay below it.
 _READ_CHUNK: Final = 500
+RECORD_MEMORY: Final = 176
+"""Bytes of memory that a record in the log is taken to cost, the growth of its dict included."""
+
+_TASKS: Final = TABLES["tasks"].number
 _APPENDED: Final = frozenset(spec.number for spec in TABLES.values() if spec.appended)
 
 
@@ -58,11 +72,25 @@ class EmbeddedBackend:
 
     Args:
         path: The file; made when missing.
+        lineage_memory_max: Most bytes of memory for the index of the lineage log; the log is
+            flushed to the archive before.
+        archive_form: Of the archive's files.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lineage_memory_max: int = 256 * 1024 * 1024,
+        archive_form: ArchiveForm = "auto",
+    ) -> None:
         self._path = path
-        self.log = LineageLog(path.with_suffix(".lineage"))
+        records_max = max(8, lineage_memory_max // RECORD_MEMORY)
+        # A segment is what is flushed at once, so there must be several below the cap.
+        self.log = LineageLog(path.with_suffix(".lineage"), records_max=records_max // 8)
+        self.archive = Archive(path.with_suffix(".archive"), archive_form)
+        self.flusher = Flusher(self.log, self.archive, records_max=records_max)
+        self._lineage_memory_max = lineage_memory_max
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
 
@@ -99,16 +127,20 @@ class EmbeddedBackend:
             size = connection.execute(
                 "SELECT COALESCE(SUM(LENGTH(value)), 0) FROM history"
             ).fetchone()[0]
+            self.archive.open()
+            log_sequence = self.log.open(after_number=self.archive.last_number)
             return Opened(
                 # The log's writes do not touch the database.
-                last_sequence=max(self._meta("last_sequence", 0), self.log.open()),
+                last_sequence=max(self._meta("last_sequence", 0), log_sequence),
                 trimmed_sequence=trimmed,
                 history_size=size,
             )
 
     def close(self) -> None:
         """Checkpoints and closes, so that one plain file is left."""
+        self.flusher.close()
         self.log.close()
+        self.archive.close()
         if self._connection is not None:
             with self._translated():
                 self._connection.close()
@@ -130,7 +162,7 @@ class EmbeddedBackend:
         """The rows that exist among the keys."""
         if table in _APPENDED:
             with self._translated():
-                return self.log.read(table, keys)
+                return self._read_appended(table, keys)
         found: dict[bytes, Row] = {}
         with self._translated():
             for at in range(0, len(keys), _READ_CHUNK):
@@ -140,6 +172,19 @@ class EmbeddedBackend:
                 for key, value, version in self._db.execute(query, (table, *part)):
                     found[key] = Row(key, value, version)
         return found
+
+    def _read_appended(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        found = self.log.read(table, keys)
+        if len(found) < len(keys) and self.archive.numbers(table):
+            found |= self.archive.read(table, [key for key in keys if key not in found])
+        return found
+
+    def query(
+        self, table: int, filters: Sequence[Filter], *, limit: int, token: bytes
+    ) -> tuple[list[Row], bytes]:
+        """A page of rows of log and archive; see ``query_rows``. Any thread may call it."""
+        with self._translated():
+            return query_rows(self.log, self.archive, table, filters, limit=limit, token=token)
 
     def scan(
         self, table: int, prefix: bytes, after_key: bytes, limit: int, size_max: int
@@ -194,6 +239,9 @@ class EmbeddedBackend:
 
     def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
         """Writes them to the lineage log, in one go."""
+        self.flusher.poll()
+        if self.flusher.is_full:
+            self._check_room(columns)
         frames = [
             Frame(
                 table=part.table,
@@ -206,6 +254,34 @@ class EmbeddedBackend:
             for part in columns
         ]
         self._append_frames(frames, answers)
+
+    def _check_room(self, columns: Sequence[Columns]) -> None:
+        if self.flusher.is_busy:
+            raise GcsOverloadedError(
+                f"{self._path}: lineage comes faster than it is flushed",
+                hint="try again after a pause",
+            )
+        if not self.flusher.is_overfull and all(map(_ends_tasks, columns)):
+            return  # What ends tasks is the only way out, so it must be let in.
+        error = f": {self.flusher.last_error}" if self.flusher.last_error else ""
+        raise ControlPlaneFullError(
+            f"lineage holds {self.log.record_count} records, all that {self._lineage_memory_max} "
+            f"bytes of memory allow, and they cannot be flushed{error}",
+            hint="end tasks before submitting more, free the disk, or raise lineage_memory_max",
+        )
+
+    def flush(self) -> int:
+        """Moves all that is over to the archive, now; returns how many records left the log.
+
+        Raises:
+            StorageError: The disk is full or failed.
+        """
+        with self._translated():
+            # With the log's segments goes what says how far the sequences have come.
+            self._put_meta(
+                "last_sequence", max(self._meta("last_sequence", 0), self.log.last_sequence)
+            )
+            return self.flusher.flush_all()
 
     def _append_frames(self, frames: list[Frame], answers: Sequence[Answer]) -> None:
         frames += [Frame() for _ in range(len(answers) - len(frames))]
@@ -331,6 +407,12 @@ def _prefix_end(prefix: bytes) -> bytes | None:
     if not stripped:
         return None
     return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+def _ends_tasks(columns: Columns) -> bool:
+    """Whether all that is written makes tasks fit to be flushed."""
+    is_over = SCHEMAS[columns.table].is_over
+    return columns.table == _TASKS and all(is_over(row.value) for row in columns.rows())
 
 
 def _frames_of(changes: Sequence[Change]) -> list[Frame]:

@@ -14,7 +14,6 @@ import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -28,16 +27,11 @@ __all__ = ["SYNC_INTERVAL_S", "LineageLog"]
 logger = logging.getLogger("rostral.gcs.lineage")
 
 SYNC_INTERVAL_S: Final = 0.1
+ANSWERS_MAX: Final = 200_000
+"""Most answers remembered; with more requests than this in the retry window, the oldest go."""
+
 _SEGMENT_SIZE_MAX: Final = 256 * 1024 * 1024
 _NAME: Final = re.compile(r"(\d{8})\.segment")
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What was there when the log was opened."""
-
-    last_sequence: int
-    torn_bytes: int
 
 
 class LineageLog:
@@ -54,6 +48,9 @@ class LineageLog:
         self._segments: list[Segment] = []
         self._answers: dict[bytes, Answer] = {}
         self._syncer: _Syncer | None = None
+        self._sealed = False
+        # A flushed segment's number is its archive file's, so it is never used again.
+        self._last_number = 0
 
     @property
     def segments(self) -> Sequence[Segment]:
@@ -65,8 +62,11 @@ class LineageLog:
         """Records in all segments, overwritten ones included."""
         return sum(segment.record_count for segment in self._segments)
 
-    def open(self) -> int:
+    def open(self, *, after_number: int = 0) -> int:
         """Reads the segments and returns the highest sequence in them.
+
+        Args:
+            after_number: New segments get higher numbers than this, as than all that are there.
 
         Raises:
             CorruptError: A segment is damaged, and it is not a torn tail of the newest.
@@ -75,6 +75,12 @@ class LineageLog:
         for path in paths:
             found = _load(path, is_newest=path == paths[-1], answers=self._answers)
             self._segments.append(found)
+        self._last_number = max([after_number, *(one.number for one in self._segments)])
+        return self.last_sequence
+
+    @property
+    def last_sequence(self) -> int:
+        """The highest sequence in it; 0 when it is empty."""
         return max((segment.last_sequence for segment in self._segments), default=0)
 
     def close(self) -> None:
@@ -99,9 +105,35 @@ class LineageLog:
         for frame in frames:
             if frame.answer is not None:
                 self._answers[frame.answer.request_id] = frame.answer
+        if len(self._answers) > ANSWERS_MAX + ANSWERS_MAX // 10:
+            self.forget(0.0)
         if self._syncer is None:
             self._syncer = _Syncer()
         self._syncer.add(segment)
+
+    def seal(self) -> None:
+        """Has what is written next go into a new segment."""
+        self._sealed = True
+
+    def remove(self, segment: Segment) -> None:
+        """Drops a segment whose rows are all elsewhere now, and deletes its file."""
+        self._segments.remove(segment)
+        segment.remove()
+
+    def distinct_count(self) -> int:
+        """Records that are not overwritten. Takes a tenth of a second for a million."""
+        keys: dict[int, set[bytes]] = {}
+        for segment in self._segments:
+            for table in segment.tables:
+                keys.setdefault(table, set()).update(segment.keys(table))
+        return sum(map(len, keys.values()))
+
+    def is_newest(self, segment: Segment, table: int, key: bytes) -> bool:
+        """Whether no later segment has a row of that key. Any thread may ask."""
+        return not any(
+            later.number > segment.number and later.holds(table, key)
+            for later in list(self._segments)
+        )
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows that exist among the keys."""
@@ -144,18 +176,19 @@ class LineageLog:
         """Drops answers older than the time."""
         # They came in the order of their times, so the old ones are in front.
         for request_id, answer in list(self._answers.items()):
-            if answer.time_s >= before_s:
+            if answer.time_s >= before_s and len(self._answers) <= ANSWERS_MAX:
                 break
             del self._answers[request_id]
 
     def _segment_for(self, count: int) -> Segment:
         newest = self._segments[-1] if self._segments else None
         if newest is not None and not (
-            newest.size >= _SEGMENT_SIZE_MAX
+            self._sealed
+            or newest.size >= _SEGMENT_SIZE_MAX
             or (newest.record_count and newest.record_count + count > self._records_max)
         ):
             return newest
-        number = 1 if newest is None else newest.number + 1
+        number = self._last_number + 1
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             segment = Segment.create(self._folder / f"{number:08d}.segment", number)
@@ -165,6 +198,8 @@ class LineageLog:
                 hint="check that the disk is not full or read-only",
             ) from error
         self._segments.append(segment)
+        self._last_number = number
+        self._sealed = False
         return segment
 
 

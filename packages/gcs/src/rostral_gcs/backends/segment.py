@@ -20,6 +20,7 @@ import struct
 import sys
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -229,6 +230,7 @@ class Segment:
         self._offsets = array("I")
         self._sizes = array("I")
         self._sequences = array("Q")
+        self._first_bytes: Counter[tuple[int, int]] = Counter()
 
     @classmethod
     def create(cls, path: Path, number: int) -> Segment:
@@ -305,18 +307,30 @@ class Segment:
         at = len(self._offsets)
         index = self._indexes.setdefault(frame.table, {})
         index.update(zip(frame.key_list(), _ORDINALS[at : at + count], strict=True))
-        ends = accumulate(frame.sizes, initial=start + frame.values_offset)
-        self._offsets.extend(islice(ends, count))
+        starts = list(islice(accumulate(frame.sizes, initial=0), count))
+        base = start + frame.values_offset
+        self._offsets.extend([base + one for one in starts])
+        if 0 not in frame.sizes:
+            codes = Counter(map(frame.values.__getitem__, starts))
+            self._first_bytes.update({(frame.table, one): codes[one] for one in codes})
         self._sizes.extend(frame.sizes)
         first = frame.first_sequence
         self._sequences.extend(frame.sequences or range(first, first + count))
 
     def sync(self) -> None:
         """Makes what was appended safe on disk."""
-        if not self.is_synced:
+        if not self.is_synced and self._descriptor >= 0:
             # Before, not after: what comes meanwhile is for the next one.
             self.is_synced = True
             os.fdatasync(self._descriptor)
+
+    def count_of(self, table: int, codes: frozenset[int] | None) -> int:
+        """About how many records' values begin with one of the bytes; None: with any."""
+        return sum(
+            count
+            for (of_table, code), count in self._first_bytes.items()
+            if of_table == table and (codes is None or code in codes)
+        )
 
     def holds(self, table: int, key: bytes) -> bool:
         """Whether a row of that key is in it."""
@@ -331,6 +345,36 @@ class Segment:
             return None
         value = os.pread(self._descriptor, self._sizes[ordinal], self._offsets[ordinal])
         return Row(key, value, self._sequences[ordinal])
+
+    def rows(self, table: int, after: int, count: int) -> list[tuple[int, Row]]:
+        """Rows of a table in the order in which they were written, with their numbers.
+
+        Each key once, as it was written last. Any thread may call it.
+
+        Args:
+            table: The table's number.
+            after: Only rows with a number above it; -1 for all.
+            count: Most rows.
+        """
+        # One step for the interpreter, so that the shard's thread cannot change it meanwhile.
+        entries = list(self._indexes.get(table, {}).items())
+        wanted = sorted((ordinal, key) for key, ordinal in entries if ordinal > after)[:count]
+        if not wanted:
+            return []
+        start = self._offsets[wanted[0][0]]
+        end = self._offsets[wanted[-1][0]] + self._sizes[wanted[-1][0]]
+        block = os.pread(self._descriptor, end - start, start)
+        found: list[tuple[int, Row]] = []
+        for ordinal, key in wanted:
+            at = self._offsets[ordinal] - start
+            value = block[at : at + self._sizes[ordinal]]
+            found.append((ordinal, Row(key, value, self._sequences[ordinal])))
+        return found
+
+    @property
+    def tables(self) -> list[int]:
+        """The tables that it has rows of."""
+        return list(self._indexes)
 
     def keys(self, table: int) -> list[bytes]:
         """All keys of a table, in order. Theirs: not to be changed."""

@@ -16,7 +16,7 @@ from rostral_gcs.errors import InvalidArgumentError
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, TaskID
 from rostral_gcs.tables.checks import NAME_LENGTH_MAX
 
-__all__ = ["TASKS", "TaskRow", "TaskState", "TaskTable", "is_final_task"]
+__all__ = ["TASKS", "TaskRow", "TaskState", "TaskTable", "final_codes", "task_columns"]
 
 _FORMAT: Final = 1
 # State, format, attempt, length of name and cause in bytes; submit, start and end time; ids of job,
@@ -177,9 +177,32 @@ class TaskTable:
             ) from error
 
 
-def is_final_task(value: bytes) -> bool:
-    """Whether a stored row is of a task that is over."""
-    return value[:1] != b"" and value[0] in _FINAL
+def final_codes() -> frozenset[int]:
+    """The first bytes of stored rows of tasks that are over."""
+    return _FINAL
+
+
+def task_columns(value: bytes) -> tuple[bytes | str | float | int, ...]:
+    """A stored row's fields in the order in which an archive shows them.
+
+    State, attempt, submit, start and end time, ids of job, parent, function, actor and node, name,
+    cause. Ids that there are not are empty.
+    """
+    try:
+        record = _RECORD.unpack_from(value)
+        name_end = _RECORD.size + record[3]
+        return (
+            _STATES[record[0]].name,
+            record[2],
+            *record[5:8],
+            *(b"" if one == _NONE else one for one in record[8:]),
+            value[_RECORD.size : name_end].decode(errors="replace"),
+            value[name_end : name_end + record[4]].decode(errors="replace"),
+        )
+    except (struct.error, KeyError) as error:
+        raise InvalidArgumentError(
+            f"not a row of table tasks: {str(error)[:80]}", hint="write it with this client"
+        ) from error
 
 
 TASKS = TaskTable()
