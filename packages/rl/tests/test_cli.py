@@ -77,7 +77,7 @@ def test_a_port_in_use_and_a_foreign_environment_are_said_in_a_line(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("train", "pppo", "CartPole-v1"), 2, "did you mean ppo?"),
+        (("train", "pppo", "CartPole-v1"), 2, "did you mean ppo"),
         (("train", "ppo", "CartPole-v11"), 2, "did you mean CartPole-v1"),
         (("train", "ppo", "CartPole-v1", "--set", "gama=1"), 2, "did you mean gamma?"),
         (("train", "ppo", "CartPole-v1", "--set", "gamma"), 2, "NAME=VALUE"),

@@ -17,19 +17,37 @@ from rostral_rl.train.trainer import Trainer
 
 SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"envs": 3, "steps": 16, "minibatch": 24, "epochs": 2, "hidden": (8,)},
+    "a2c": {"envs": 3, "steps": 8, "hidden": (8,)},
+    "appo": {"envs": 3, "steps": 8, "hidden": (8,)},
+    "impala": {"envs": 3, "steps": 8, "hidden": (8,)},
     "dqn": {"envs": 2, "steps": 4, "updates": 2, "minibatch": 16, "buffer": 500, "start": 30},
+    "apex": {"envs": 2, "steps": 4, "updates": 2, "minibatch": 16, "buffer": 500, "start": 30},
+    "sac": {"envs": 2, "steps": 4, "updates": 2, "minibatch": 16, "buffer": 500, "start": 30},
+    "td3": {"envs": 2, "steps": 4, "updates": 3, "minibatch": 16, "buffer": 500, "start": 30},
+    "es": {"pairs": 2, "episodes": 2},
+    "ars": {"pairs": 3, "top": 2},
 }
 MORE: dict[str, dict[str, Any]] = {
     "ppo": {"normalise_obs": True, "normalise_reward": True},
+    "a2c": {"normalise_obs": True, "lam": 0.9},
+    "appo": {"normalise_obs": True},
+    "impala": {},
     "dqn": {"n_step": 3, "alpha": 0.5, "hidden": (8,), "target_every": 16},
+    "apex": {"hidden": (8,), "target_every": 16},
+    "sac": {"n_step": 2, "hidden": (8,)},
+    "td3": {"hidden": (8,)},
+    "es": {"normalise_obs": True, "hidden": (4,)},
+    "ars": {},
 }
-ENVS = {"ppo": "CartPole-v1", "dqn": "CartPole-v1"}
+ENVS = dict.fromkeys(SMALL, "CartPole-v1") | {"sac": "Pendulum-v1", "td3": "Pendulum-v1"}
 UPDATES = 24
 
 
 def built(algorithm: str, env: Any, **settings: Any) -> Trainer[Any]:
     chosen = settings_for(algorithm, "", {**SMALL[algorithm], **MORE[algorithm], **settings})
-    return chosen.build(env, total_steps=UPDATES * chosen.batch, seed=3)
+    # A generation's length is that of its episodes.
+    total = 6_000 if algorithm in ("es", "ars") else UPDATES * chosen.batch
+    return chosen.build(env, total_steps=total, seed=3)
 
 
 def finish(trainer: Trainer[Any]) -> list[dict[str, float]]:

@@ -23,26 +23,43 @@ if TYPE_CHECKING:
     from rostral_rl.policy import Policy, PolicyInfo
     from rostral_rl.serve.client import PolicyClient
     from rostral_rl.simulate.adapter import VectorSource
+    from rostral_rl.train.a2c import A2C
+    from rostral_rl.train.apex import ApeX
+    from rostral_rl.train.appo import APPO, IMPALA
+    from rostral_rl.train.ars import ARS
     from rostral_rl.train.dqn import DQN
+    from rostral_rl.train.es import ES
     from rostral_rl.train.parts.evaluate import Evaluation, evaluate
-    from rostral_rl.train.parts.schedules import linear
+    from rostral_rl.train.parts.schedules import cosine, linear, piecewise
     from rostral_rl.train.ppo import PPO
     from rostral_rl.train.run import Run
+    from rostral_rl.train.sac import SAC
+    from rostral_rl.train.td3 import TD3
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "A2C",
+    "APPO",
+    "ARS",
     "DQN",
+    "ES",
+    "IMPALA",
     "PPO",
+    "SAC",
+    "TD3",
+    "ApeX",
     "Evaluation",
     "Policy",
     "PolicyClient",
     "PolicyInfo",
     "Run",
     "VectorSource",
+    "cosine",
     "evaluate",
     "linear",
     "load",
+    "piecewise",
     "resume",
     "serve",
     "train",

@@ -6,8 +6,16 @@ import importlib
 from typing import Any
 
 LAZY = {
-    "Evaluation": ("rostral_rl.train.parts.evaluate", "Evaluation"),
+    "A2C": ("rostral_rl.train.a2c", "A2C"),
+    "APPO": ("rostral_rl.train.appo", "APPO"),
+    "ARS": ("rostral_rl.train.ars", "ARS"),
+    "ApeX": ("rostral_rl.train.apex", "ApeX"),
     "DQN": ("rostral_rl.train.dqn", "DQN"),
+    "ES": ("rostral_rl.train.es", "ES"),
+    "IMPALA": ("rostral_rl.train.appo", "IMPALA"),
+    "SAC": ("rostral_rl.train.sac", "SAC"),
+    "TD3": ("rostral_rl.train.td3", "TD3"),
+    "Evaluation": ("rostral_rl.train.parts.evaluate", "Evaluation"),
     "PPO": ("rostral_rl.train.ppo", "PPO"),
     "VectorSource": ("rostral_rl.simulate.adapter", "VectorSource"),
     "Policy": ("rostral_rl.policy", "Policy"),
@@ -15,7 +23,9 @@ LAZY = {
     "PolicyInfo": ("rostral_rl.policy", "PolicyInfo"),
     "Run": ("rostral_rl.train.run", "Run"),
     "evaluate": ("rostral_rl.train.parts.evaluate", "evaluate"),
+    "cosine": ("rostral_rl.train.parts.schedules", "cosine"),
     "linear": ("rostral_rl.train.parts.schedules", "linear"),
+    "piecewise": ("rostral_rl.train.parts.schedules", "piecewise"),
     "load": ("rostral_rl.checkpoint", "load_policy"),
 }
 

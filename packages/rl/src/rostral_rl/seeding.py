@@ -23,6 +23,7 @@ class Stream(enum.IntEnum):
     NET = 2
     SHUFFLE = 3
     EVALUATION = 4
+    NOISE = 5
 
 
 class SeedTree:

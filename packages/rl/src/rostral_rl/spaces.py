@@ -7,6 +7,7 @@ and at once, and not by a shape error in the middle of training.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,7 +73,9 @@ def features(space: Space, obs: SpaceArray) -> FloatArray:
             np.put_along_axis(hot, columns, 1.0, axis=1)
             return hot
         case _:
-            return obs.reshape(count, -1).astype(np.float32, copy=False)  # (N, D)
+            # Not -1: there may be no row to tell the width from.
+            width = math.prod(obs.shape[1:])
+            return obs.reshape(count, width).astype(np.float32, copy=False)  # (N, D)
 
 
 def stored(space: Space) -> Space:

@@ -47,6 +47,7 @@ class Fragment(TypedDict):
         episode_return: (K,) float64, undiscounted sum of rewards of those episodes.
         episode_length: (K,) int64, their steps.
         version: () int64, of the weights that acted.
+        first: () int64, global index of the first of these environments.
     """
 
     obs: SpaceArray
@@ -63,6 +64,7 @@ class Fragment(TypedDict):
     episode_return: SpaceArray
     episode_length: IntArray
     version: SpaceArray
+    first: SpaceArray
 
 
 def join(fragments: list[Fragment]) -> Fragment:
@@ -99,4 +101,5 @@ def join(fragments: list[Fragment]) -> Fragment:
         episode_return=long("episode_return"),
         episode_length=long("episode_length"),
         version=fragments[0]["version"],
+        first=fragments[0]["first"],
     )

@@ -227,6 +227,7 @@ class Sampler:
             episode_return=returns,
             episode_length=lengths,
             version=np.array(version, np.int64),
+            first=np.array(self._first, np.int64),
         )
 
     def _values(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, SpaceArray, Weights
+from rostral_rl.errors import ConfigError
 from rostral_rl.seeding import Stream
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.worker import Layout, make_rollouts
@@ -197,6 +198,18 @@ def log_prob_and_entropy(
             return dists.multi(outputs, net.spec.parts, actions)
         case _:
             return dists.categorical(outputs, actions)
+
+
+def refuse_reward_scale(settings: ActorCriticSettings, plan: Plan) -> None:
+    """The running return of each environment cannot be kept where fragments come in any order.
+
+    Raises:
+        ConfigError: `normalise_reward` with several workers that nobody waits for.
+    """
+    if settings.normalise_reward and plan.workers > 1:
+        raise ConfigError(
+            "normalise_reward", True, allowed="False where several workers play asynchronously"
+        )
 
 
 def flat(array: SpaceArray) -> Tensor:

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 
 # Name: module below `rostral_rl.train`, class of its settings.
 MODULES: dict[str, tuple[str, str]] = {
+    "a2c": ("a2c", "A2C"),
+    "apex": ("apex", "ApeX"),
+    "appo": ("appo", "APPO"),
+    "ars": ("ars", "ARS"),
     "dqn": ("dqn", "DQN"),
+    "es": ("es", "ES"),
+    "impala": ("appo", "IMPALA"),
     "ppo": ("ppo", "PPO"),
+    "sac": ("sac", "SAC"),
+    "td3": ("td3", "TD3"),
 }
 
 

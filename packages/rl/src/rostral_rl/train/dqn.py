@@ -8,7 +8,7 @@ n-step returns, which never cross an episode's end. Prioritised replay (Schaul e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class DQN(OffPolicySettings):
         check_number("beta", self.beta, high=1.0)
         check_number("grad_norm_max", self.grad_norm_max, low_open=True)
 
-    def trainer(self, plan: Plan) -> Trainer[DQN]:
+    def trainer(self, plan: Plan) -> Trainer[Any]:
         """See `Settings.trainer`."""
         return DQNTrainer(self, plan)
 

@@ -8,12 +8,13 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
+from gymnasium import spaces as gym_spaces
 from torch import Tensor
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import SpaceArray, Weights
-from rostral_rl.errors import ConfigError
-from rostral_rl.heads import HEADS
+from rostral_rl.errors import ConfigError, UnsupportedSpaceError
+from rostral_rl.heads import HEADS, HeadKind
 from rostral_rl.seeding import Stream
 from rostral_rl.simulate.fragment import Fragment, join
 from rostral_rl.simulate.worker import Layout, make_rollouts
@@ -21,7 +22,15 @@ from rostral_rl.train.parts.nstep import NStep, Transitions
 from rostral_rl.train.parts.replay import Replay, Sample
 from rostral_rl.train.parts.settings import check_choice, check_count, check_hidden, check_number
 from rostral_rl.train.parts.snapshot import Snapshot, take_env_states
-from rostral_rl.train.trainer import Clock, Plan, Played, Settings, Trainer
+from rostral_rl.train.trainer import (
+    Clock,
+    Plan,
+    Played,
+    Settings,
+    Trainer,
+    net_spec,
+    spaces_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +178,8 @@ class OffPolicyTrainer(Trainer[C]):
                 self.gradient_steps += 1
                 metrics = self._gradient_step(self._draw()) or metrics
         return Played(
-            fragments=[fragment],
+            returns=fragment["episode_return"],
+            lengths=fragment["episode_length"],
             metrics={**self._idle_metrics(), **metrics},
             simulate_s=simulate_s,
             learn_s=clock.lap(),
@@ -223,3 +233,25 @@ class OffPolicyTrainer(Trainer[C]):
 def no_metrics(names: tuple[str, ...]) -> dict[str, float]:
     """Columns that have no value yet."""
     return dict.fromkeys(names, float(np.nan))
+
+
+def box_spec(settings: OffPolicySettings, plan: Plan, head: HeadKind) -> forward.NetSpec:
+    """Shape of an actor for a Box of finite bounds.
+
+    Raises:
+        UnsupportedSpaceError: The actions are no such Box.
+    """
+    observation_space, action_space = spaces_of(plan.env)
+    finite = isinstance(action_space, gym_spaces.Box) and action_space.is_bounded()
+    if not finite:
+        raise UnsupportedSpaceError(
+            f"{settings.algorithm} needs a Box of actions with finite bounds, got {action_space}",
+            hint="dqn acts in a Discrete; ppo, a2c and appo in any",
+        )
+    return net_spec(
+        observation_space,
+        action_space,
+        hidden=settings.hidden,
+        activation=settings.activation,
+        head=head,
+    )

@@ -198,7 +198,8 @@ class Trainer(ActorCriticTrainer[PPO]):
         fragments = self._rollouts.collect(self._weights, self.update)
         simulate_s = clock.lap()
         fraction = self.fraction
-        diagnostics = self._learn(join(fragments), fraction)
+        fragment = join(fragments)
+        diagnostics = self._learn(fragment, fraction)
         self.update += 1
         self.env_steps += self.settings.batch
         self._weights = self._export()
@@ -207,7 +208,8 @@ class Trainer(ActorCriticTrainer[PPO]):
             self._rollouts.begin(self._weights, self.update)
         names = ("policy_loss", "value_loss", "entropy", "kl", "clipped_share")
         return Played(
-            fragments=fragments,
+            returns=fragment["episode_return"],
+            lengths=fragment["episode_length"],
             metrics={
                 "lr": at(self.settings.lr, fraction),
                 **dict(zip(names, diagnostics.tolist(), strict=True)),

@@ -90,14 +90,14 @@ def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
     history: list[dict[str, float]] = []
     algorithm = trainer.settings.algorithm
     title = f"{algorithm} {trainer.env}" if isinstance(trainer.env, str) else algorithm
-    total = trainer.updates * trainer.settings.batch
+    total = trainer.total_steps
     stop_at = reports.stop_at
     with (
         Sinks(reports.out, tensorboard=reports.tensorboard) as sinks,
         LiveView(title, total, enabled=reports.progress) as live,
     ):
         started = time.perf_counter()
-        pause = max(STOP_PAUSE, int(STOP_SHARE * trainer.updates))
+        pause = max(STOP_PAUSE * trainer.settings.batch, int(STOP_SHARE * total))
         looked = -pause
         for iteration in trainer:
             history.append(iteration.metrics)
@@ -108,10 +108,10 @@ def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
                 trainer.save(reports.out / CHECKPOINT)
             if (
                 stop_at is not None
-                and iteration.update - looked >= pause
+                and iteration.env_steps - looked >= pause
                 and _near(trainer, stop_at)
             ):
-                looked = iteration.update
+                looked = iteration.env_steps
                 if _reached(trainer, stop_at):
                     break
         run = Run(

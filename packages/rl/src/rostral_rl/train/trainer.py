@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,6 @@ from rostral_rl.errors import NonFiniteLossError
 from rostral_rl.heads import HeadKind
 from rostral_rl.policy import Policy, PolicyInfo
 from rostral_rl.seeding import SeedTree
-from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.make import EnvSource, check_known, make_vector
 from rostral_rl.threads import threads_for
 from rostral_rl.train.parts.settings import check_count
@@ -123,14 +122,15 @@ class Played:
     """What one iteration brought.
 
     Attributes:
-        fragments: Whose episodes are reported.
+        returns: (K,) float64, of the episodes that ended.
+        lengths: (K,) int64, their steps.
         metrics: By name.
         simulate_s: Wall seconds spent waiting for simulation.
         learn_s: Wall seconds spent learning.
-        steps: Environment steps; None where the fragments hold them all.
     """
 
-    fragments: Sequence[Fragment]
+    returns: SpaceArray
+    lengths: IntArray
     metrics: dict[str, float]
     simulate_s: float
     learn_s: float
@@ -143,7 +143,8 @@ class Trainer(abc.ABC, Generic[S]):
         settings: The algorithm's.
         env: What is learned in.
         seed: Root seed.
-        updates: Updates in all.
+        updates: Updates in all; about as many, where updates differ in length.
+        total_steps: Environment steps in all.
         update: Updates done.
         env_steps: Environment steps taken.
     """
@@ -155,6 +156,7 @@ class Trainer(abc.ABC, Generic[S]):
         self.seed = plan.seed
         self.tree = SeedTree(plan.seed)
         self.updates = -(-plan.total_steps // settings.batch)
+        self.total_steps = self.updates * settings.batch
         self.update = 0
         self.env_steps = 0
         self.observation_space, self.action_space = spaces_of(plan.env)
@@ -174,7 +176,7 @@ class Trainer(abc.ABC, Generic[S]):
         self.close()
 
     def __iter__(self) -> Iterator[Iteration]:
-        while self.update < self.updates:
+        while self.env_steps < self.total_steps:
             yield self.step()
 
     @property
@@ -290,17 +292,15 @@ class Trainer(abc.ABC, Generic[S]):
         self._checkpoint = folder
 
     def _count(self, played: Played) -> Iteration:
-        returns = np.concatenate([f["episode_return"] for f in played.fragments])
-        lengths = np.concatenate([f["episode_length"] for f in played.fragments])
-        self._recent.extend(returns.tolist())
+        self._recent.extend(played.returns.tolist())
         self._seconds["simulate"] += played.simulate_s
         self._seconds["learn"] += played.learn_s
         seconds = sum(self._seconds.values())
         return Iteration(
             update=self.update,
             env_steps=self.env_steps,
-            returns=returns,
-            lengths=lengths,
+            returns=played.returns,
+            lengths=played.lengths,
             metrics={
                 "update": float(self.update),
                 "env_steps": float(self.env_steps),

@@ -28,9 +28,15 @@ class RunningMoments:
 
     def merge(self, batch: SpaceArray) -> None:
         """Takes in features (N, D), as if all batches had been one."""
-        count = float(len(batch))
-        mean = batch.mean(axis=0, dtype=np.float64)  # (D,)
-        variance = batch.var(axis=0, dtype=np.float64)  # (D,)
+        if len(batch):
+            mean, variance = (
+                batch.mean(axis=0, dtype=np.float64),
+                batch.var(axis=0, dtype=np.float64),
+            )
+            self.merge_moments(float(len(batch)), mean, variance)
+
+    def merge_moments(self, count: float, mean: SpaceArray, variance: SpaceArray) -> None:
+        """Takes in `count` > 0 observations of which mean and variance (D,) are known."""
         total = self.count + count
         shift = mean - self.mean  # (D,)
         weighted = (

@@ -2,7 +2,7 @@
 
 A small net has a dozen small tensors, and torch's own clipping and Adam pay per tensor: 245 us a
 step for a 2x64 actor and critic, as much as their backward pass. With all parameters and gradients
-as views of two flat buffers it is ten operations on 9,000 numbers.
+as views of two flat buffers it is one pass of torch's fused kernel over each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import CheckpointMismatchError, NonFiniteLossError
@@ -39,7 +40,7 @@ class FlatAdam:
         self._gradient = torch.zeros(size)  # (P,)
         self._first = torch.zeros(size)  # (P,)
         self._second = torch.zeros(size)  # (P,)
-        self._steps = 0
+        self._steps = torch.zeros(())
         offset = 0
         for p in parameters:
             part = slice(offset, offset + p.numel())
@@ -67,17 +68,28 @@ class FlatAdam:
         norm = torch.linalg.vector_norm(self._gradient).item()
         if not math.isfinite(norm) or not math.isfinite(loss.item()):
             raise NonFiniteLossError(
-                f"loss {loss.item()} with a gradient of length {norm} after {self._steps} steps",
+                f"loss {loss.item()} with a gradient of length {norm} "
+                f"after {int(self._steps)} steps",
                 hint="lower lr, or check the scale of rewards and observations",
             )
         if norm > norm_max:
             self._gradient.mul_(norm_max / norm)
-        self._steps += 1
-        self._first.lerp_(self._gradient, 1.0 - BETA_1)
-        self._second.mul_(BETA_2).addcmul_(self._gradient, self._gradient, value=1.0 - BETA_2)
-        scale = 1.0 / math.sqrt(1.0 - BETA_2**self._steps)
-        denominator = self._second.sqrt().mul_(scale).add_(EPSILON)  # (P,)
-        self._value.addcdiv_(self._first, denominator, value=-lr / (1.0 - BETA_1**self._steps))
+        adam(
+            [self._value],
+            [self._gradient],
+            [self._first],
+            [self._second],
+            [],
+            [self._steps],
+            fused=True,
+            amsgrad=False,
+            beta1=BETA_1,
+            beta2=BETA_2,
+            lr=lr,
+            weight_decay=0.0,
+            eps=EPSILON,
+            maximize=False,
+        )
 
     @torch.no_grad()
     def copy_to(self, other: FlatAdam, share: float = 1.0) -> None:
@@ -93,7 +105,7 @@ class FlatAdam:
             "value": self._value.numpy().copy(),
             "first": self._first.numpy().copy(),
             "second": self._second.numpy().copy(),
-            "steps": np.array(self._steps, np.int64),
+            "steps": np.array(int(self._steps), np.int64),
         }
 
     def load(self, state: dict[str, SpaceArray]) -> None:
@@ -113,4 +125,4 @@ class FlatAdam:
             ("second", self._second),
         ):
             buffer.copy_(torch.from_numpy(state[name].copy()))
-        self._steps = int(state["steps"])
+        self._steps.fill_(int(state["steps"]))

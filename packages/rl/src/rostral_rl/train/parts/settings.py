@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rostral_rl.errors import ConfigError, InvalidSettingError
 from rostral_rl.names import unknown_name
-from rostral_rl.train.parts.schedules import Linear, largest, smallest
+from rostral_rl.train.parts.schedules import Linear, Piecewise, largest, smallest
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def check_number(
     name: str, value: object, *, low: float = 0.0, high: float = math.inf, low_open: bool = False
 ) -> None:
     """Refuses a number or schedule that leaves [low, high], or (low, high] with `low_open`."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Linear):
+    if isinstance(value, bool) or not isinstance(value, int | float | Linear | Piecewise):
         raise ConfigError(name, value, allowed="a number or a schedule")
     below = smallest(value) <= low if low_open else smallest(value) < low
     # Written so that NaN fails too.
@@ -91,8 +91,8 @@ def _read(value: object) -> Any:
     """What TOML and the command line write for what Python spells `linear(...)` and `(64, 64)`."""
     if isinstance(value, dict):
         try:
-            return Linear(**value)
-        except TypeError as error:
+            return Piecewise(**value) if "points" in value else Linear(**value)
+        except (TypeError, ValueError) as error:
             raise InvalidSettingError(
                 f"not a schedule: {value!r}", hint="{start = 1e-3, end = 0.0}"
             ) from error
