@@ -96,6 +96,22 @@ def check_crash_loop(machine: Machine, unit: str) -> None:
     start(machine, unit)
 
 
+def tcp_sockets(machine: Machine) -> set[tuple[str, str, int]]:
+    """Who listens where: command, address, port."""
+    found = set()
+    for line in machine.run("ss", "-ltnpH").stdout.splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        command = line.partition('(("')[2].partition('"')[0]
+        found.add((command, address.strip("[]").removeprefix("::ffff:"), int(port)))
+    return found
+
+
+def unix_sockets(machine: Machine) -> set[str]:
+    """Paths of ours that somebody listens at."""
+    paths = [line.split()[4] for line in machine.run("ss", "-lxH").stdout.splitlines()]
+    return {path for path in paths if "rostral" in path}
+
+
 def check_nothing_is_left(machine: Machine, units: list[str], user: str) -> None:
     """Stops the units: no process, socket, shared memory or control group of theirs is left."""
     groups = [machine.state(unit, "ControlGroup") for unit in units]
@@ -105,9 +121,8 @@ def check_nothing_is_left(machine: Machine, units: list[str], user: str) -> None
         assert machine.state(unit, "Result") == "success", machine.outputs()
     listed = machine.run("ps", "-o", "pid,args", "-u", user, "--no-headers", check=False).stdout
     assert listed == ""
-    assert machine.run("ss", "-ltnpH").stdout == ""
-    sockets = machine.run("ss", "-lxH").stdout
-    assert "/run/rostral" not in sockets
+    assert tcp_sockets(machine) == set()
+    assert unix_sockets(machine) == set()
     assert machine.run("find", "/dev/shm", "-user", user, check=False).stdout == ""
     left = machine.run("find", "/run/rostral", "-type", "s", check=False).stdout
     assert left == ""

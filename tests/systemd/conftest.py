@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from .installation import Installation
@@ -23,6 +23,8 @@ def installed() -> Iterator[Installation]:
     wheels = os.environ.get("ROSTRAL_WHEELS")
     if wheels is None:
         pytest.skip("ROSTRAL_WHEELS names no folder with wheels; run: tox -e systemd")
-    exposed = [Path(sys.base_prefix), Path(sysconfig.get_path("purelib")), Path(wheels)]
+    # Where what we depend on is installed.
+    dependencies = Path(click.__file__).parent.parent
+    exposed = [Path(sys.base_prefix), dependencies, Path(wheels)]
     with booted(exposed) as machine:
         yield Installation(machine)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -11,7 +9,7 @@ from typing import Final
 import pytest
 
 from . import acceptance
-from .installation import Installation
+from .installation import Conversation, Installation
 
 pytestmark = pytest.mark.slow
 
@@ -49,27 +47,11 @@ def gcs(installed: Installation) -> Iterator[Installation]:
     machine.systemctl("stop", UNIT, check=False)
 
 
-class Writer:
-    """A client that writes without a pause."""
-
-    def __init__(self, installation: Installation) -> None:
-        self.process = subprocess.Popen(
-            installation.machine.command(installation.command("python"), "-c", WRITER),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n", self.process.stderr
-
-    def finish(self) -> int:
-        """Stops it. How many rows it has written, all of which are there."""
-        out, err = self.process.communicate("\n", timeout=60)
-        assert self.process.returncode == 0, err
-        result = json.loads(out)
-        assert result["lost"] == []
-        return int(result["written"])
+def written_and_kept(writer: Conversation) -> int:
+    """Stops it. How many rows it has written, all of which are there."""
+    result = writer.finish()
+    assert result["lost"] == []
+    return int(result["written"])
 
 
 def test_it_serves_within_two_seconds(gcs: Installation) -> None:
@@ -86,23 +68,23 @@ def test_a_reload_keeps_the_process_and_a_faulty_file_changes_nothing(gcs: Insta
 def test_clients_ride_through_a_fault_and_lose_nothing(gcs: Installation, fault: object) -> None:
     machine = gcs.machine
     machine.systemctl("reset-failed", UNIT, check=False)
-    writer = Writer(gcs)
+    writer = gcs.conversation(WRITER)
     assert callable(fault)
     fault(machine, UNIT)
     time.sleep(0.5)
-    assert writer.finish() > 10
+    assert written_and_kept(writer) > 10
 
 
 def test_an_end_under_load_is_in_order_and_loses_nothing(gcs: Installation) -> None:
     machine = gcs.machine
-    writer = Writer(gcs)
+    writer = gcs.conversation(WRITER)
     began_s = time.monotonic()
     machine.systemctl("stop", UNIT)
     assert time.monotonic() - began_s < 10
     assert machine.state(UNIT, "Result") == "success"
     assert machine.state(UNIT, "ExecMainStatus") == "0"
     machine.systemctl("start", UNIT)
-    assert writer.finish() > 0
+    assert written_and_kept(writer) > 0
 
 
 def test_six_ends_in_a_minute_are_a_failure(gcs: Installation) -> None:

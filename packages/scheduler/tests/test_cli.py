@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from rostral_objectstore.control import ControlClient
+from rostral_scheduler import global_settings, local_settings
 from rostral_scheduler.cli import main
 
 from .node import eventually, is_alive
@@ -97,10 +99,43 @@ def test_wrong_configuration_is_exit_status_78(folder: Path) -> None:
     result = CliRunner().invoke(main, command(folder, "--num-cpus", "-3"))
     assert result.exit_code == 78
     assert "CPU" in result.output
+    result = CliRunner().invoke(main, command(folder, "--gcs", "h:1"))
+    assert result.exit_code == 78
+    assert "--gcs: gcs_address is given without token_file" in result.output
+
+
+@pytest.mark.parametrize("which", ["local", "global"])
+def test_the_default_file_of_each_service_says_every_setting(which: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(main, ["config", which, "show", "--default"])
+    assert shown.exit_code == 0
+    # Its only line that is no comment: where the GCS is.
+    assert tomllib.loads(shown.output) == {"gcs_address": "127.0.0.1:6380"}
+    settings = (local_settings if which == "local" else global_settings).SETTINGS
+    for setting in settings.settings:
+        assert f"\n{setting.name} =" in shown.output.replace("\n#", "\n")
+        assert setting.about, setting.name
+    file = tmp_path / "scheduler.toml"
+    file.write_text(shown.output + "node_lease = 3\n")
+    checked = CliRunner().invoke(main, ["config", which, "check", "--config", str(file)])
+    assert checked.exit_code == 78
+    assert (
+        f"{file}:{len(shown.output.splitlines()) + 1}: key 'node_lease' unknown" in checked.output
+    )
+    assert "gcs_address is not set" not in checked.output
+
+
+@pytest.mark.parametrize("which", ["local", "global"])
+def test_systemd_install_writes_the_units_of_one_service(which: str, tmp_path: Path) -> None:
+    arguments = ["systemd", which, "install", "--root", str(tmp_path)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    units = {path.name for path in (tmp_path / "etc/systemd/system").iterdir()}
+    assert f"rostral-{which}-scheduler.service" in units
+    assert ("rostral-node.target" in units) == (which == "local")
+    assert (tmp_path / f"etc/rostral/{which}-scheduler.toml").is_file()
 
 
 @pytest.mark.parametrize(
-    "more", [("--no-such-option",), ("--num-cpus", "many"), ("--resource", "x"), ("--gcs", "h:1")]
+    "more", [("--no-such-option",), ("--num-cpus", "many"), ("--resource", "x")]
 )
 def test_wrong_usage_is_exit_status_2(folder: Path, more: tuple[str, ...]) -> None:
     assert CliRunner().invoke(main, command(folder, *more)).exit_code == 2

@@ -39,6 +39,7 @@ from rostral.process_settings import exit_when_terminated, raise_file_limit
 from rostral.progress import ProgressReporter
 from rostral.runtime import Runtime, TaskScope
 from rostral.runtime_env import RuntimeEnv, parse
+from rostral.service_nodes import owner_of_others
 from rostral.session import NodeRecord, live_records
 from rostral.sweeper import Sweeper
 from rostral_objectstore.client import StoreClient
@@ -256,7 +257,7 @@ def _find_node(address: object, shaping: Sequence[str]) -> NodeRecord | None:
         if not records:
             raise ClusterUnavailableError(
                 "address='auto', but no node of this user runs on this machine",
-                hint="run: rostral start --head",
+                hint=_whose_node_runs() or "run: rostral start --head",
             )
         return records[-1]
     return _node_at(given)
@@ -289,8 +290,13 @@ def _node_at(address: str) -> NodeRecord:
         ) from error
     raise ClusterUnavailableError(
         f"the cluster at {address} has no node of this user on this machine",
-        hint=f"run: rostral start --address {address}",
+        hint=_whose_node_runs() or f"run: rostral start --address {address}",
     )
+
+
+def _whose_node_runs() -> str | None:
+    owner = owner_of_others()
+    return None if owner is None else f"user {owner}'s services run one: run this as that user"
 
 
 def _connect(

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rostral.exceptions import ClusterUnavailableError
+from rostral.service_nodes import own_nodes
 from rostral_objectstore.takeover import process_start_time
 
 
@@ -34,6 +35,8 @@ class NodeRecord:
     token_file: str
     detached: bool
     """Started by `rostral start`, not by a driver: it stays when drivers leave."""
+    is_service: bool = False
+    """Of a service manager, which alone starts and stops it."""
 
     def is_alive(self) -> bool:
         """Whether the very process that wrote the record still runs."""
@@ -114,9 +117,22 @@ def remove_record(node_id: str) -> None:
     (_records_dir() / f"{node_id}.json").unlink(missing_ok=True)
 
 
+def service_records() -> list[NodeRecord]:
+    """Of this user's nodes that run as services, alive or not."""
+    found = []
+    for fields in own_nodes():
+        try:
+            found.append(
+                NodeRecord(**fields, head=False, token_file="", detached=True, is_service=True)
+            )
+        except TypeError:
+            continue  # of another version: its sockets would not understand us either
+    return found
+
+
 def live_records() -> list[NodeRecord]:
     """The running nodes of this user, newest last. Cleans up after dead ones."""
-    alive = []
+    alive = [record for record in service_records() if record.is_alive()]
     for path in sorted(_records_dir().glob("*.json"), key=lambda p: p.stat().st_mtime):
         try:
             record = NodeRecord(**json.loads(path.read_text()))

@@ -43,6 +43,8 @@ class LocalSchedulerConfig:
         address: The host that other nodes reach this one at.
         worker_module: What a worker runs, ``module:function`` with one WorkerStart argument.
         preload_modules: Imported in the zygote if installed, so that workers have them at once.
+        worker_cgroup: The control group that workers are put into, with all that they start; None:
+            they stay in ours.
         worker_environment: Set in every worker, over what the scheduler's own environment has.
         prestart_count: Workers kept ready; None: one for each whole CPU, as a driver's first tasks
             will want.
@@ -129,6 +131,7 @@ class LocalSchedulerConfig:
     address: str = "127.0.0.1"
     worker_module: str = WORKER_MODULE
     preload_modules: tuple[str, ...] = PRELOADED
+    worker_cgroup: Path | None = None
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     prestart_count: int | None = None
     workers_max: int = 1008

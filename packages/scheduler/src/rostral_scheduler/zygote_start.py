@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["PRELOADED", "THREAD_LIMITS", "WORKER_MODULE", "StartedZygote", "start_zygote"]
 
@@ -54,6 +55,7 @@ def start_zygote(
     environment: Mapping[str, str],
     interpreter: Sequence[str] = (sys.executable,),
     path: Sequence[str] | None = None,
+    cgroup: Path | None = None,
 ) -> StartedZygote:
     """Starts the process. Blocks for a vfork and an exec: under a millisecond.
 
@@ -63,6 +65,10 @@ def start_zygote(
         environment: Set over our own.
         interpreter: The command that runs Python.
         path: Where it looks for modules; None: where we do.
+        cgroup: The control group to put it and its workers into; None: ours.
+
+    Raises:
+        OSError: The control group takes no process.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     places = os.pathsep.join(filter(None, sys.path if path is None else path))
@@ -79,4 +85,7 @@ def start_zygote(
             start_new_session=True,
         )
     ours.setblocking(False)
+    if cgroup is not None:
+        # Its children follow, and it has none before it is asked for one.
+        (cgroup / "cgroup.procs").write_text(str(process.pid))
     return StartedZygote(process, ours)

@@ -140,11 +140,15 @@ def _parse(text: str | None, types: tuple[type, ...]) -> dict[str, Any]:
     help="Seconds that a node may take before it is killed.",
 )
 def stop(*, force: bool, grace_s: float) -> None:
-    """Stop this user's nodes on this machine that `rostral start` started."""
+    """Stop this user's nodes on this machine that `rostral start` started.
+
+    A node that runs as services is stopped by: systemctl stop rostral-node.target
+    """
     from rostral.session import live_records
 
     # The head last: the others say good-bye to its GCS.
-    records = sorted((r for r in live_records() if r.detached), key=lambda r: r.head)
+    ours = (r for r in live_records() if r.detached and not r.is_service)
+    records = sorted(ours, key=lambda r: r.head)
     for record in records:
         stop_node(record, force=force, grace_s=grace_s)
     click.echo(f"stopped {len(records)} node{'s' if len(records) != 1 else ''}")

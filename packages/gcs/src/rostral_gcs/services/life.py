@@ -10,6 +10,7 @@ Every daemon of Rostral runs inside one ``ServiceLife``. Under systemd this is w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -17,12 +18,18 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self, TypeVar
 
 from rostral_gcs.errors import RostralError
 from rostral_gcs.services import systemd
 
 __all__ = ["ServiceLife"]
+
+T = TypeVar("T")
+
+_PAUSE_S: Final = 1.0
+# Longer than any try with the pause after it.
+_PATIENCE_S: Final = 60.0
 
 logger = logging.getLogger("rostral.service")
 
@@ -75,6 +82,43 @@ class ServiceLife:
         if self._watchdog is not None:
             self._watchdog.cancel()
             await asyncio.gather(self._watchdog, return_exceptions=True)
+
+    async def patiently(
+        self, start: Callable[[], Awaitable[T]], *expected: type[RostralError]
+    ) -> T | None:
+        """Starts what needs another service, which may come later than this one.
+
+        Under a service manager it is tried again after one of the expected errors, for as long as
+        it takes, and the manager is told what is waited for. Elsewhere the error is raised: who
+        waits in a terminal wants to know.
+
+        Returns:
+            What was started; None: the service was told to stop before that.
+        """
+        while True:
+            starting = asyncio.ensure_future(start())
+            if not await self._before_stopping(starting):
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return None
+            try:
+                return await starting
+            except expected as error:
+                extended = f"EXTEND_TIMEOUT_USEC={int(_PATIENCE_S * 1e6)}"
+                if not systemd.notify(f"STATUS=waiting: {error.message}", extended):
+                    raise
+                logger.warning("waiting: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE_S):
+                    await self.stopping.wait()
+                return None
+
+    async def _before_stopping(self, waited: asyncio.Future[Any]) -> bool:
+        """Whether it is done before the service is told to stop."""
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait({waited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        return waited.done()
 
     def ready(self, status: str) -> None:
         """Says that the service serves: everything is recovered and its sockets answer."""

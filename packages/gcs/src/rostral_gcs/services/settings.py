@@ -31,6 +31,7 @@ __all__ = ["DEFAULT", "Configured", "Flag", "Setting", "Settings", "settings_of"
 T = TypeVar("T")
 
 DEFAULT: Final = "default"
+_HINT: Final = "nothing was started; correct all of these"
 _FILE_SIZE_MAX: Final = 1 << 20
 _WIDTH: Final = 96
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
@@ -177,7 +178,10 @@ class Settings(Generic[T]):
         try:
             config = self._build(values)
         except ConfigError as error:
-            for problem in error.problems or (error.message,):
+            *others, last = error.problems or (error.message,)
+            if error.hint is not None and error.hint != _HINT:
+                last = f"{last}; {error.hint}"
+            for problem in (*others, last):
                 faults.add_checked(problem, origins)
             if not faults.lines:
                 raise
@@ -188,7 +192,7 @@ class Settings(Generic[T]):
         if config is None or faults.lines:
             raise ConfigError(
                 f"the configuration of {self.component} is wrong:\n  " + "\n  ".join(faults.lines),
-                hint="nothing was started; correct all of these",
+                hint=_HINT,
                 problems=faults.lines,
             )
         return Configured(config, values, origins)

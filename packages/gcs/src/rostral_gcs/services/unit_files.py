@@ -28,6 +28,7 @@ from rostral_gcs.errors import ConfigError, StorageError
 __all__ = ["PlannedFile", "UnitFiles"]
 
 _UNIT_SUFFIXES: Final = (".service", ".socket", ".target", ".slice")
+_MAKE: Final = ("systemd-tmpfiles", "--create")
 _COMMAND_TIMEOUT_S: Final = 60.0
 
 
@@ -144,9 +145,9 @@ class UnitFiles:
         if root != Path("/"):
             return done
         done += self._make_token(user=user)
-        if not user:
-            done += _run_if_there("systemd-sysusers", f"rostral-{self.component}.conf")
-            done += _run_if_there("systemd-tmpfiles", "--create", f"rostral-{self.component}.conf")
+        for command, kind in ((("systemd-sysusers",), "sysusers"), (_MAKE, "tmpfiles")):
+            if not user and (self._folder / f"{self.component}.{kind}").is_file():
+                done += _run_if_there(*command, f"rostral-{self.component}.conf")
         return done + _reload(user=user)
 
     def _make_token(self, *, user: bool) -> list[str]:

@@ -204,6 +204,7 @@ class Environments:
                     environment={**config.worker_environment, **variables},
                     interpreter=shlex.split(files.interpreter) or [sys.executable],
                     path=[*filter(None, [files.site_packages]), *sys.path],
+                    cgroup=config.worker_cgroup,
                 )
                 zygote = ZygoteProcess(self._listener, started, entry=config.worker_module)
                 await zygote.wait_ready(config.start_timeout_s)

@@ -108,7 +108,11 @@ class GcsLink:
         """
         if self._owns_client:
             await self.client.connect()
-        await self._register()
+        try:
+            await self._register()
+        except AlreadyExistsError:
+            await self._bury_former_self()
+            await self._register()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._renew()), loop.create_task(self._write_behind())]
 
@@ -125,6 +129,23 @@ class GcsLink:
         if self._owns_client:
             with contextlib.suppress(GcsError):
                 await self.client.close()
+
+    async def _bury_former_self(self) -> None:
+        """Ends the lease of a scheduler of this very node that died a moment ago.
+
+        It cannot be alive: it would listen at the socket that is ours now.
+
+        Raises:
+            AlreadyExistsError: The living node is another.
+        """
+        row = await self.client.get_node(self._node_id)
+        ours = (socket.gethostname(), self._config.socket_path)
+        if row is not None and (row.hostname, row.scheduler_socket) != ours:
+            raise AlreadyExistsError(
+                f"node {self._node_id} lives on {row.hostname} already",
+                hint="start this node's store anew, it then has an id of its own",
+            )
+        await self.client.mark_node_dead(self._node_id, "its local scheduler was started again")
 
     async def _register(self) -> None:
         config = self._config

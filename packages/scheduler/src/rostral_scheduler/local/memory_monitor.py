@@ -102,7 +102,7 @@ class MemoryMonitor:
 
     def _tightest(self) -> MemoryLimit | None:
         """The limit that is exceeded by the most, or None."""
-        found = [*memory_limits(), *self._own_limit()]
+        found = [*memory_limits(self._config.worker_cgroup), *self._own_limit()]
         share = max((at.used_bytes / at.limit_bytes for at in found), default=0.0)
         self.has_no_room = share > self._config.growth_memory_threshold
         short = [at for at in found if self._policy.is_short(at.used_bytes, at.limit_bytes)]

@@ -27,9 +27,13 @@ class MemoryLimit(NamedTuple):
     name: str
 
 
-def memory_limits() -> list[MemoryLimit]:
-    """The machine's, and that of this process's cgroup if it has one."""
-    found = [*_machine(), *_cgroup()]
+def memory_limits(workers_cgroup: Path | None = None) -> list[MemoryLimit]:
+    """The machine's, and those of the cgroup and of the ones above it, if they have any.
+
+    Args:
+        workers_cgroup: The workers' own, of version 2; None: they are in this process's.
+    """
+    found = [*_machine(), *_cgroups(workers_cgroup)]
     return [limit for limit in found if limit.limit_bytes > 0]
 
 
@@ -75,11 +79,18 @@ def _cgroup_folder() -> tuple[Path, bool] | None:
     return None
 
 
-def _cgroup() -> Iterator[MemoryLimit]:
-    at = _cgroup_folder()
+def _cgroups(workers_cgroup: Path | None) -> Iterator[MemoryLimit]:
+    at = _cgroup_folder() if workers_cgroup is None else (workers_cgroup, True)
     if at is None:
         return
     folder, is_second = at
+    while folder.is_relative_to(_CGROUP_ROOT) and folder != _CGROUP_ROOT:
+        yield from _cgroup(folder, is_second=is_second)
+        folder = folder.parent
+    yield from _cgroup(folder, is_second=is_second)
+
+
+def _cgroup(folder: Path, *, is_second: bool) -> Iterator[MemoryLimit]:
     names = ("memory.max", "memory.current", "inactive_file")
     if not is_second:
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

@@ -168,6 +168,7 @@ class WorkerPool:
                 entry=self._config.worker_module,
                 preload=self._config.preload_modules,
                 environment=self._config.worker_environment,
+                cgroup=self._config.worker_cgroup,
             )
         zygote = ZygoteProcess(self, started, entry=self._config.worker_module)
         await zygote.wait_ready(self._config.start_timeout_s)

@@ -1,0 +1,198 @@
+"""The settings of ``rostral-objectstore serve``: of the store, of transfers and of metrics.
+
+Owns where the service listens and spills when nobody says where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rostral_gcs.errors import ConfigError
+from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
+from rostral_gcs.services.settings import Setting, Settings, settings_of
+from rostral_gcs.services.systemd import credential, directory
+from rostral_objectstore import metrics
+from rostral_objectstore.addresses import SOCKET_NAME, SOCKET_VARIABLE, default_socket_path
+from rostral_objectstore.config import StoreConfig, default_memory_bytes
+
+if TYPE_CHECKING:
+    from rostral_objectstore.transfer import TransferConfig
+
+__all__ = ["SETTINGS", "Serving"]
+
+_TRANSFER = (
+    Setting(
+        name="transfer_address",
+        kind=KINDS["str"],
+        default=None,
+        about="HOST:PORT where objects are exchanged with other nodes; port 0 takes a free one. "
+        "Without it, there is no exchange. Anything but loopback needs TLS.",
+    ),
+    Setting(
+        name="bandwidth_bytes_s",
+        kind=SIZE,
+        default=None,
+        about="Bytes that leave for other nodes in a second, at most. Without it, there is no "
+        "limit.",
+    ),
+    Setting(
+        name="token_file",
+        kind=KINDS["Path"],
+        default=lambda: credential("token"),
+        default_text="the unit's credential",
+        about="The cluster token, a file of mode 0600 that is ours; transfers need it.",
+    ),
+    Setting(
+        name="tls_certificate",
+        kind=KINDS["Path"],
+        default=None,
+        about="This node's certificate, PEM.",
+    ),
+    Setting(
+        name="tls_key",
+        kind=KINDS["Path"],
+        default=None,
+        about="Its key, PEM, of mode 0600.",
+    ),
+    Setting(
+        name="tls_ca",
+        kind=KINDS["Path"],
+        default=None,
+        about="Who signs the nodes' certificates, PEM.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How one ``serve`` runs.
+
+    Attributes:
+        config: Of the daemon.
+        metrics_address: Host and port of the page for Prometheus; None: there is none.
+    """
+
+    config: StoreConfig
+    metrics_address: tuple[str, int] | None
+
+
+def _socket_path() -> str:
+    given, runtime = os.environ.get(SOCKET_VARIABLE), directory("RUNTIME")
+    if not given and runtime is not None:
+        return str(runtime / SOCKET_NAME)
+    return default_socket_path()
+
+
+def _default_spill_directories() -> tuple[str, ...]:
+    given = directory("CACHE")
+    return () if given is None else (str(given),)
+
+
+def _build(values: Mapping[str, Any]) -> Serving:
+    ours = {setting.name for setting in _TRANSFER} | {"metrics_address", "log_level"}
+    fields = {name: value for name, value in values.items() if name not in ours}
+    fields["socket_path"] = str(Path(fields["socket_path"] or _socket_path()).absolute())
+    fields["spill_directories"] = tuple(
+        str(Path(path).absolute()) for path in fields["spill_directories"]
+    )
+    config = StoreConfig(**fields, transfer=_transfer_config(values))
+    config.validate()
+    address = values["metrics_address"]
+    if address is None:
+        return Serving(config=config, metrics_address=None)
+    with _named("metrics_address: "):
+        return Serving(config=config, metrics_address=metrics.parse_address(address))
+
+
+@contextlib.contextmanager
+def _named(prefix: str) -> Iterator[None]:
+    """Has problems begin with the name of the setting that they are about."""
+    try:
+        yield
+    except ConfigError as error:
+        problems = [prefix + problem for problem in error.problems or (error.message,)]
+        raise ConfigError(error.message, hint=error.hint, problems=problems) from error
+
+
+def _transfer_config(values: Mapping[str, Any]) -> TransferConfig | None:
+    if values["transfer_address"] is None:
+        return None
+    if values["token_file"] is None:
+        problem = "transfer_address is given without token_file"
+        raise ConfigError(
+            problem,
+            hint="make a token with: rostral-gcs token FILE",
+            problems=[f"{problem}; make one with: rostral-gcs token FILE"],
+        )
+    # Brings Arrow Flight along, which is an extra.
+    from rostral_objectstore.transfer import (
+        Credentials,
+        FetchConfig,
+        TransferConfig,
+        TransferServerConfig,
+    )
+
+    def file(name: str) -> str | None:
+        return None if values[name] is None else str(values[name])
+
+    credentials = Credentials(
+        token_file=str(values["token_file"]),
+        tls_certificate_file=file("tls_certificate"),
+        tls_key_file=file("tls_key"),
+        tls_ca_file=file("tls_ca"),
+    )
+    config = TransferConfig(
+        server=TransferServerConfig(
+            credentials=credentials,
+            address=values["transfer_address"],
+            bandwidth_bytes_s=values["bandwidth_bytes_s"],
+        ),
+        fetch=FetchConfig(credentials=credentials),
+    )
+    with _named("transfer_address: "):
+        config.validate()
+    return config
+
+
+SETTINGS = Settings(
+    "objectstore",
+    [
+        *settings_of(
+            StoreConfig,
+            leave_out=["node_id", "transfer"],
+            defaults={
+                "socket_path": (
+                    None,
+                    f"${SOCKET_VARIABLE}, else {SOCKET_NAME} in the unit's runtime directory, else "
+                    "in this user's",
+                ),
+                "memory_bytes": (default_memory_bytes, "0.3 of the machine's memory"),
+                "cpu_count": (lambda: len(os.sched_getaffinity(0)), "all that we may use"),
+                "spill_directories": (
+                    _default_spill_directories,
+                    "the unit's cache directory, else none",
+                ),
+            },
+        ),
+        *_TRANSFER,
+        Setting(
+            name="metrics_address",
+            kind=KINDS["str"],
+            default=None,
+            about="HOST:PORT of a page for Prometheus, on this machine alone. Without it, there "
+            "is none.",
+        ),
+        Setting(
+            name="log_level",
+            kind=LOG_LEVEL,
+            default="warning",
+            about="What is logged, and worse; a reload applies it.",
+        ),
+    ],
+    _build,
+)
