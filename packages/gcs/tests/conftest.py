@@ -16,6 +16,8 @@ import pytest
 
 from rostral_gcs import AsyncGcsClient, GcsConfig, GcsServer, generate_token, write_token
 
+from .redis_servers import RedisFarm, RedisProcess
+
 Scenario = Callable[[GcsServer, AsyncGcsClient], Awaitable[None]]
 
 
@@ -103,3 +105,17 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for server in started:
         server.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def redis_farm(tmp_path: Path) -> Iterator[RedisFarm]:
+    """Starts Redis servers; none outlives the test."""
+    farm = RedisFarm(tmp_path)
+    yield farm
+    farm.close()
+
+
+@pytest.fixture
+def redis_server(redis_farm: RedisFarm) -> RedisProcess:
+    """One Redis server."""
+    return redis_farm.server()

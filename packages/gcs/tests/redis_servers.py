@@ -14,11 +14,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from rostral_gcs.backends.redis_link import LinkBrokenError, RedisLink, ReplyError
 from rostral_gcs.redis_options import RedisOptions, RedisTarget, Topology
@@ -215,17 +213,3 @@ def _in_step(replica: RedisProcess) -> bool:
 def group_url(servers: list[RedisProcess]) -> str:
     """The URL of a group."""
     return "redis://" + ",".join(server.address for server in servers)
-
-
-@pytest.fixture
-def redis_farm(tmp_path: Path) -> Iterator[RedisFarm]:
-    """Starts Redis servers; none outlives the test."""
-    farm = RedisFarm(tmp_path)
-    yield farm
-    farm.close()
-
-
-@pytest.fixture
-def redis_server(redis_farm: RedisFarm) -> RedisProcess:
-    """One Redis server."""
-    return redis_farm.server()

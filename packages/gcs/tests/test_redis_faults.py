@@ -24,12 +24,9 @@ from .redis_servers import (
     RedisFarm,
     RedisProcess,
     free_port,
-    redis_farm,
-    redis_server,
     server_has_tls,
 )
 
-__all__ = ["redis_farm", "redis_server"]
 pytestmark = pytest.mark.slow
 
 Open = Callable[..., RedisBackend]
@@ -318,7 +315,7 @@ def test_of_two_services_the_slower_plans_again(
     first.gather([b"r"], {})
     second.gather([b"r"], {})
     second.commit([_put(1, b"a", b"second")], [Answer(b"r", b"p", 1.0)], durable=True)
-    with pytest.raises(errors.StateMovedError, match="another service has written"):
+    with pytest.raises(errors.StateMovedError, match="written to meanwhile"):
         first.commit([_put(1, b"a", b"first")], [Answer(b"r", b"p", 1.0)], durable=True)
     gathered = first.gather([b"r"], {1: [b"a"]})
     assert gathered.answers == {b"r": b"p"}

@@ -17,9 +17,8 @@ from rostral_gcs.backends.redis_layout import Keys
 from rostral_gcs.backends.redis_storage import RedisStorage
 from rostral_gcs.redis_options import RedisOptions
 
-from .redis_servers import RedisFarm, RedisProcess, group_url, redis_farm
+from .redis_servers import RedisFarm, RedisProcess, group_url
 
-__all__ = ["redis_farm"]
 pytestmark = pytest.mark.slow
 
 Open = Callable[..., RedisBackend]

@@ -12,6 +12,7 @@ watched is taken back by a failover, except what a single server without replica
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -94,6 +95,8 @@ class RedisBackend:
         # The newest generation that as many replicas have as must.
         self._confirmed = -1
         self._short_until_s = 0.0
+        # Tells our own hints from others'.
+        self._name = os.urandom(8)
         self._wake: Callable[[], None] | None = None
         self._keeper: RedisKeeper | None = None
 
@@ -114,6 +117,7 @@ class RedisBackend:
                 self._target,
                 self._options,
                 self._keys,
+                name=self._name,
                 standing=self._standing,
                 wake=self._wake,
             )
@@ -135,11 +139,17 @@ class RedisBackend:
         return _opened(self._known_meta())
 
     def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
-        """Answers and rows that a group of writes must know, in one round trip."""
+        """Answers and rows that a group of writes must know, in one round trip or in none.
+
+        When no row is wanted, what we know from the last commit is enough: the next one is refused
+        if it is not so any more, or if a request has an answer.
+        """
+        wanted = [(table, part) for table, part in keys.items() if part]
+        if self._opened and not wanted and self._meta is not None and self._primary is not None:
+            return Gathered(answers={}, rows={}, standing=_opened(self._meta))
         work: list[_Work] = []
         if request_ids:
             work.append(("HMGET", self._keys.answers, *request_ids))
-        wanted = [(table, part) for table, part in keys.items() if part]
         work += [("HMGET", self._keys.rows(table), *part) for table, part in wanted]
         # The meta row comes first: a commit in between is then refused, and nothing is missed.
         replies = self._read(work, meta_first=True)
@@ -197,7 +207,8 @@ class RedisBackend:
         if not applied:
             self._meta = None
             raise StateMovedError(
-                "another service has written to the shard meanwhile", hint="plan the writes again"
+                "the shard was written to meanwhile, or the request is answered already",
+                hint="plan the writes again",
             )
         self._meta = replace(after, wait=wait)
         self._confirmed = after.generation
@@ -386,7 +397,7 @@ class RedisBackend:
         behind: list[_Work] = [("WAIT", wait, self._wait_ms)] if wait else []
         if hint:
             sharded = self._target.topology is Topology.CLUSTER
-            behind.append(("SPUBLISH" if sharded else "PUBLISH", self._keys.hints, b""))
+            behind.append(("SPUBLISH" if sharded else "PUBLISH", self._keys.hints, self._name))
         try:
             replies = primary.link.ask([COMMIT.call(keys, arguments), *_plain(behind, whole=True)])
             if isinstance(replies[0], ReplyError) and replies[0].code == "NOSCRIPT":

@@ -42,6 +42,7 @@ class RedisKeeper:
         target: The servers.
         options: Bounds and credentials.
         keys: The shard's.
+        name: What our own hints say, to be passed over.
         standing: Tells the present primary; None while there is none.
         wake: Called when others may have written.
     """
@@ -52,12 +53,14 @@ class RedisKeeper:
         options: RedisOptions,
         keys: Keys,
         *,
+        name: bytes,
         standing: Callable[[], Standing | None],
         wake: Callable[[], None],
     ) -> None:
         self._target = target
         self._options = options
         self._keys = keys
+        self._name = name
         self._standing = standing
         self._wake = wake
         self._wanted = options.replicas_wanted(target)
@@ -112,7 +115,8 @@ class RedisKeeper:
             until_s = time.monotonic() + self._options.poll_s
             # In short steps, so that the end is not waited for.
             while not self._stopped.is_set() and time.monotonic() < until_s:
-                if link.read_push(min(0.1, self._options.poll_s)) is not None:
+                message = link.read_push(min(0.1, self._options.poll_s))
+                if message is not None and message[-1] != self._name:
                     break
         except LinkBrokenError:
             self._subscribed = None

@@ -14,7 +14,8 @@ that they lie in one slot of a cluster, and every script is given each key that 
 
 A commit is one script, and so applied whole or not at all. It is compare-and-set on ``generation``,
 which every commit raises: whoever planned on older rows is refused, and reads again. That is what
-lets several services write to one shard.
+lets several services write to one shard. A request that has an answer already is refused too, so
+that writes which depend on no row need not be looked up before.
 
 Numbers are text throughout: Lua's are doubles.
 """
@@ -228,6 +229,9 @@ if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] then
 end
 local tables = (#KEYS - 4) / 2
 local at = 10 + 3 * tables
+for i = at, at + tonumber(ARGV[7]) - 1, 2 do
+  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 then return {0, meta[4] or ''} end
+end
 local function take(command, key, count)
   if count > 0 then
     each(command, key, at, at + count - 1)
