@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from rostral_gcs import (
+    KV,
     NODES,
+    TASKS,
     ActorRow,
     AsyncGcsClient,
+    CheckpointRow,
+    EventRow,
     GcsServer,
     JobRow,
     NodeReport,
     NodeRow,
     QueueReport,
+    TaskRow,
+    WatchPosition,
     errors,
 )
 from rostral_gcs._proto import gcs_pb2
-from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID
+from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID, TaskID
+from rostral_gcs.tables.registry import TABLES
 
 Call = Callable[[AsyncGcsClient], Awaitable[object]]
 
@@ -56,7 +65,192 @@ class Refusal:
     says: str
 
 
+async def _columns(client: AsyncGcsClient, **fields: object) -> object:
+    wanted: dict[str, Any] = {"request_id": bytes(16), "table": "tasks", **fields}
+    request = gcs_pb2.WriteColumnsRequest(**wanted)
+    return await client._connection.call("WriteColumns", request, gcs_pb2.WriteColumnsReply)
+
+
+async def _watch(client: AsyncGcsClient, sequence: int) -> object:
+    position = WatchPosition(client.cluster_id, (sequence,))
+    return await anext(client.watch(KV, position=position, resync=False))
+
+
+async def _second(events: AsyncGenerator[object, None]) -> object:
+    await anext(events)  # RESYNC is the client's own; the server is asked after it.
+    return await anext(events)
+
+
+async def _as_old_epoch(client: AsyncGcsClient) -> object:
+    request = gcs_pb2.WriteRequest(request_id=b"e" * 16)
+    request.ops.add(table="kv", key=b"\0k", value=b"v")
+    request.writer.node_id = FENCED.binary()
+    request.writer.epoch = 1
+    return await client._connection.call("Write", request, gcs_pb2.WriteReply)
+
+
+FENCED = NodeID.from_random()
+STORED = FunctionID.from_random()
+
+
+async def _prepare(client: AsyncGcsClient) -> None:
+    """A node that is in its second life, and a function."""
+    await client.register_node(replace(NODE, node_id=FENCED))
+    await client.mark_node_dead(FENCED, "for the test")
+    await client.register_node(replace(NODE, node_id=FENCED, lease_s=3600.0))
+    await client.put_function(STORED, "f", b"code")
+
+
 REFUSALS = [
+    Refusal("lower epoch", _as_old_epoch, errors.FencedError, "epoch 1 is fenced"),
+    Refusal(
+        "live node registered again",
+        lambda c: c.register_node(replace(NODE, node_id=FENCED)),
+        errors.AlreadyExistsError,
+        "a live node has the id",
+    ),
+    Refusal(
+        "lease of an unknown node",
+        lambda c: c.renew_node_lease(NodeID.from_random(), 1),
+        errors.NotFoundError,
+        "register it again",
+    ),
+    Refusal(
+        "lease under an old epoch",
+        lambda c: c.renew_node_lease(FENCED, 1),
+        errors.FencedError,
+        "stop all work",
+    ),
+    Refusal(
+        "immutable row with other bytes",
+        lambda c: c.put_function(STORED, "f", b"other code"),
+        errors.ImmutableError,
+        "written already, with other bytes",
+    ),
+    Refusal(
+        "watch from the future",
+        lambda c: _watch(c, 10**9),
+        errors.OutOfRangeError,
+        "in the future",
+    ),
+    Refusal(
+        "watch from a position that was trimmed",
+        lambda c: _watch(c, 0),
+        errors.ResyncRequiredError,
+        "has been trimmed; it begins after",
+    ),
+    Refusal(
+        "watch of a table without history",
+        lambda c: _second(c.watch(TASKS)),
+        errors.InvalidArgumentError,
+        "cannot be watched",
+    ),
+    Refusal(
+        "key of the wrong size",
+        lambda c: _write(c, table="tasks", key=b"short", value=b"v"),
+        errors.InvalidKeyError,
+        "its keys have 16",
+    ),
+    Refusal(
+        "task deleted",
+        lambda c: _write(c, table="tasks", key=b"k" * 16),
+        errors.InvalidArgumentError,
+        "cannot be deleted",
+    ),
+    Refusal("columns without keys", _columns, errors.InvalidKeyError, "at least one"),
+    Refusal(
+        "columns with half a key",
+        lambda c: _columns(c, keys=b"k" * 24, sizes=[1], values=b"v"),
+        errors.InvalidKeyError,
+        "16 each",
+    ),
+    Refusal(
+        "columns with too few values",
+        lambda c: _columns(c, keys=b"k" * 32, sizes=[1], values=b"v"),
+        errors.InvalidArgumentError,
+        "1 sizes, 1 bytes in all, for 2 keys",
+    ),
+    Refusal(
+        "columns with too many bytes",
+        lambda c: _columns(c, keys=b"k" * 16, sizes=[1], values=b"vv"),
+        errors.InvalidArgumentError,
+        "2 bytes of values",
+    ),
+    Refusal(
+        "columns with a value too large",
+        lambda c: _columns(c, keys=b"k" * 16, sizes=[600_000], values=bytes(600_000)),
+        errors.TooLargeError,
+        "the limit is 524288",
+    ),
+    Refusal(
+        "too many columns",
+        lambda c: _columns(c, keys=b"k" * 16 * 10_001, sizes=[0] * 10_001),
+        errors.TooLargeError,
+        "the limit is 10000",
+    ),
+    Refusal(
+        "columns of a table without fixed keys",
+        lambda c: _columns(c, table="kv", keys=b"k" * 16, sizes=[0]),
+        errors.InvalidArgumentError,
+        "cannot be written by columns",
+    ),
+    Refusal(
+        "tasks deleted by columns",
+        lambda c: _columns(c, keys=b"k" * 16, delete=True),
+        errors.InvalidArgumentError,
+        "cannot be deleted",
+    ),
+    Refusal(
+        "columns of no table",
+        lambda c: _columns(c, table="nonsense", keys=b"k" * 16, sizes=[0]),
+        errors.NoSuchTableError,
+        "no table 'nonsense'",
+    ),
+    Refusal(
+        "columns without a request id",
+        lambda c: _columns(c, request_id=b"", keys=b"k" * 16, sizes=[0]),
+        errors.InvalidArgumentError,
+        "request_id has 0 bytes",
+    ),
+    Refusal(
+        "prefix that names no shard",
+        lambda c: _raw(c, "Read", gcs_pb2.ReadRequest(table="kv", prefixes=[b"p"])),
+        errors.InvalidArgumentError,
+        "cannot be read by prefixes this short",
+    ),
+    Refusal(
+        "too many prefixes",
+        lambda c: _raw(
+            c, "Read", gcs_pb2.ReadRequest(table="objects", prefixes=[b"p" * 20] * 10_001)
+        ),
+        errors.InvalidArgumentError,
+        "the limit is 10000",
+    ),
+    *(
+        Refusal(
+            f"task submitted at {time_s}",
+            lambda c, time_s=time_s: c.record_tasks(  # type: ignore[misc]
+                [TaskRow(task_id=TaskID.from_random(), job_id=ACTOR.job_id, submit_time_s=time_s)]
+            ),
+            errors.InvalidArgumentError,
+            "finite numbers, 0 or more",
+        )
+        for time_s in (float("nan"), float("inf"), -1.0)
+    ),
+    Refusal(
+        "event without a kind",
+        lambda c: c.record_events([EventRow(time_s=1.0, kind="")]),
+        errors.InvalidArgumentError,
+        "allowed: a kind",
+    ),
+    Refusal(
+        "checkpoint with a negative number",
+        lambda c: c.add_checkpoint(
+            CheckpointRow(actor_id=ACTOR.actor_id, number=-1, call_count=0, location="")
+        ),
+        errors.InvalidArgumentError,
+        "number of a checkpoint",
+    ),
     Refusal("empty key", lambda c: c.kv_put(b"", b"v"), errors.InvalidKeyError, "key is empty"),
     Refusal(
         "empty raw key",
@@ -222,6 +416,8 @@ REFUSALS = [
 
 def test_every_refusal_is_typed_prompt_and_without_effect(play: Callable[..., None]) -> None:
     async def scenario(server: GcsServer, client: AsyncGcsClient) -> None:
+        await _prepare(client)
+        before = await _state(server)
         for refusal in REFUSALS:
             started_s = time.monotonic()
             with pytest.raises(refusal.error) as caught:
@@ -235,10 +431,25 @@ def test_every_refusal_is_typed_prompt_and_without_effect(play: Callable[..., No
             assert len(text) < 400, refusal.name
             # Far above the 50 ms that a refusal may take, for loaded machines.
             assert took_s < 2.0, refusal.name
-            assert server._store._shards[0].last_sequence == 0, refusal.name
-        assert await client.kv_put(b"still", b"well") == 1
+            assert await _state(server) == before, refusal.name
+            # Whatever came, the next good call is answered.
+            assert await client.get_node(FENCED) is not None, refusal.name
+        assert await client.kv_put(b"still", b"well") > 0
 
-    play(scenario)
+    # Nothing is kept of the history, so that a position that was trimmed is at hand.
+    play(scenario, history_count_max=1)
+
+
+async def _state(server: GcsServer) -> str:
+    """A hash over every row of every table, and over how many writes there were."""
+    digest = hashlib.sha256()
+    for spec in TABLES.values():
+        rows, more = await server._store.scan(spec, prefix=b"", after_key=b"", limit=1000)
+        assert not more
+        for row in rows:
+            digest.update(b"%d %d" % (spec.number, row.version) + row.key + row.value)
+    digest.update(b"%d" % server._store._shards[0].last_sequence)
+    return digest.hexdigest()
 
 
 def test_one_bad_write_does_not_spoil_its_batch(play: Callable[..., None]) -> None:

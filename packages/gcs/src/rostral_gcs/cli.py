@@ -16,7 +16,8 @@ import click
 from rostral_gcs.auth import write_token
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import StorageError
-from rostral_gcs.gcs_settings import SETTINGS, with_token
+from rostral_gcs.gcs_settings import SETTINGS, default_data_dir, with_token
+from rostral_gcs.maintenance.commands import maintenance_commands
 from rostral_gcs.services.commands import config_group, config_option, errors_shown, systemd_group
 from rostral_gcs.services.flags import given_flags, setting_options
 from rostral_gcs.services.life import ServiceLife
@@ -43,6 +44,8 @@ def main() -> None:
 
 main.add_command(config_group(SETTINGS))
 main.add_command(systemd_group(_UNITS))
+for _command in maintenance_commands(default_data_dir):
+    main.add_command(_command)
 
 
 @main.command()

@@ -10,12 +10,16 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 from rostral_gcs.archive.files import ArchiveForm
 from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.errors import ConfigError, DataDirLockedError, StorageError
 
-__all__ = ["DataDir"]
+__all__ = ["RESTORING", "DataDir", "lock_directory"]
+
+RESTORING: Final = "restoring"
+"""The file that is there while a restore changes the files over."""
 
 
 class DataDir:
@@ -53,7 +57,8 @@ class DataDir:
         self._lock = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = self._acquire()
+            self._lock = lock_directory(path)
+            _check_whole(path)
             self.cluster_id = self._identify(shard_count)
         except OSError as error:
             self.close()
@@ -84,26 +89,6 @@ class DataDir:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def _acquire(self) -> int:
-        # The lock is the kernel's, so it goes with its holder however that dies; the pid in the
-        # file is only for the message. The file is never removed: another server may have it open.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._path / "lock", flags, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            text = os.pread(descriptor, 32, 0).decode("ascii", errors="replace").strip()
-            os.close(descriptor)
-            pid = int(text) if text.isdecimal() else 0
-            raise DataDirLockedError(
-                f"data directory {self._path} is locked by pid {pid or 'unknown'}",
-                hint="stop that server, or use another --data-dir",
-                pid=pid,
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        return descriptor
 
     def _identify(self, shard_count: int) -> bytes:
         path = self._path / "cluster.json"
@@ -141,3 +126,38 @@ class DataDir:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def lock_directory(path: Path) -> int:
+    """Locks a data directory; closing the descriptor unlocks it.
+
+    Raises:
+        DataDirLockedError: Another process has it.
+        OSError: The lock file cannot be made.
+    """
+    # The lock is the kernel's, so it goes with its holder however that dies; the pid in the file is
+    # only for the message. The file is never removed: another server may have it open.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path / "lock", flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        text = os.pread(descriptor, 32, 0).decode("ascii", errors="replace").strip()
+        os.close(descriptor)
+        pid = int(text) if text.isdecimal() else 0
+        raise DataDirLockedError(
+            f"data directory {path} is locked by pid {pid or 'unknown'}",
+            hint="stop that server, or use another --data-dir",
+            pid=pid,
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _check_whole(path: Path) -> None:
+    if (path / RESTORING).exists():
+        raise StorageError(
+            f"a restore of {path} was interrupted: what is there is not whole",
+            hint="run `rostral-gcs restore` again",
+        )

@@ -23,6 +23,7 @@ _TRAILER: Final = "rostral-error-bin"
 _STATUS: Final[dict[type[GcsError], grpc.StatusCode]] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InvalidKeyError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidPathError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.TooLargeError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NoSuchTableError: grpc.StatusCode.NOT_FOUND,
     errors.OutOfRangeError: grpc.StatusCode.OUT_OF_RANGE,

@@ -10,7 +10,8 @@ The tree, in families by who must act::
     └── GcsError
         ├── GcsMisuseError           the caller must change what it asks
         │   ├── InvalidArgumentError (ValueError)     INVALID_ARGUMENT
-        │   │   └── InvalidKeyError                   INVALID_KEY
+        │   │   ├── InvalidKeyError                   INVALID_KEY
+        │   │   └── InvalidPathError                  INVALID_PATH
         │   ├── TooLargeError        (ValueError)     TOO_LARGE
         │   ├── NoSuchTableError     (LookupError)    NO_SUCH_TABLE
         │   ├── OutOfRangeError      (ValueError)     OUT_OF_RANGE
@@ -72,6 +73,7 @@ __all__ = [
     "InsecureBindError",
     "InvalidArgumentError",
     "InvalidKeyError",
+    "InvalidPathError",
     "NoSuchTableError",
     "NotFoundError",
     "NotReplicatedError",
@@ -156,6 +158,12 @@ class InvalidKeyError(InvalidArgumentError):
     """A key is empty or longer than the limit."""
 
     code = "INVALID_KEY"
+
+
+class InvalidPathError(InvalidArgumentError):
+    """A path leads out of the folder that it must be in."""
+
+    code = "INVALID_PATH"
 
 
 class TooLargeError(GcsMisuseError, ValueError):

@@ -20,7 +20,7 @@ from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential, directory
 
-__all__ = ["SETTINGS", "Serving", "with_token"]
+__all__ = ["SETTINGS", "Serving", "default_data_dir", "with_token"]
 
 # Stands for a token while the rest is checked: none is read, and none is made, before all is right.
 _NO_TOKEN = "-" * 16
@@ -41,7 +41,8 @@ class Serving:
     port_file: Path | None
 
 
-def _default_data_dir() -> Path:
+def default_data_dir() -> Path:
+    """Where the data lies when nobody says where."""
     given = directory("STATE")
     if given is not None:
         return given
@@ -69,7 +70,7 @@ SETTINGS = Settings(
             leave_out=["token", "redis"],
             defaults={
                 "data_dir": (
-                    _default_data_dir,
+                    default_data_dir,
                     "the unit's state directory, else ~/.local/state/rostral/gcs",
                 ),
                 "port": (6380, None),

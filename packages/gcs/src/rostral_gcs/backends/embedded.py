@@ -29,6 +29,7 @@ from rostral_gcs.backends.lineage_log import LineageLog
 from rostral_gcs.backends.segment import Frame
 from rostral_gcs.errors import (
     ControlPlaneFullError,
+    CorruptError,
     GcsOverloadedError,
     StorageError,
     VersionMismatchError,
@@ -63,6 +64,8 @@ _READ_CHUNK: Final = 500
 RECORD_MEMORY: Final = 176
 """Bytes of memory that a record in the log is taken to cost, the growth of its dict included."""
 
+# Checked page by page at each start up to this size, which takes a tenth of a second.
+_CHECKED_SIZE_MAX: Final = 64 * 1024 * 1024
 _TASKS: Final = TABLES["tasks"].number
 _APPENDED: Final = frozenset(spec.number for spec in TABLES.values() if spec.appended)
 
@@ -116,6 +119,8 @@ class EmbeddedBackend:
             connection.execute("PRAGMA wal_autocheckpoint=16384")
             connection.execute("PRAGMA cache_size=-65536")
             connection.execute("PRAGMA temp_store=MEMORY")
+            if self._path.stat().st_size <= _CHECKED_SIZE_MAX:
+                self._check(connection)
             connection.executescript(_SCHEMA)
             found = self._meta("format", _FORMAT)
             if found != _FORMAT:
@@ -134,6 +139,15 @@ class EmbeddedBackend:
                 last_sequence=max(self._meta("last_sequence", 0), log_sequence),
                 trimmed_sequence=trimmed,
                 history_size=size,
+            )
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if verdict != "ok":
+            raise CorruptError(
+                f"{self._path} is damaged: {verdict[:200]}",
+                hint="`rostral-gcs verify` says where; restore it from a backup",
+                path=str(self._path),
             )
 
     def close(self) -> None:
