@@ -12,7 +12,7 @@ import pytest
 
 from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import DeadlineError, InvalidSettingError, OverloadedError
-from rostral_rl.serve.batcher import BatchConfig, Batcher, BatchLimit
+from rostral_rl.serve.batcher import BatchConfig, Batcher, BatchLimit, Current
 
 
 def test_the_limit_rises_by_one_and_backs_off_by_a_tenth() -> None:
@@ -63,6 +63,15 @@ def test_a_large_request_that_was_fast_is_evidence_for_its_size() -> None:
     assert limit.rows == 51
 
 
+def current(act: Callable[[SpaceArray], SpaceArray]) -> Callable[[], Current]:
+    """What a batcher asks for a policy without memory."""
+    return lambda: Current(lambda obs, state: (act(obs), None), 0)
+
+
+async def ask(batcher: Batcher, obs: SpaceArray, *, deadline_s: float | None = None) -> SpaceArray:
+    return (await batcher.submit(obs, deadline_s=deadline_s)).actions
+
+
 def run(scenario: Callable[[Batcher, list[int]], Any], **config: float) -> list[int]:
     """Runs a scenario with a batcher that adds one; returns the sizes of its batches."""
     sizes: list[int] = []
@@ -72,7 +81,7 @@ def run(scenario: Callable[[Batcher, list[int]], Any], **config: float) -> list[
         return obs[:, 0] + 1
 
     async def main() -> None:
-        batcher = Batcher(act, BatchConfig(**config))  # type: ignore[arg-type]
+        batcher = Batcher(current(act), BatchConfig(**config))  # type: ignore[arg-type]
         try:
             await scenario(batcher, sizes)
         finally:
@@ -88,7 +97,7 @@ def rows(*values: float) -> SpaceArray:
 
 def test_a_lone_request_is_answered_at_once_and_alone() -> None:
     async def scenario(batcher: Batcher, sizes: list[int]) -> None:
-        assert (await batcher.submit(rows(5.0))).tolist() == [6.0]
+        assert (await ask(batcher, rows(5.0))).tolist() == [6.0]
         assert sizes == [1]
 
     run(scenario)
@@ -97,7 +106,7 @@ def test_a_lone_request_is_answered_at_once_and_alone() -> None:
 def test_requests_of_one_moment_share_batches_up_to_the_limit_and_get_their_own_rows() -> None:
     async def scenario(batcher: Batcher, sizes: list[int]) -> None:
         for _ in range(30):
-            answers = await asyncio.gather(*(batcher.submit(rows(i, i + 0.5)) for i in range(8)))
+            answers = await asyncio.gather(*(ask(batcher, rows(i, i + 0.5)) for i in range(8)))
             assert [a.tolist() for a in answers] == [[i + 1, i + 1.5] for i in range(8)]
 
     sizes = run(scenario, slo_ms=10_000)
@@ -108,10 +117,10 @@ def test_requests_of_one_moment_share_batches_up_to_the_limit_and_get_their_own_
 
 def test_a_full_queue_refuses_at_once() -> None:
     async def scenario(batcher: Batcher, sizes: list[int]) -> None:
-        waiting = [asyncio.ensure_future(batcher.submit(rows(i, i))) for i in range(2)]
+        waiting = [asyncio.ensure_future(ask(batcher, rows(i, i))) for i in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError, match="limit of 4"):
-            await batcher.submit(rows(1.0))
+            await ask(batcher, rows(1.0))
         assert [(await w).tolist() for w in waiting] == [[1, 1], [2, 2]]
 
     run(scenario, queue_rows_max=4)
@@ -120,7 +129,7 @@ def test_a_full_queue_refuses_at_once() -> None:
 def test_a_request_whose_deadline_has_passed_is_dropped() -> None:
     async def scenario(batcher: Batcher, sizes: list[int]) -> None:
         with pytest.raises(DeadlineError, match="deadline"):
-            await batcher.submit(rows(1.0), deadline_s=-1.0)
+            await ask(batcher, rows(1.0), deadline_s=-1.0)
         assert sizes == []
 
     run(scenario)
@@ -128,8 +137,8 @@ def test_a_request_whose_deadline_has_passed_is_dropped() -> None:
 
 def test_a_request_that_was_cancelled_is_not_computed() -> None:
     async def scenario(batcher: Batcher, sizes: list[int]) -> None:
-        gone = asyncio.ensure_future(batcher.submit(rows(1.0)))
-        stays = asyncio.ensure_future(batcher.submit(rows(2.0)))
+        gone = asyncio.ensure_future(ask(batcher, rows(1.0)))
+        stays = asyncio.ensure_future(ask(batcher, rows(2.0)))
         await asyncio.sleep(0)
         gone.cancel()
         assert (await stays).tolist() == [3.0]
@@ -145,10 +154,10 @@ def test_an_error_of_the_policy_reaches_its_caller_and_the_next_is_served() -> N
         return obs[:, 0]
 
     async def main() -> None:
-        batcher = Batcher(act, BatchConfig())
+        batcher = Batcher(current(act), BatchConfig())
         with pytest.raises(ArithmeticError, match="negative"):
-            await batcher.submit(rows(-1.0))
-        assert (await batcher.submit(rows(1.0))).tolist() == [1.0]
+            await ask(batcher, rows(-1.0))
+        assert (await ask(batcher, rows(1.0))).tolist() == [1.0]
         await batcher.close()
 
     asyncio.run(main())
@@ -165,11 +174,11 @@ def test_a_slow_policy_runs_off_the_loop_and_requests_gather_meanwhile() -> None
         return obs[:, 0]
 
     async def main() -> None:
-        batcher = Batcher(act, BatchConfig(slo_ms=60_000))
+        batcher = Batcher(current(act), BatchConfig(slo_ms=60_000))
         batcher._pass_s = 1.0  # As after a measured slow pass.
-        first = asyncio.ensure_future(batcher.submit(rows(0.0)))
+        first = asyncio.ensure_future(ask(batcher, rows(0.0)))
         await asyncio.to_thread(started.wait, 10.0)
-        others = [asyncio.ensure_future(batcher.submit(rows(i))) for i in range(1, 5)]
+        others = [asyncio.ensure_future(ask(batcher, rows(i))) for i in range(1, 5)]
         await asyncio.sleep(0)
         assert sizes == [1], "the loop is free while the pass runs, and nothing else starts"
         release.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import pickle
 import signal
 import socket
 import subprocess
@@ -22,9 +23,12 @@ from rostral_rl import forward
 from rostral_rl.errors import (
     DeadlineError,
     InvalidSettingError,
+    NotServedError,
     PortUnavailableError,
+    RequestError,
     ServerError,
     ShapeError,
+    TooLargeError,
 )
 from rostral_rl.policy import Policy, PolicyInfo
 from rostral_rl.serve.client import PolicyClient
@@ -174,6 +178,104 @@ def test_a_deadline_too_short_to_meet_is_a_504(server: PolicyServer) -> None:
     status, _, answer = post_json(server, '{"obs": [3, 0]}', x_deadline_ms="0.000001")
     assert (status, "deadline" in answer["error"]) == (504, True)
     assert issubclass(DeadlineError, TimeoutError)
+
+
+def raw_exchange(server: PolicyServer, request: bytes) -> bytes:
+    """What a socket gets until the server closes it."""
+    with socket.create_connection((server.host, server.port), 10) as raw:
+        raw.sendall(request)
+        received = b""
+        while chunk := raw.recv(4096):
+            received += chunk
+    return received
+
+
+ACT = "POST /v1/act HTTP/1.1"
+GET = "GET /v1/policy HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "code"),
+    [
+        ((GET, "host: evil.example"), 421, "MISDIRECTED"),
+        ((GET, "x: y"), 421, "MISDIRECTED"),
+        ((GET, "host: localhost", "origin: http://evil.example"), 403, "PERMISSION_DENIED"),
+        ((GET, "host: localhost", "origin: null"), 403, "PERMISSION_DENIED"),
+        ((GET, "host: localhost", "sec-fetch-site: cross-site"), 403, "PERMISSION_DENIED"),
+        ((GET, "host: localhost", "host: localhost"), 400, "INVALID_ARGUMENT"),
+        ((ACT, "host: localhost", "content-length: 9999999"), 413, "TOO_LARGE"),
+        (
+            (ACT, "host: localhost", "content-length: 0", "content-encoding: gzip"),
+            415,
+            "UNSUPPORTED_MEDIA",
+        ),
+        ((f"GET /{'x' * 9000} HTTP/1.1", "host: localhost"), 414, "TOO_LARGE"),
+        (("GET /v1/../etc/passwd HTTP/1.1", "host: localhost"), 404, "NOT_FOUND"),
+        (("GET /v1/models/%2e%2e/act HTTP/1.1", "host: localhost"), 405, "METHOD_NOT_ALLOWED"),
+    ],
+)
+def test_a_request_that_no_client_of_ours_sends_is_refused_by_code(
+    server: PolicyServer, lines: tuple[str, ...], status: int, code: str
+) -> None:
+    request = "\r\n".join((*lines, "connection: close", "", ""))
+    answer = raw_exchange(server, request.encode())
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == code
+    assert post_json(server, '{"obs": [3, 0]}')[0] == 200
+
+
+def test_a_body_with_two_lengths_is_not_read(server: PolicyServer) -> None:
+    answer = raw_exchange(
+        server,
+        b"POST /v1/act HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n"
+        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_page_of_our_own_may_ask(server: PolicyServer) -> None:
+    origin = f"http://127.0.0.1:{server.port}"
+    assert (
+        post_json(server, '{"obs": [3, 0]}', origin=origin, sec_fetch_site="same-origin")[0] == 200
+    )
+
+
+def test_refusals_carry_code_and_what_would_fit(server: PolicyServer) -> None:
+    answer = post_json(server, '{"obs": [1, 2, 3]}')[2]
+    assert answer["code"] == "INVALID_OBSERVATION"
+    assert answer["expected"] == "shape (2,) or (N, 2) float32"
+    assert answer["got"] == "shape (3,) int64"
+    with PolicyClient(server.url) as client:
+        with pytest.raises(ShapeError) as refused:
+            client.act(np.zeros(3))
+        assert refused.value.got == "shape (3,) float64"
+        assert pickle.loads(pickle.dumps(refused.value)).expected == answer["expected"]
+        with pytest.raises(DeadlineError):
+            client.act([3.0, 0.0], deadline_ms=1e-6)
+        with pytest.raises(RequestError, match="deadline"):
+            client.act([3.0, 0.0], deadline_ms=-1.0)
+        with pytest.raises(TooLargeError):
+            client.act(np.zeros((4000, 2)))
+        with pytest.raises(NotServedError, match="version 6"):
+            client.act([3.0, 0.0], version=6)
+        assert client.act([3.0, 0.0], version=7) == 1
+    with PolicyClient(server.url, model="other") as client:
+        with pytest.raises(NotServedError, match="'other'"):
+            client.act([3.0, 0.0])
+        with pytest.raises(NotServedError, match="'other'"):
+            client.policy()
+
+
+def test_metrics_count_what_was_answered(server: PolicyServer) -> None:
+    def count() -> float:
+        text = exchange(server, "GET", "/metrics")[2].decode()
+        [line] = [x for x in text.splitlines() if x.startswith("rostral_serve_requests_total{")]
+        return float(line.split()[1])
+
+    before = count()
+    for _ in range(3):
+        post_json(server, '{"obs": [3, 0]}')
+    assert count() == before + 3
 
 
 def test_a_client_that_hangs_up_in_the_middle_harms_nobody(server: PolicyServer) -> None:

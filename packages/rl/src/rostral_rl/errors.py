@@ -9,11 +9,17 @@ RostralError                       (rostral.exceptions)
     │   │   └── UnschedulableError     more workers than the cluster can ever run
     │   ├── CheckpointMismatchError  ValueError  a checkpoint of another algorithm, or other spaces
     │   ├── UnsupportedSpaceError    TypeError   a space no policy here can read or act in
-    │   └── ShapeError               ValueError  array of the wrong shape or dtype
+    │   ├── ShapeError               ValueError  array of the wrong shape or dtype
+    │   ├── RequestError             ValueError  a request that the policy server cannot read
+    │   │   ├── TooLargeError          body or batch beyond the limit
+    │   │   └── UnsupportedMediaError  content type or encoding that it does not speak
+    │   ├── NotServedError           LookupError no such model, version or path
+    │   └── UnauthenticatedError     PermissionError  token missing or wrong
     ├── SurroundingsError          the surroundings: fix folder, port, cluster, environment
     │   ├── PolicyNotFoundError      FileNotFoundError
-    │   ├── PolicyCorruptError
-    │   ├── PolicyFormatError        written by another version or another program
+    │   ├── ModelRejectedError       not a model that may be served
+    │   │   ├── PolicyCorruptError     damaged, or not what was saved
+    │   │   └── PolicyFormatError      written by another version or another program
     │   ├── FolderUnwritableError    OSError
     │   ├── CheckpointError          a checkpoint is missing or damaged
     │   ├── SimulationError          an environment raised
@@ -23,7 +29,8 @@ RostralError                       (rostral.exceptions)
     │   ├── PortUnavailableError     OSError
     │   ├── OverloadedError          the server's queue is full; try later
     │   ├── DeadlineError            TimeoutError
-    │   └── ServerError              the policy server is away or answered with an error
+    │   └── ServerError              the policy server answered with an error
+    │       └── UnavailableError       ConnectionError  it is away; safe to ask again
     └── NonFiniteLossError           ArithmeticError  diverged: lower the learning rate
 """
 
@@ -83,7 +90,58 @@ class UnsupportedSpaceError(UsageError, TypeError):
 
 
 class ShapeError(UsageError, ValueError):
-    """An array whose shape or dtype is not what the policy was trained on."""
+    """An array whose shape, dtype or values are not what the policy was trained on.
+
+    Attributes:
+        expected: What would fit, in words; None where the space has no one shape.
+        got: What came.
+    """
+
+    code = "INVALID_OBSERVATION"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+    ) -> None:
+        if hint is None and expected is not None:
+            hint = f"expected {expected}"
+        super().__init__(message, hint=hint)
+        self.expected = expected
+        self.got = got
+
+
+class RequestError(UsageError, ValueError):
+    """A request that the policy server cannot read; sending it again will not help."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class TooLargeError(RequestError):
+    """A body, or a batch of observations, beyond what the server takes at once."""
+
+    code = "TOO_LARGE"
+
+
+class UnsupportedMediaError(RequestError):
+    """A content type or encoding that the policy server does not speak."""
+
+    code = "UNSUPPORTED_MEDIA"
+
+
+class NotServedError(UsageError, LookupError):
+    """The server has no such model, version or path."""
+
+    code = "NOT_FOUND"
+
+
+class UnauthenticatedError(UsageError, PermissionError):
+    """The server wants a token, and that was missing or wrong."""
+
+    code = "UNAUTHENTICATED"
 
 
 class SurroundingsError(RLError):
@@ -94,11 +152,17 @@ class PolicyNotFoundError(SurroundingsError, FileNotFoundError):
     """There is no policy folder at that path."""
 
 
-class PolicyCorruptError(SurroundingsError):
+class ModelRejectedError(SurroundingsError):
+    """What was to be served or loaded is no model that may be."""
+
+    code = "MODEL_REJECTED"
+
+
+class PolicyCorruptError(ModelRejectedError):
     """The folder is a policy folder, but what it holds cannot be what was saved."""
 
 
-class PolicyFormatError(SurroundingsError):
+class PolicyFormatError(ModelRejectedError):
     """The folder was written in a format that this version does not read."""
 
 
@@ -143,15 +207,37 @@ class PortUnavailableError(SurroundingsError, OSError):
 
 
 class OverloadedError(SurroundingsError):
-    """The server's queue is full. Safe to send again after a pause."""
+    """The server's queue, or its table of sessions, is full. Safe to send again after a pause.
+
+    Attributes:
+        retry_after_s: Seconds after which there should be room.
+    """
+
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineError(SurroundingsError, TimeoutError):
     """The request's deadline passed before it could be answered."""
 
+    code = "DEADLINE_EXCEEDED"
+
 
 class ServerError(SurroundingsError):
     """The policy server cannot be reached, or answered with an error."""
+
+    code = "INTERNAL"
+
+
+class UnavailableError(ServerError, ConnectionError):
+    """The policy server is away, starting or stopping. Acting changes nothing there: ask again."""
+
+    code = "UNAVAILABLE"
 
 
 class NonFiniteLossError(RLError, ArithmeticError):

@@ -91,6 +91,10 @@ class Policy:
         actions = self.to_env(raw)
         return np.asarray(actions[0]) if single else actions
 
+    def act(self, batch: SpaceArray) -> SpaceArray:
+        """The best actions, (N, ...), for observations (N, *shape) that are known to fit."""
+        return self.to_env(forward.mode(self.spec, self.outputs(batch)))
+
     def outputs(self, batch: SpaceArray) -> FloatArray:
         """What the net says, (N, A), of observations (N, *shape) that are known to fit."""
         inputs = spaces.features(self.observation_space, batch)  # (N, D)

@@ -157,28 +157,37 @@ def as_batch(space: Space, obs: npt.ArrayLike) -> tuple[SpaceArray, bool]:
         return _nested_batch(space, obs)
     shape = tuple(space.shape or ())
     dtype = np.dtype(space.dtype)
-    batched = ", ".join(["N", *map(str, shape)])
-    want = f"expected shape {shape} or ({batched}{',' if not shape else ''}) {dtype}"
     try:
         array = np.asarray(obs)
     except ValueError as error:  # Ragged nesting.
-        raise ShapeError(f"observation is not an array: {error}", hint=want) from error
+        raise _unfit(space, f"observation is not an array: {error}") from error
     single = array.shape == shape
     if (not single and array.shape[1:] != shape) or array.ndim > len(shape) + 1:
-        raise ShapeError(f"observation has shape {array.shape} {array.dtype}", hint=want)
-    # 'same_kind' forbids float -> int and object -> anything, and lets float64 become float32.
-    # Whole numbers written as JSON integers are welcome where floats are expected.
-    if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise ShapeError(f"observation has dtype {array.dtype}, shape {array.shape}", hint=want)
-    batch = array.reshape(-1, *shape) if single else array
-    batch = np.ascontiguousarray(batch, dtype)
-    if not np.all(np.isfinite(batch)):
-        raise ShapeError("observation holds NaN or infinity", hint=want)
+        raise _unfit(space, f"observation has shape {array.shape} {array.dtype}", array)
+    if array.dtype != dtype:
+        # 'same_kind' forbids float -> int and object -> anything, and lets float64 become float32.
+        # Whole numbers written as JSON integers are welcome where floats are expected.
+        if not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise _unfit(space, f"observation has dtype {array.dtype}, shape {array.shape}", array)
+        with np.errstate(over="ignore"):  # What becomes infinite is refused below.
+            array = array.astype(dtype)
+    batch = np.ascontiguousarray(array.reshape(-1, *shape) if single else array)
+    if dtype.kind == "f" and not np.isfinite(batch).all():
+        raise _unfit(space, "observation holds NaN or infinity", array)
     if isinstance(space, spaces.Discrete):
         low, high = int(space.start), int(space.start + space.n)
         if batch.size and (batch.min() < low or batch.max() >= high):
-            raise ShapeError(f"observation outside {low}..{high - 1}", hint=want)
+            raise _unfit(space, f"observation outside {low}..{high - 1}", array)
     return batch, single
+
+
+def _unfit(space: Space, message: str, array: SpaceArray | None = None) -> ShapeError:
+    """The error for what does not fit a space that is not nested."""
+    shape = tuple(space.shape or ())
+    batched = ", ".join(["N", *map(str, shape)])
+    expected = f"shape {shape} or ({batched}{',' if not shape else ''}) {np.dtype(space.dtype)}"
+    got = None if array is None else f"shape {array.shape} {array.dtype}"
+    return ShapeError(message, expected=expected, got=got)
 
 
 def _nested_batch(space: nested.Nested, obs: Any) -> tuple[SpaceArray, bool]:

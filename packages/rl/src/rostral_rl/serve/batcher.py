@@ -14,16 +14,20 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from rostral_rl.arrays import SpaceArray
+from rostral_rl.arrays import FloatArray, SpaceArray
 from rostral_rl.errors import DeadlineError, InvalidSettingError, OverloadedError
+from rostral_rl.serve.tally import Tally
 
 BACK_OFF = 0.9
 """Small, because the best size moves little; Clipper's figure."""
 INLINE_S_MAX = 1e-3
 """Passes faster than this run on the event loop: the way to a thread and back costs as much."""
+
+RETRY_S_MAX = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +35,10 @@ class BatchConfig:
     """Limits of one batcher.
 
     Attributes:
-        slo_ms: Latency objective of a forward pass in milliseconds; drives the batch limit.
-        batch_max: Rows in a batch, at most, whatever the objective would allow. Bounds memory.
+        slo_ms: Latency objective of a request in milliseconds; drives the batch limit. A request
+            waits for at most one pass before its own, so that each may take half of it.
+        batch_max: Rows in a batch and in one request, at most, whatever the objective would allow.
+            Bounds memory.
         queue_rows_max: Rows waiting, at most; a request beyond is refused at once and not late.
         deadline_ms: A request that waited longer is dropped unanswered: its client has given up.
     """
@@ -83,11 +89,38 @@ class BatchLimit:
             self._limit = min(float(self._batch_max), max(self._limit, float(rows)) + 1.0)
 
 
+Pass: TypeAlias = Callable[[SpaceArray, FloatArray | None], tuple[SpaceArray, FloatArray | None]]
+"""Observations (N, *shape) and states (N, S), or None, to actions (N, ...) and the next states."""
+
+
+class Current(NamedTuple):
+    """What answers just now."""
+
+    run: Pass
+    version: int
+
+
+class Answer(NamedTuple):
+    """One request's share of a batch.
+
+    Attributes:
+        actions: (N, ...), a view of the batch's.
+        state: (N, S), or None without memory.
+        version: Of the weights that acted; the same for all rows.
+    """
+
+    actions: SpaceArray
+    state: FloatArray | None
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     obs: SpaceArray
+    state: FloatArray | None
     deadline_s: float
-    reply: asyncio.Future[SpaceArray]
+    arrived_s: float
+    reply: asyncio.Future[Answer]
 
 
 class Batcher:
@@ -96,34 +129,59 @@ class Batcher:
     Not thread-safe; call `close` on the loop at the end.
 
     Args:
-        act: Maps (N, *obs_shape) to (N, *action_shape); called on the loop, or in one thread where
-            it is slow.
+        current: Asked once for each batch, so that weights may change between two and no batch
+            mixes them. What it returns is called on the loop, or in one thread where it is slow.
         config: Limits.
+        tally: Counts what is served; by default one that nobody reads.
     """
 
-    def __init__(self, act: Callable[[SpaceArray], SpaceArray], config: BatchConfig) -> None:
-        self._act = act
+    def __init__(
+        self, current: Callable[[], Current], config: BatchConfig, tally: Tally | None = None
+    ) -> None:
+        self._current = current
         self._config = config
-        self._limit = BatchLimit(slo_s=config.slo_ms / 1e3, batch_max=config.batch_max)
+        self._limit = BatchLimit(slo_s=config.slo_ms / 2e3, batch_max=config.batch_max)
         self._waiting: deque[_Request] = deque()
         self._rows = 0
         self._scheduled = False
         self._pass_s = 0.0
+        self._row_s = 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rostral-rl-act")
         self._running: asyncio.Task[None] | None = None
-        self.batches = 0
-        self.rows_served = 0
+        self.tally = tally or Tally()
 
     @property
     def limit_rows(self) -> int:
         """The batch limit just now."""
         return self._limit.rows
 
-    async def submit(self, obs: SpaceArray, *, deadline_s: float | None = None) -> SpaceArray:
+    @property
+    def rows_waiting(self) -> int:
+        """Rows in the queue just now."""
+        return self._rows
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a single row more would be refused."""
+        return self._rows >= self._config.queue_rows_max
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits and nothing runs."""
+        return not self._waiting and self._running is None
+
+    async def submit(
+        self,
+        obs: SpaceArray,
+        *,
+        state: FloatArray | None = None,
+        deadline_s: float | None = None,
+    ) -> Answer:
         """Acts on a batch of observations, together with whoever else asks.
 
         Args:
             obs: (N, *obs_shape), known to fit.
+            state: (N, S) of a policy with memory; all requests have one, or none has.
             deadline_s: Seconds from now after which nobody waits any more; the configured one by
                 default.
 
@@ -132,30 +190,41 @@ class Batcher:
             DeadlineError: The deadline passed before the request's turn came.
         """
         if self._rows + len(obs) > self._config.queue_rows_max:
+            self.tally.refused += 1
             raise OverloadedError(
                 f"{self._rows} observations are waiting, {len(obs)} more would pass the limit of "
                 f"{self._config.queue_rows_max}",
                 hint="send again after a pause",
+                # What waits takes so long; no less than a scheduler's slice, no more than is
+                # worth waiting for.
+                retry_after_s=min(max(self._rows * self._row_s, 0.01), RETRY_S_MAX),
             )
         loop = asyncio.get_running_loop()
+        now = time.monotonic()  # The loop's own clock may be as coarse as a millisecond.
         wait_s = self._config.deadline_ms / 1e3 if deadline_s is None else deadline_s
-        request = _Request(obs, loop.time() + wait_s, loop.create_future())
+        request = _Request(obs, state, now + wait_s, now, loop.create_future())
         self._waiting.append(request)
         self._rows += len(obs)
-        self._schedule()
+        # One turn later, so that all requests that this turn reads from sockets share the batch.
+        if not self._scheduled and self._running is None:
+            self._scheduled = True
+            loop.call_soon(self._start)
         return await request.reply
 
     async def close(self) -> None:
         """Answers what is waiting, then stops."""
-        while self._waiting or self._running is not None:
+        while not self.is_idle:
             if self._running is not None:
                 await asyncio.wait([self._running])
             else:
                 await asyncio.sleep(0)
+        self.stop()
+
+    def stop(self) -> None:
+        """Gives up the thread of a batcher that is idle, for good."""
         self._thread.shutdown()
 
     def _schedule(self) -> None:
-        # One turn later, so that all requests that this turn reads from sockets share the batch.
         if not self._scheduled and self._running is None and self._waiting:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._start)
@@ -168,39 +237,41 @@ class Batcher:
             return
         if self._pass_s <= INLINE_S_MAX:
             try:
-                actions = self._measured(batch)
+                answer = self._measured(batch)
             except Exception as error:
-                _fail(batch, error)
+                self._fail(batch, error)
             else:
-                _answer(batch, actions)
+                self._answer(batch, answer)
             self._schedule()
             return
         self._running = asyncio.get_running_loop().create_task(self._run_in_thread(batch))
 
     async def _run_in_thread(self, batch: list[_Request]) -> None:
         try:
-            actions = await asyncio.get_running_loop().run_in_executor(
+            answer = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._measured, batch
             )
         except Exception as error:
-            _fail(batch, error)
+            self._fail(batch, error)
         else:
-            _answer(batch, actions)
+            self._answer(batch, answer)
         finally:
             self._running = None
             self._schedule()
 
     def _take(self) -> list[_Request]:
         """Takes whole requests up to the limit; one that is larger than the limit goes alone."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
+        limit = self._limit.rows
         batch: list[_Request] = []
         rows = 0
-        while self._waiting and (not batch or rows + len(self._waiting[0].obs) <= self._limit.rows):
+        while self._waiting and (not batch or rows + len(self._waiting[0].obs) <= limit):
             request = self._waiting.popleft()
             self._rows -= len(request.obs)
             if request.reply.cancelled():  # The client has gone.
                 continue
             if now > request.deadline_s:
+                self.tally.late += 1
                 request.reply.set_exception(
                     DeadlineError("the request's deadline passed while it waited")
                 )
@@ -209,30 +280,39 @@ class Batcher:
             rows += len(request.obs)
         return batch
 
-    def _measured(self, batch: list[_Request]) -> SpaceArray:
-        obs = batch[0].obs if len(batch) == 1 else np.concatenate([r.obs for r in batch])
+    def _measured(self, batch: list[_Request]) -> Answer:
+        first = batch[0]
+        obs, state = first.obs, first.state
+        if len(batch) > 1:
+            obs = np.concatenate([r.obs for r in batch])
+            if state is not None:
+                state = np.concatenate([r.state for r in batch if r.state is not None])
+        run, version = self._current()
         start = time.perf_counter()
-        actions = self._act(obs)
+        actions, state = run(obs, state)
         took_s = time.perf_counter() - start
         # Smoothed, so that one preemption does not move a fast policy to the thread.
         self._pass_s += 0.1 * (took_s - self._pass_s)
+        self._row_s += 0.1 * (took_s / len(obs) - self._row_s)
         saturated = len(obs) >= self._limit.rows or bool(self._waiting)
         self._limit.record(len(obs), latency_s=took_s, saturated=saturated)
-        self.batches += 1
-        self.rows_served += len(obs)
-        return actions
+        self.tally.count_pass(len(obs), took_s)
+        return Answer(actions, state, version)
 
+    def _answer(self, batch: list[_Request], answer: Answer) -> None:
+        now = time.monotonic()
+        actions, state, version = answer
+        start = 0
+        for request in batch:
+            end = start + len(request.obs)
+            self.tally.count_answer(now - request.arrived_s)
+            if not request.reply.cancelled():
+                share = None if state is None else state[start:end]
+                request.reply.set_result(Answer(actions[start:end], share, version))
+            start = end
 
-def _answer(batch: list[_Request], actions: SpaceArray) -> None:
-    start = 0
-    for request in batch:
-        end = start + len(request.obs)
-        if not request.reply.cancelled():
-            request.reply.set_result(actions[start:end])
-        start = end
-
-
-def _fail(batch: list[_Request], error: Exception) -> None:
-    for request in batch:
-        if not request.reply.cancelled():
-            request.reply.set_exception(error)
+    def _fail(self, batch: list[_Request], error: Exception) -> None:
+        self.tally.failed += len(batch)
+        for request in batch:
+            if not request.reply.cancelled():
+                request.reply.set_exception(error)

@@ -6,7 +6,7 @@ import http.client
 import json
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,19 @@ from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import (
     DeadlineError,
     InvalidSettingError,
+    NotServedError,
     OverloadedError,
+    RequestError,
+    RLError,
     ServerError,
     ShapeError,
+    TooLargeError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedMediaError,
 )
 from rostral_rl.serve import wire
+from rostral_rl.serve.names import DEFAULT_MODEL
 
 
 class PolicyClient:
@@ -29,12 +37,20 @@ class PolicyClient:
         url: "http://127.0.0.1:8080".
         token: Sent as bearer token.
         timeout_s: Longest wait for an answer.
+        model: Which of several to ask; by default the server's default one.
 
     Raises:
         InvalidSettingError: The URL is not one of plain HTTP.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 10.0,
+        model: str = DEFAULT_MODEL,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or parts.hostname is None:
             raise InvalidSettingError(
@@ -44,6 +60,8 @@ class PolicyClient:
         self._connection = http.client.HTTPConnection(
             parts.hostname, parts.port or 80, timeout=timeout_s
         )
+        self._path = f"/v1/models/{quote(model, safe='')}"
+        self._model = model
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
         #: Version of the policy that gave the last action; -1 before any.
         self.version = -1
@@ -59,25 +77,61 @@ class PolicyClient:
     ) -> None:
         self.close()
 
-    def act(self, obs: npt.ArrayLike) -> SpaceArray:
+    def act(
+        self,
+        obs: npt.ArrayLike,
+        *,
+        version: int | None = None,
+        session: str | None = None,
+        reset: bool = False,
+        deadline_ms: float | None = None,
+    ) -> SpaceArray:
         """Asks for the action of one observation, or of a batch; blocks.
+
+        Args:
+            obs: One observation of the policy's space, or (N, *shape).
+            version: Of which weights; the newest by default.
+            session: Whose memory; needed by recurrent policies alone.
+            reset: An episode begins: the session's memory is cleared first.
+            deadline_ms: The server drops the request when it has waited so long.
 
         Raises:
             ShapeError: The server says that the observation does not fit.
+            RequestError, TooLargeError: It cannot read or will not take the request.
+            NotServedError: It has no such model or version.
+            UnauthenticatedError: It wants another token.
             OverloadedError: Its queue is full.
             DeadlineError: It could not answer in time.
-            ServerError: It cannot be reached, or failed.
+            UnavailableError: It cannot be reached; safe to ask again.
+            ServerError: It failed.
         """
         body, headers = wire.encode_raw(np.ascontiguousarray(obs))
-        content, answered = self._exchange("POST", "/v1/act", body, {**self._headers, **headers})
+        headers |= self._headers
+        if session is not None:
+            headers |= {wire.SESSION_HEADER: session, wire.RESET_HEADER: str(int(reset))}
+        if deadline_ms is not None:
+            headers[wire.DEADLINE_HEADER] = repr(float(deadline_ms))
+        at = "" if version is None else f"/versions/{version}"
+        content, answered = self._exchange("POST", f"{self._path}{at}/act", body, headers)
         self.version = int(answered.get(wire.VERSION_HEADER, -1))
         return wire.decode_raw(content, answered)
 
+    def end_session(self, session: str) -> None:
+        """Has the server forget a session.
+
+        Raises:
+            NotServedError: There is none of that id.
+        """
+        path = f"{self._path}/sessions/{quote(session, safe='')}"
+        self._exchange("DELETE", path, None, self._headers)
+
     def policy(self) -> dict[str, Any]:
         """What the server says about the policy it serves."""
-        content, _ = self._exchange("GET", "/v1/policy", None, self._headers)
-        answer: dict[str, Any] = json.loads(content)
-        return answer
+        content, _ = self._exchange("GET", "/v1/models", None, self._headers)
+        models: dict[str, dict[str, Any]] = json.loads(content)["models"]
+        if self._model not in models:
+            raise NotServedError(f"no model {self._model!r} is served")
+        return models[self._model]
 
     def close(self) -> None:
         """Closes the connection. May be called twice; the next call opens it again."""
@@ -99,7 +153,7 @@ class PolicyClient:
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            raise ServerError(
+            raise UnavailableError(
                 f"no answer from {self.url}: {error}", hint="is the server running?"
             ) from error
         if response.status == 200:
@@ -107,20 +161,33 @@ class PolicyClient:
         raise _refusal(response.status, content)
 
 
-def _refusal(
-    status: int, content: bytes
-) -> ServerError | ShapeError | OverloadedError | DeadlineError:
+_ERRORS: dict[str | None, type[RLError]] = {
+    kind.code: kind
+    for kind in (
+        RequestError,
+        TooLargeError,
+        UnsupportedMediaError,
+        NotServedError,
+        UnauthenticatedError,
+        DeadlineError,
+    )
+}
+
+
+def _refusal(status: int, content: bytes) -> RLError:
+    """The error that the server's answer stands for."""
     try:
         answer = json.loads(content)
-        text, hint = str(answer["error"]), answer.get("hint")
+        text, hint, code = str(answer["error"]), answer.get("hint"), answer.get("code")
     except (ValueError, KeyError, TypeError):
-        text, hint = content[:200].decode("utf-8", "replace"), None
-    match status:
-        case 400 | 413 | 415:
-            return ShapeError(text, hint=hint)
-        case 429:
-            return OverloadedError(text, hint=hint)
-        case 504:
-            return DeadlineError(text, hint=hint)
-        case _:
-            return ServerError(f"the server answered {status}: {text}", hint=hint)
+        answer, hint, code = {}, None, None
+        text = content[:200].decode("utf-8", "replace")
+    if code == ShapeError.code:
+        return ShapeError(text, hint=hint, expected=answer.get("expected"), got=answer.get("got"))
+    if code == OverloadedError.code:
+        return OverloadedError(text, hint=hint, retry_after_s=float(answer["retry_after_s"]))
+    if code in _ERRORS:
+        return _ERRORS[code](text, hint=hint)
+    if status == 503:  # Uvicorn's own, without a body of ours.
+        return UnavailableError(f"the server has no room: {text}", hint="ask again after a pause")
+    return ServerError(f"the server answered {status}: {text}", hint=hint)

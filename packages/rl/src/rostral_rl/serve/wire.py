@@ -7,9 +7,10 @@ ends for a 64x64 image. The raw form names NumPy dtypes of fixed size only and i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,30 +22,27 @@ RAW = "application/octet-stream"
 SHAPE_HEADER = "x-tensor-shape"
 DTYPE_HEADER = "x-tensor-dtype"
 VERSION_HEADER = "x-policy-version"
+SESSION_HEADER = "x-session"
+RESET_HEADER = "x-session-reset"
+DEADLINE_HEADER = "x-deadline-ms"
 DIMENSIONS_MAX = 8
-DTYPES = frozenset(
-    {
-        "float32",
-        "float64",
-        "float16",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "bool",
-    }
-)
+_DTYPE_OF = {
+    name: np.dtype(name)
+    for name in (
+        *("float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+        *("uint8", "uint16", "uint32", "uint64", "bool"),
+    )
+}
+# A dtype makes its own name anew each time, which takes longer than a small net's forward pass.
+_NAME_OF = {dtype: name for name, dtype in _DTYPE_OF.items()}
+DTYPES = frozenset(_DTYPE_OF)
 
 
 def encode_raw(array: SpaceArray) -> tuple[bytes, dict[str, str]]:
     """An array as body and headers."""
     headers = {
         "content-type": RAW,
-        DTYPE_HEADER: str(array.dtype),
+        DTYPE_HEADER: _NAME_OF.get(array.dtype) or str(array.dtype),
         SHAPE_HEADER: ",".join(map(str, array.shape)),
     }
     return array.tobytes(), headers
@@ -67,12 +65,20 @@ def decode_raw(body: bytes, headers: Mapping[str, str]) -> SpaceArray:
             f"{SHAPE_HEADER} is {shape_text!r}", hint="for example 8,4; empty for a scalar"
         )
     shape = tuple(int(part) for part in parts)
-    size = np.dtype(dtype).itemsize
+    size = _DTYPE_OF[dtype].itemsize
     for length in shape:
         size *= length
     if size != len(body):
         raise ShapeError(f"shape {shape} {dtype} needs {size} bytes, the body has {len(body)}")
-    return np.frombuffer(body, dtype).reshape(shape)
+    return np.frombuffer(body, _DTYPE_OF[dtype]).reshape(shape)
+
+
+class _Question(msgspec.Struct):
+    obs: Any
+
+
+_decode = msgspec.json.Decoder(_Question).decode
+encode_json = msgspec.json.encode
 
 
 def decode_json(body: bytes) -> npt.ArrayLike:
@@ -82,10 +88,9 @@ def decode_json(body: bytes) -> npt.ArrayLike:
         ShapeError: Not JSON, or not an object with "obs".
     """
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ShapeError(f"the body is not JSON: {error}", hint='{"obs": [...]}') from error
-    if not isinstance(value, dict) or "obs" not in value:
-        raise ShapeError('the body is not an object with "obs"', hint='{"obs": [...]}')
-    obs: npt.ArrayLike = value["obs"]
+        obs: npt.ArrayLike = _decode(body).obs
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ShapeError(
+            f'the body is not a JSON object with "obs": {error}', hint='{"obs": [...]}'
+        ) from error
     return obs
