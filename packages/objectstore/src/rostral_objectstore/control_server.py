@@ -35,6 +35,8 @@ logger = logging.getLogger("rostral.objectstore.control")
 HANDSHAKE_TIMEOUT_S = 5.0
 SOCKET_PATH_BYTES_MAX = 107
 PUSHES_QUEUED_MAX = 10_000
+# Most requests come whole in one call.
+READ_BYTES = 4096
 PEER_CREDENTIALS = struct.Struct("3i")
 
 
@@ -60,6 +62,8 @@ class Session:
         self._outgoing: asyncio.Queue[tuple[bytes, tuple[int, ...]]] = asyncio.Queue(
             PUSHES_QUEUED_MAX
         )
+        # A frame has left the queue, and not yet all of it this process.
+        self._is_sending = False
 
     def push(self, topic: str, body: Body) -> None:
         """Sends a one-way message. Never blocks: with too many waiting, drops and counts it."""
@@ -71,12 +75,28 @@ class Session:
     async def reply(self, request: int, body: Body, *, ok: bool) -> None:
         """Answers one request; descriptors in ``_fds`` ride along."""
         fds = tuple(body.pop("_fds", ()))
-        await self._outgoing.put((frame([request, ok, body]), fds))
+        data = frame([request, ok, body])
+        if not fds and self._outgoing.empty() and not self._is_sending:
+            # Nearly always: no turn of the loop is spent on it.
+            data = data[self._send_now(data) :]
+        if data:
+            await self._outgoing.put((data, fds))
+
+    def _send_now(self, data: bytes) -> int:
+        """How many bytes the socket takes at once; all if the peer is gone, as reading tells."""
+        try:
+            return self._connection.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)
 
     async def send_outgoing(self) -> None:
         """Writes what is queued, until cancelled."""
         while True:
+            self._is_sending = False
             frame, fds = await self._outgoing.get()
+            self._is_sending = True
             if fds:
                 # The descriptors ride on the first byte; the rest follows as usual.
                 socket.send_fds(self._connection, [frame[:1]], list(fds))
@@ -184,9 +204,10 @@ class ControlServer:
                 return
             connection.setblocking(False)
             session = Session(connection, pid)
+            incoming = _Incoming(connection)
             try:
                 async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                    magic, version, _ = PREAMBLE.unpack(await _receive(connection, PREAMBLE.size))
+                    magic, version, _ = PREAMBLE.unpack(await incoming.exactly(PREAMBLE.size))
             except (TimeoutError, EOFError, OSError):
                 return
             if magic != MAGIC or version != PROTOCOL_VERSION:
@@ -197,17 +218,17 @@ class ControlServer:
                 ending.enter_context(_watch_death(session))
                 sender = asyncio.get_running_loop().create_task(session.send_outgoing())
                 ending.push_async_callback(_end, sender)
-                await self._converse(connection, session)
+                await self._converse(incoming, session)
 
-    async def _converse(self, connection: socket.socket, session: Session) -> None:
+    async def _converse(self, incoming: _Incoming, session: Session) -> None:
         """Answers one request after the other: a peer sees the effects of its calls in order."""
         while True:
             try:
-                (length,) = LENGTH.unpack(await _receive(connection, LENGTH.size))
+                (length,) = LENGTH.unpack(await incoming.exactly(LENGTH.size))
                 if length > FRAME_BYTES_MAX:
                     logger.warning("refused a frame of %s bytes pid=%s", length, session.pid)
                     return
-                message = msgspec.msgpack.decode(await _receive(connection, length))
+                message = msgspec.msgpack.decode(await incoming.exactly(length))
                 request, method, body = message
             except (EOFError, OSError):
                 return
@@ -253,13 +274,23 @@ def _watch_death(session: Session) -> Iterator[None]:
         os.close(fd)
 
 
-async def _receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly ``size`` bytes, or EOFError."""
-    loop = asyncio.get_running_loop()
-    received = bytearray()
-    while len(received) < size:
-        part = await loop.sock_recv(connection, min(size - len(received), 1 << 20))
-        if not part:
-            raise EOFError
-        received += part
-    return bytes(received)
+class _Incoming:
+    """What comes in on a connection, in pieces of the size that is asked for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._loop = connection, asyncio.get_running_loop()
+        self._received = bytearray()
+
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes, or EOFError."""
+        received = self._received
+        while len(received) < size:
+            part = await self._loop.sock_recv(
+                self._connection, min(max(size - len(received), READ_BYTES), 1 << 20)
+            )
+            if not part:
+                raise EOFError
+            received += part
+        piece = bytes(received[:size])
+        del received[:size]
+        return piece
