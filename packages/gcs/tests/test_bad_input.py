@@ -369,6 +369,7 @@ REFUSALS = [
         )
         for report in (
             NodeReport(run_time_s=-1.0),
+            NodeReport(resources_held={"CPU": float("inf")}),
             NodeReport(bandwidth_bytes_per_s=float("nan")),
             NodeReport(queues=(QueueReport(resources={"CPU": -1.0}, length=1),)),
             NodeReport(queues=(QueueReport(resources={}, length=-1),)),

@@ -74,6 +74,7 @@ def test_a_node_registers_renews_and_dies(play: Play, shard_count: int) -> None:
             run_times_s={b"f" * 16: 1.5},
             bandwidth_bytes_per_s=1e9,
             is_draining=True,
+            resources_held={"CPU": 1.5},
         )
         await client.renew_node_lease(row.node_id, 1, report=report)
         assert await client.get_node(row.node_id) == replace(changed, report=report)

@@ -120,6 +120,15 @@ def test_a_node_that_has_forgotten_a_committed_group_has_lost_its_bundles() -> N
     assert (write.view.state, write.view.nodes) == (GroupState.RESCHEDULING, (None, B))
 
 
+def test_a_node_that_restarted_is_asked_again_what_it_has() -> None:
+    coordinator = GroupCoordinator()
+    coordinator.handle_row(CREATED, 0.0)
+    for node_id in (A, B):
+        coordinator.handle_committed(node_id, 3, 0.1, known=True)
+    assert coordinator.handle_restarted(B, 0.2) == [Commit(B, GROUP, 3)]
+    assert coordinator.handle_restarted(C, 0.2) == []
+
+
 def test_a_removed_group_is_released_by_whoever_sees_its_row() -> None:
     coordinator = GroupCoordinator()
     removed = replace(CREATED, version=4, state=GroupState.REMOVED)

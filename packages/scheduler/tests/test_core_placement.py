@@ -276,6 +276,26 @@ def test_a_draining_node_gets_nothing_and_comes_back() -> None:
     assert asker.node_of(now_s=2.0) == 0
 
 
+def test_what_actors_and_groups_hold_is_waited_for_by_nobody() -> None:
+    """1. One node is all set aside, and has the input. 2. With no other: later."""
+    set_aside = NodeLoad(
+        node_id=NODES[0],
+        address="10.0.0.0",
+        total=ResourceSet.of({"CPU": 2}),
+        available=ResourceSet(),
+        held=ResourceSet.of({"CPU": 2}),
+    )
+    small = TaskInput(b"o" * 20, 10, (NODES[0],))
+    asker = Asker(policy_of(set_aside, load(1, free=0, queued=3)))
+    assert asker.node_of(ONE_CPU, small, now_s=100.0) == 1
+    asker.policy.remove_node(NODES[1])
+    answer = asker.place(ONE_CPU, small, now_s=100.0)
+    assert isinstance(answer, Later)
+    assert "hold what it needs" in answer.reason
+    asker.policy.update_node(load(0), 101.0)
+    assert asker.node_of(now_s=101.0) == 0
+
+
 def test_a_node_that_is_gone_gets_nothing() -> None:
     asker = Asker(policy_of(load(0), load(1)))
     assert asker.node_of() == 0

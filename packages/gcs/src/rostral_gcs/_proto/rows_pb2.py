@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drostral_gcs/_proto/rows.proto\x12\x0erostral.gcs.v1\"\xac\x01\n\x10QueueReportValue\x12\x42\n\tresources\x18\x01 \x03(\x0b\x32/.rostral.gcs.v1.QueueReportValue.ResourcesEntry\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x12\n\nrun_time_s\x18\x03 \x01(\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"?\n\x14\x46unctionRunTimeValue\x12\x13\n\x0b\x66unction_id\x18\x01 \x01(\x0c\x12\x12\n\nrun_time_s\x18\x02 \x01(\x01\"\xc4\x01\n\x0fNodeReportValue\x12\x30\n\x06queues\x18\x01 \x03(\x0b\x32 .rostral.gcs.v1.QueueReportValue\x12\x12\n\nrun_time_s\x18\x02 \x01(\x01\x12\x37\n\trun_times\x18\x03 \x03(\x0b\x32$.rostral.gcs.v1.FunctionRunTimeValue\x12\x1d\n\x15\x62\x61ndwidth_bytes_per_s\x18\x04 \x01(\x01\x12\x13\n\x0bis_draining\x18\x05 \x01(\x08\"\xed\x04\n\tNodeValue\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x14\n\x0cstore_socket\x18\x03 \x01(\t\x12\x18\n\x10scheduler_socket\x18\x04 \x01(\t\x12\x46\n\x0fresources_total\x18\x05 \x03(\x0b\x32-.rostral.gcs.v1.NodeValue.ResourcesTotalEntry\x12N\n\x13resources_available\x18\x06 \x03(\x0b\x32\x31.rostral.gcs.v1.NodeValue.ResourcesAvailableEntry\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.rostral.gcs.v1.NodeValue.LabelsEntry\x12\r\n\x05state\x18\x08 \x01(\t\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12\x0f\n\x07lease_s\x18\n \x01(\x01\x12\x13\n\x0b\x64\x65\x61th_cause\x18\x0b \x01(\t\x12\x14\n\x0cstart_time_s\x18\x0c \x01(\x01\x12\x12\n\nend_time_s\x18\r \x01(\x01\x12/\n\x06report\x18\x0e \x01(\x0b\x32\x1f.rostral.gcs.v1.NodeReportValue\x1a\x35\n\x13ResourcesTotalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x39\n\x17ResourcesAvailableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x08JobValue\x12\x12\n\ndriver_pid\x18\x01 \x01(\r\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x14\n\x0cstart_time_s\x18\x04 \x01(\x01\x12\x12\n\nend_time_s\x18\x05 \x01(\x01\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x12\n\nentrypoint\x18\x07 \x01(\t\"k\n\rFunctionValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x13\n\x0binline_blob\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63hunk_count\x18\x05 \x01(\r\"\xd4\x01\n\nActorValue\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x12\n\nclass_name\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\x0c\x12\x12\n\nworker_pid\x18\x06 \x01(\r\x12\r\n\x05state\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65\x61th_cause\x18\x08 \x01(\t\x12\x10\n\x08\x64\x65tached\x18\t \x01(\x08\x12\x14\n\x0cmax_restarts\x18\n \x01(\x11\x12\x10\n\x08restarts\x18\x0b \x01(\r\"\x85\x01\n\x06\x42undle\x12\x38\n\tresources\x18\x01 \x03(\x0b\x32%.rostral.gcs.v1.Bundle.ResourcesEntry\x12\x0f\n\x07node_id\x18\x02 \x01(\x0c\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xb1\x01\n\x13PlacementGroupValue\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x10\n\x08strategy\x18\x04 \x01(\t\x12\'\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x16.rostral.gcs.v1.Bundle\x12\r\n\x05state\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65tached\x18\x07 \x01(\x08\x12\r\n\x05\x63\x61use\x18\x08 \x01(\t\"|\n\x0f\x43heckpointValue\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x12\n\ncall_count\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06time_s\x18\x04 \x01(\x01\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"\xf5\x01\n\nEventValue\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\x0c\x12\x0e\n\x06job_id\x18\x06 \x01(\x0c\x12\x12\n\nsubject_id\x18\x07 \x01(\x0c\x12>\n\nattributes\x18\x08 \x03(\x0b\x32*.rostral.gcs.v1.EventValue.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drostral_gcs/_proto/rows.proto\x12\x0erostral.gcs.v1\"\xac\x01\n\x10QueueReportValue\x12\x42\n\tresources\x18\x01 \x03(\x0b\x32/.rostral.gcs.v1.QueueReportValue.ResourcesEntry\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x12\n\nrun_time_s\x18\x03 \x01(\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"?\n\x14\x46unctionRunTimeValue\x12\x13\n\x0b\x66unction_id\x18\x01 \x01(\x0c\x12\x12\n\nrun_time_s\x18\x02 \x01(\x01\"\xc6\x02\n\x0fNodeReportValue\x12\x30\n\x06queues\x18\x01 \x03(\x0b\x32 .rostral.gcs.v1.QueueReportValue\x12\x12\n\nrun_time_s\x18\x02 \x01(\x01\x12\x37\n\trun_times\x18\x03 \x03(\x0b\x32$.rostral.gcs.v1.FunctionRunTimeValue\x12\x1d\n\x15\x62\x61ndwidth_bytes_per_s\x18\x04 \x01(\x01\x12\x13\n\x0bis_draining\x18\x05 \x01(\x08\x12J\n\x0eresources_held\x18\x06 \x03(\x0b\x32\x32.rostral.gcs.v1.NodeReportValue.ResourcesHeldEntry\x1a\x34\n\x12ResourcesHeldEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xed\x04\n\tNodeValue\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x14\n\x0cstore_socket\x18\x03 \x01(\t\x12\x18\n\x10scheduler_socket\x18\x04 \x01(\t\x12\x46\n\x0fresources_total\x18\x05 \x03(\x0b\x32-.rostral.gcs.v1.NodeValue.ResourcesTotalEntry\x12N\n\x13resources_available\x18\x06 \x03(\x0b\x32\x31.rostral.gcs.v1.NodeValue.ResourcesAvailableEntry\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.rostral.gcs.v1.NodeValue.LabelsEntry\x12\r\n\x05state\x18\x08 \x01(\t\x12\r\n\x05\x65poch\x18\t \x01(\x04\x12\x0f\n\x07lease_s\x18\n \x01(\x01\x12\x13\n\x0b\x64\x65\x61th_cause\x18\x0b \x01(\t\x12\x14\n\x0cstart_time_s\x18\x0c \x01(\x01\x12\x12\n\nend_time_s\x18\r \x01(\x01\x12/\n\x06report\x18\x0e \x01(\x0b\x32\x1f.rostral.gcs.v1.NodeReportValue\x1a\x35\n\x13ResourcesTotalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x39\n\x17ResourcesAvailableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x08JobValue\x12\x12\n\ndriver_pid\x18\x01 \x01(\r\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x14\n\x0cstart_time_s\x18\x04 \x01(\x01\x12\x12\n\nend_time_s\x18\x05 \x01(\x01\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x12\n\nentrypoint\x18\x07 \x01(\t\"k\n\rFunctionValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x13\n\x0binline_blob\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63hunk_count\x18\x05 \x01(\r\"\xd4\x01\n\nActorValue\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x12\n\nclass_name\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\x0c\x12\x12\n\nworker_pid\x18\x06 \x01(\r\x12\r\n\x05state\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65\x61th_cause\x18\x08 \x01(\t\x12\x10\n\x08\x64\x65tached\x18\t \x01(\x08\x12\x14\n\x0cmax_restarts\x18\n \x01(\x11\x12\x10\n\x08restarts\x18\x0b \x01(\r\"\x85\x01\n\x06\x42undle\x12\x38\n\tresources\x18\x01 \x03(\x0b\x32%.rostral.gcs.v1.Bundle.ResourcesEntry\x12\x0f\n\x07node_id\x18\x02 \x01(\x0c\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xb1\x01\n\x13PlacementGroupValue\x12\x0e\n\x06job_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x10\n\x08strategy\x18\x04 \x01(\t\x12\'\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x16.rostral.gcs.v1.Bundle\x12\r\n\x05state\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65tached\x18\x07 \x01(\x08\x12\r\n\x05\x63\x61use\x18\x08 \x01(\t\"|\n\x0f\x43heckpointValue\x12\x0f\n\x07node_id\x18\x01 \x01(\x0c\x12\x12\n\ncall_count\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06time_s\x18\x04 \x01(\x01\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"\xf5\x01\n\nEventValue\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07node_id\x18\x05 \x01(\x0c\x12\x0e\n\x06job_id\x18\x06 \x01(\x0c\x12\x12\n\nsubject_id\x18\x07 \x01(\x0c\x12>\n\nattributes\x18\x08 \x03(\x0b\x32*.rostral.gcs.v1.EventValue.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,6 +24,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_QUEUEREPORTVALUE_RESOURCESENTRY']._options = None
   _globals['_QUEUEREPORTVALUE_RESOURCESENTRY']._serialized_options = b'8\001'
+  _globals['_NODEREPORTVALUE_RESOURCESHELDENTRY']._options = None
+  _globals['_NODEREPORTVALUE_RESOURCESHELDENTRY']._serialized_options = b'8\001'
   _globals['_NODEVALUE_RESOURCESTOTALENTRY']._options = None
   _globals['_NODEVALUE_RESOURCESTOTALENTRY']._serialized_options = b'8\001'
   _globals['_NODEVALUE_RESOURCESAVAILABLEENTRY']._options = None
@@ -41,31 +43,33 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_FUNCTIONRUNTIMEVALUE']._serialized_start=224
   _globals['_FUNCTIONRUNTIMEVALUE']._serialized_end=287
   _globals['_NODEREPORTVALUE']._serialized_start=290
-  _globals['_NODEREPORTVALUE']._serialized_end=486
-  _globals['_NODEVALUE']._serialized_start=489
-  _globals['_NODEVALUE']._serialized_end=1110
-  _globals['_NODEVALUE_RESOURCESTOTALENTRY']._serialized_start=951
-  _globals['_NODEVALUE_RESOURCESTOTALENTRY']._serialized_end=1004
-  _globals['_NODEVALUE_RESOURCESAVAILABLEENTRY']._serialized_start=1006
-  _globals['_NODEVALUE_RESOURCESAVAILABLEENTRY']._serialized_end=1063
-  _globals['_NODEVALUE_LABELSENTRY']._serialized_start=1065
-  _globals['_NODEVALUE_LABELSENTRY']._serialized_end=1110
-  _globals['_JOBVALUE']._serialized_start=1113
-  _globals['_JOBVALUE']._serialized_end=1257
-  _globals['_FUNCTIONVALUE']._serialized_start=1259
-  _globals['_FUNCTIONVALUE']._serialized_end=1366
-  _globals['_ACTORVALUE']._serialized_start=1369
-  _globals['_ACTORVALUE']._serialized_end=1581
-  _globals['_BUNDLE']._serialized_start=1584
-  _globals['_BUNDLE']._serialized_end=1717
+  _globals['_NODEREPORTVALUE']._serialized_end=616
+  _globals['_NODEREPORTVALUE_RESOURCESHELDENTRY']._serialized_start=564
+  _globals['_NODEREPORTVALUE_RESOURCESHELDENTRY']._serialized_end=616
+  _globals['_NODEVALUE']._serialized_start=619
+  _globals['_NODEVALUE']._serialized_end=1240
+  _globals['_NODEVALUE_RESOURCESTOTALENTRY']._serialized_start=1081
+  _globals['_NODEVALUE_RESOURCESTOTALENTRY']._serialized_end=1134
+  _globals['_NODEVALUE_RESOURCESAVAILABLEENTRY']._serialized_start=1136
+  _globals['_NODEVALUE_RESOURCESAVAILABLEENTRY']._serialized_end=1193
+  _globals['_NODEVALUE_LABELSENTRY']._serialized_start=1195
+  _globals['_NODEVALUE_LABELSENTRY']._serialized_end=1240
+  _globals['_JOBVALUE']._serialized_start=1243
+  _globals['_JOBVALUE']._serialized_end=1387
+  _globals['_FUNCTIONVALUE']._serialized_start=1389
+  _globals['_FUNCTIONVALUE']._serialized_end=1496
+  _globals['_ACTORVALUE']._serialized_start=1499
+  _globals['_ACTORVALUE']._serialized_end=1711
+  _globals['_BUNDLE']._serialized_start=1714
+  _globals['_BUNDLE']._serialized_end=1847
   _globals['_BUNDLE_RESOURCESENTRY']._serialized_start=174
   _globals['_BUNDLE_RESOURCESENTRY']._serialized_end=222
-  _globals['_PLACEMENTGROUPVALUE']._serialized_start=1720
-  _globals['_PLACEMENTGROUPVALUE']._serialized_end=1897
-  _globals['_CHECKPOINTVALUE']._serialized_start=1899
-  _globals['_CHECKPOINTVALUE']._serialized_end=2023
-  _globals['_EVENTVALUE']._serialized_start=2026
-  _globals['_EVENTVALUE']._serialized_end=2271
-  _globals['_EVENTVALUE_ATTRIBUTESENTRY']._serialized_start=2222
-  _globals['_EVENTVALUE_ATTRIBUTESENTRY']._serialized_end=2271
+  _globals['_PLACEMENTGROUPVALUE']._serialized_start=1850
+  _globals['_PLACEMENTGROUPVALUE']._serialized_end=2027
+  _globals['_CHECKPOINTVALUE']._serialized_start=2029
+  _globals['_CHECKPOINTVALUE']._serialized_end=2153
+  _globals['_EVENTVALUE']._serialized_start=2156
+  _globals['_EVENTVALUE']._serialized_end=2401
+  _globals['_EVENTVALUE_ATTRIBUTESENTRY']._serialized_start=2352
+  _globals['_EVENTVALUE_ATTRIBUTESENTRY']._serialized_end=2401
 # @@protoc_insertion_point(module_scope)

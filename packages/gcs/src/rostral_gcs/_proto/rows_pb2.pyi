@@ -32,18 +32,27 @@ class FunctionRunTimeValue(_message.Message):
     def __init__(self, function_id: _Optional[bytes] = ..., run_time_s: _Optional[float] = ...) -> None: ...
 
 class NodeReportValue(_message.Message):
-    __slots__ = ("queues", "run_time_s", "run_times", "bandwidth_bytes_per_s", "is_draining")
+    __slots__ = ("queues", "run_time_s", "run_times", "bandwidth_bytes_per_s", "is_draining", "resources_held")
+    class ResourcesHeldEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     QUEUES_FIELD_NUMBER: _ClassVar[int]
     RUN_TIME_S_FIELD_NUMBER: _ClassVar[int]
     RUN_TIMES_FIELD_NUMBER: _ClassVar[int]
     BANDWIDTH_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     IS_DRAINING_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_HELD_FIELD_NUMBER: _ClassVar[int]
     queues: _containers.RepeatedCompositeFieldContainer[QueueReportValue]
     run_time_s: float
     run_times: _containers.RepeatedCompositeFieldContainer[FunctionRunTimeValue]
     bandwidth_bytes_per_s: float
     is_draining: bool
-    def __init__(self, queues: _Optional[_Iterable[_Union[QueueReportValue, _Mapping]]] = ..., run_time_s: _Optional[float] = ..., run_times: _Optional[_Iterable[_Union[FunctionRunTimeValue, _Mapping]]] = ..., bandwidth_bytes_per_s: _Optional[float] = ..., is_draining: bool = ...) -> None: ...
+    resources_held: _containers.ScalarMap[str, float]
+    def __init__(self, queues: _Optional[_Iterable[_Union[QueueReportValue, _Mapping]]] = ..., run_time_s: _Optional[float] = ..., run_times: _Optional[_Iterable[_Union[FunctionRunTimeValue, _Mapping]]] = ..., bandwidth_bytes_per_s: _Optional[float] = ..., is_draining: bool = ..., resources_held: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class NodeValue(_message.Message):
     __slots__ = ("address", "hostname", "store_socket", "scheduler_socket", "resources_total", "resources_available", "labels", "state", "epoch", "lease_s", "death_cause", "start_time_s", "end_time_s", "report")

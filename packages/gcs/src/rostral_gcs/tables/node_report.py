@@ -47,6 +47,7 @@ class NodeReport:
         run_times_s: The same by function id; up to 1,000 functions.
         bandwidth_bytes_per_s: At which it has fetched objects of late, smoothed; 0: not known.
         is_draining: It takes no new work.
+        resources_held: What actors and placement groups hold, by name: no end of a task frees it.
     """
 
     queues: tuple[QueueReport, ...] = ()
@@ -54,6 +55,7 @@ class NodeReport:
     run_times_s: Mapping[bytes, float] = field(default_factory=dict)
     bandwidth_bytes_per_s: float = 0.0
     is_draining: bool = False
+    resources_held: Mapping[str, float] = field(default_factory=dict)
 
     def check(self) -> None:
         """Refuses fields out of range.
@@ -70,6 +72,7 @@ class NodeReport:
                     f"report.{name} has {count} entries; allowed: up to {limit}",
                     hint="report the largest",
                 )
+        check_resources("report.resources_held", self.resources_held)
         for queue in self.queues:
             check_resources("report.queues.resources", queue.resources)
             check_seconds("report.queues.run_time_s", queue.run_time_s)
@@ -105,6 +108,7 @@ def encode_report(report: NodeReport) -> rows_pb2.NodeReportValue:
         ],
         bandwidth_bytes_per_s=report.bandwidth_bytes_per_s,
         is_draining=report.is_draining,
+        resources_held=report.resources_held,
     )
 
 
@@ -125,6 +129,7 @@ def decode_report(found: rows_pb2.NodeReportValue) -> NodeReport:
         run_times_s={one.function_id: one.run_time_s for one in found.run_times},
         bandwidth_bytes_per_s=found.bandwidth_bytes_per_s,
         is_draining=found.is_draining,
+        resources_held=dict(found.resources_held),
     )
     report.check()
     return report

@@ -93,11 +93,17 @@ class ActorGone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupWanted:
-    """A placement group waits for its bundles: all of them at once, or none."""
+    """A placement group waits for its bundles: all of them at once, or none.
+
+    Attributes:
+        indexes: Which of the group's bundles these are, where others are on other nodes; empty:
+            all, in their order.
+    """
 
     group_id: bytes
     job_id: bytes
     bundles: tuple[ResourceSet, ...]
+    indexes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

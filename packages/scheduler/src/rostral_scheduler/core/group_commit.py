@@ -192,6 +192,14 @@ class GroupCoordinator:
             return [*self._send(now_s), *self._choose(view, now_s, nodes)]
         return self._send(now_s)
 
+    def handle_restarted(self, node_id: bytes, now_s: float) -> list[GroupAction]:
+        """A node is a new one under its old id: what it had answered holds no longer."""
+        if self.view is None or node_id not in self.view.nodes:
+            return []
+        self._answered.discard(node_id)
+        self._sent_at_s = -1e9
+        return self._send(now_s)
+
     def handle_prepared(
         self, node_id: bytes, version: int, now_s: float, *, accepted: bool
     ) -> list[GroupAction]:

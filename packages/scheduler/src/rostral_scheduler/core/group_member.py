@@ -9,26 +9,28 @@ and then, in case nobody lived to tell of the group's end. The protocol is drawn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from rostral_scheduler.core.amounts import covers
+from rostral_scheduler.core.bundles import sum_of
+from rostral_scheduler.core.events import Event, GroupRemoved, GroupWanted
 from rostral_scheduler.core.group_commit import GroupState, GroupView
+from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.resources import ResourceSet
 
-__all__ = ["GroupMember", "Ledger", "MemberAction", "ReadGroup", "TakeBack"]
+__all__ = ["GroupMember", "Ledger", "MemberAction", "PolicyLedger", "ReadGroup", "TakeBack"]
 
 
 class Ledger(Protocol):
-    """Where bundles are set aside: the node's reservations."""
+    """Where bundles are set aside: the node's reservations, or its policy (`PolicyLedger`)."""
 
-    def reserve(
-        self, group_id: bytes, bundles: Mapping[int, ResourceSet] | Sequence[ResourceSet]
-    ) -> bool:
-        """Sets all aside, or none. False when they are not free."""
+    def reserve(self, group_id: bytes, bundles: Mapping[int, ResourceSet]) -> bool | None:
+        """Sets all aside, or none. False when they are not free; None: they may be soon."""
 
     def end(self, group_id: bytes) -> None:
-        """Gives the group's part back, now or when its last member has gone."""
+        """Gives the group's part back, now or when its last member has gone; ends a wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,54 @@ class TakeBack:
 MemberAction = ReadGroup | TakeBack
 
 
+class PolicyLedger:
+    """The local policy as a ledger: it withdraws idle workers' grants for a group that waits.
+
+    Args:
+        policy: Of the node.
+        tell: Gives the policy an event, and carries out what it orders.
+    """
+
+    def __init__(self, policy: LocalPolicy, tell: Callable[[Event], None]) -> None:
+        self._policy = policy
+        self._tell = tell
+
+    def reserve(self, group_id: bytes, bundles: Mapping[int, ResourceSet]) -> bool | None:
+        """Sets aside what is free; else lets the group wait in the policy, with all others."""
+        policy = self._policy
+        if group_id in policy.reservations.by_group:
+            return not policy.reservations.by_group[group_id].ending
+        if group_id in policy.pending_groups:
+            return None
+        if not covers(dict(policy.resources.total), sum_of(list(bundles.values()))):
+            return False
+        wanted = GroupWanted(
+            group_id=group_id,
+            job_id=b"",
+            bundles=tuple(bundles.values()),
+            indexes=tuple(bundles),
+        )
+        self._tell(wanted)
+        return True if group_id in policy.reservations.by_group else None
+
+    def end(self, group_id: bytes) -> None:
+        """Gives the group's part back, now or when its last member has gone; ends a wait for it."""
+        self._tell(GroupRemoved(group_id=group_id))
+
+
 @dataclass(slots=True)
 class _Part:
     """What the node has of one group.
 
-    Invariant: its bundles are reserved in the ledger.
+    Invariant: its bundles are reserved in the ledger, or wait there to be.
     """
 
     version: int
     bundles: dict[int, ResourceSet]
     look_at_s: float
     committed: bool = False
+    reserved: bool = True
+    """Else it waits for what others give back; its Prepare has no answer yet."""
 
 
 class GroupMember:
@@ -91,9 +130,15 @@ class GroupMember:
 
     def handle_prepare(
         self, group_id: bytes, version: int, bundles: Mapping[int, ResourceSet], now_s: float
-    ) -> bool:
-        """Sets bundles aside for an attempt; whether they are. Asked again, it answers again."""
+    ) -> bool | None:
+        """Sets bundles aside for an attempt; whether they are. Asked again, it answers again.
+
+        None: not yet, since idle workers have to give back first what they have. The coordinator
+        asks again; after a while the answer is no.
+        """
         part = self.parts.get(group_id)
+        if part is not None and not part.reserved and part.bundles == dict(bundles):
+            return self._prepare_again(group_id, part, version, now_s)
         if part is not None and part.bundles == dict(bundles) and version >= part.version:
             # Committed before, and the group now replaces others: or the same once more.
             part.version, part.look_at_s = version, now_s + self._hold_s
@@ -102,15 +147,30 @@ class GroupMember:
             return False
         if part is not None:
             self._give_back(group_id)
-        if not self._ledger.reserve(group_id, bundles):
+        answer = self._ledger.reserve(group_id, bundles)
+        if answer is False:
             return False
-        self.parts[group_id] = _Part(version, dict(bundles), now_s + self._hold_s)
-        return True
+        part = _Part(version, dict(bundles), now_s + self._hold_s, reserved=answer is True)
+        self.parts[group_id] = part
+        return answer
+
+    def _prepare_again(
+        self, group_id: bytes, part: _Part, version: int, now_s: float
+    ) -> bool | None:
+        """Asked again for what still waits; not for longer than an attempt is held."""
+        part.version = max(part.version, version)
+        answer = self._ledger.reserve(group_id, part.bundles)
+        if answer is True:
+            part.reserved, part.look_at_s = True, now_s + self._hold_s
+        elif answer is False or part.look_at_s <= now_s:
+            self._give_back(group_id)
+            return False
+        return answer
 
     def handle_commit(self, group_id: bytes, version: int) -> bool:
         """Keeps the bundles for good; whether the node has them."""
         part = self.parts.get(group_id)
-        if part is None or part.version > version:
+        if part is None or part.version > version or not part.reserved:
             return False
         part.committed, part.version = True, version
         return True
@@ -135,7 +195,7 @@ class GroupMember:
         part = self.parts.get(group_id)
         if part is None:
             return []
-        if view is None or view.state is GroupState.REMOVED:
+        if view is None or view.state is GroupState.REMOVED or not part.reserved:
             self._give_back(group_id)
             return []
         if view.bundles_on(self.node_id) != part.bundles:

@@ -161,9 +161,9 @@ class LocalPolicy:
 
     def _handle_group_wanted(self, event: ev.GroupWanted) -> list[act.Action]:
         # One that fits has no need to wait for a look, unless others wait for the same.
-        if not self._starved and self.reservations.reserve(event.group_id, event.bundles):
+        group = PendingGroup(event.group_id, event.job_id, event.bundles, event.indexes)
+        if not self._starved and self.reservations.reserve(group.group_id, group.by_index()):
             return [act.GroupPlaced(event.group_id)]
-        group = PendingGroup(event.group_id, event.job_id, event.bundles)
         self.pending_groups[event.group_id] = group
         return []
 
@@ -345,7 +345,7 @@ class LocalPolicy:
         return self.resources.fits(demand.shape)
 
     def _place_group(self, group: PendingGroup, orders: list[act.Action]) -> None:
-        self.reservations.reserve(group.group_id, group.bundles)
+        self.reservations.reserve(group.group_id, group.by_index())
         del self.pending_groups[group.group_id]
         orders.append(act.GroupPlaced(group.group_id))
 

@@ -12,6 +12,7 @@ end of a task.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -46,6 +47,7 @@ class NodeLoad:
         address: The host at which others reach it.
         total: All it has.
         available: What a new task would find free.
+        held: What actors and placement groups hold of it: no end of a task frees that.
         labels: Its labels.
         queues: What waits there.
         run_time_s: How long its tasks have taken of late, smoothed; 0: not known.
@@ -58,6 +60,7 @@ class NodeLoad:
     address: str = ""
     total: ResourceSet
     available: ResourceSet
+    held: ResourceSet = field(default_factory=ResourceSet)
     labels: Mapping[str, str] = field(default_factory=dict)
     queues: tuple[QueueLoad, ...] = ()
     run_time_s: float = 0.0
@@ -88,6 +91,7 @@ class NodeView:
     __slots__ = (
         "_as_of_s",
         "_available",
+        "_capacity",
         "_free_at_s",
         "_run_time_s",
         "_sent",
@@ -142,19 +146,28 @@ class NodeView:
         self._as_of_s = now_s
         self._run_time_s = load.run_time_s or run_time_s
         self._available = dict.fromkeys(self._total, 0) | dict(load.available)
+        held = dict(load.held)
+        self._capacity = {name: units - held.get(name, 0) for name, units in load.total.items}
         self._free_at_s = dict.fromkeys(self._total, 0.0)
         self.queued = 0
         for queue in load.queues:
             self.queued += queue.length
-            if queue.length and self.has(queue.shape):
+            if queue.length and self._can_free(queue.shape):
                 self._enqueue(queue.shape, queue.length, queue.run_time_s or run_time_s, now_s)
         self._sent = [sent for sent in self._sent if sent.at_s > now_s - settle_s]
         for sent in self._sent:
             for _ in range(sent.count):
                 self._take(sent.shape, sent.run_time_s, sent.at_s)
 
+    def _can_free(self, shape: ResourceSet) -> bool:
+        """Whether ends of tasks can make room for the shape."""
+        capacity = self._capacity
+        return all(capacity.get(name, 0) >= units for name, units in shape.items)
+
     def start_s(self, shape: ResourceSet, now_s: float) -> float:
         """When a task of the shape could start; 0 when it could start now, at once.
+
+        Infinite while actors and placement groups hold too much of the node.
 
         Of what is not free, this does not change as time goes on.
         """
@@ -167,7 +180,10 @@ class NodeView:
                 # Somebody has to end: on many CPUs somebody soon does.
                 if at_s < self._as_of_s:
                     at_s = self._as_of_s
-                at_s += self._run_time_s * units / self._total[name]
+                capacity = self._capacity[name]
+                if capacity < units:
+                    return math.inf
+                at_s += self._run_time_s * units / capacity
             if at_s > latest_s:
                 latest_s = at_s
         return 0.0 if fits and latest_s <= now_s else latest_s
@@ -209,4 +225,5 @@ class NodeView:
             at_s = free_at_s[name]
             if at_s < now_s:
                 at_s = now_s
-            free_at_s[name] = at_s + count * run_time_s * units / self._total[name]
+            capacity = max(self._capacity[name], units)
+            free_at_s[name] = at_s + count * run_time_s * units / capacity

@@ -66,7 +66,7 @@ class PlacementLimits:
     queue_length_max: int = 1_000_000
     remembered_max: int = 100_000
     entries_max: int = 1_000_000
-    walk_max: int = 16
+    walk_max: int = 32
     holders_max: int = 32
     better_by: float = 0.1
     retry_s: float = 0.1
@@ -202,6 +202,8 @@ class PlacementPolicy:
         if chosen is None:
             return self._later("all nodes that could run it are draining")
         node, wait_s = chosen
+        if wait_s == math.inf:
+            return self._later("actors and placement groups hold what it needs, wherever it could")
         if node.queued >= self.limits.queue_length_max:
             return self._later("every node has as many tasks waiting as it may (queue_length_max)")
         candidates.took(node)
@@ -251,9 +253,13 @@ class PlacementPolicy:
             if rank < best_rank:
                 best, best_rank = node, rank
         least_s = total / self._bandwidth_max
-        seen: list[Entry] = []
+        seen: dict[NodeView, Entry] = {}
         while (entry := candidates.best(now_s)) is not None:
             start_s, _, _, node = entry
+            if node in seen:
+                # Each report brings a new entry; an old one that still is right is one too many.
+                heapq.heappop(candidates.heap)
+                continue
             queue_s = max(0.0, start_s - now_s)
             # All further nodes have at least this queue, and every byte to fetch.
             if (queue_s + least_s) * (1.0 + limits.better_by) >= best_rank[0]:
@@ -264,8 +270,8 @@ class PlacementPolicy:
                 best, best_rank = node, rank
             if len(seen) >= limits.walk_max:
                 break
-            seen.append(heapq.heappop(candidates.heap))
-        for entry in seen:
+            seen[node] = heapq.heappop(candidates.heap)
+        for entry in seen.values():
             heapq.heappush(candidates.heap, entry)
         return None if best is None else (best, best_rank[0])
 

@@ -102,5 +102,10 @@ class PendingGroup:
     group_id: bytes
     job_id: bytes
     bundles: tuple[ResourceSet, ...]
+    indexes: tuple[int, ...] = ()
     since: int | None = None
     """The observation since which it waits."""
+
+    def by_index(self) -> dict[int, ResourceSet]:
+        """The bundles by their place in the whole group."""
+        return dict(zip(self.indexes or range(len(self.bundles)), self.bundles, strict=True))

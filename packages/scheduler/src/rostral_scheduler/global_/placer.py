@@ -41,6 +41,7 @@ def load_of(row: NodeRow) -> NodeLoad:
         address=row.address,
         total=ResourceSet.of(row.resources_total),
         available=ResourceSet.of(row.resources_available),
+        held=ResourceSet.of(report.resources_held),
         labels={NODE_ID_LABEL: row.node_id.hex(), **row.labels},
         queues=tuple(
             QueueLoad(ResourceSet.of(queue.resources), queue.length, queue.run_time_s)

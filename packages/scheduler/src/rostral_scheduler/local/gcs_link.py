@@ -195,6 +195,7 @@ class GcsLink:
                 for queue in self._load.queues()
             ),
             run_time_s=self._load.run_time_s(),
+            resources_held=self._load.held(),
         )
 
     # ---- written behind

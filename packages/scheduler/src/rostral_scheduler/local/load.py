@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rostral_scheduler.core.amounts import add
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.node_view import QueueLoad
-from rostral_scheduler.core.resources import GROUP_MARK, ResourceSet
+from rostral_scheduler.core.resources import GROUP_MARK, UNITS, ResourceSet
 from rostral_scheduler.core.run_times import QueueUse, RunTimes
 from rostral_scheduler.local.node_memory import NodeMemory
 
@@ -66,6 +67,19 @@ class Load:
             QueueLoad(shape, length, _rounded(busy_s[shape] / length))
             for shape, length in lengths.most_common(_SHAPES_MAX)
         )
+
+    def held(self) -> dict[str, float]:
+        """What actors and placement groups hold, by name."""
+        policy = self._policy
+        held: dict[str, int] = {}
+        for reservation in policy.reservations.by_group.values():
+            for allocation in reservation.taken:
+                add(held, allocation.resources)
+        for worker in policy.active.values():
+            if worker.actor_id is not None:
+                add(held, worker.allocation.resources)
+        total = policy.resources.total
+        return {name: units / UNITS for name, units in held.items() if total.get(name)}
 
     def run_time_s(self) -> float:
         """Of all tasks that run here now, the mean of what such tasks take; 0: nothing is known."""

@@ -1,0 +1,1 @@
+"""A simulator: the schedulers' own policies against a virtual clock, at ten thousand nodes."""
