@@ -240,3 +240,25 @@ def test_kill_9_loses_no_acknowledged_task(serve: Callable[..., Any]) -> None:
         found = client.get_tasks([row.task_id for row in acknowledged])
     assert len(acknowledged) >= 20_000
     assert found == {row.task_id: row for row in acknowledged}
+
+
+def test_without_batching_each_call_is_a_request(play: Play) -> None:
+    async def scenario(server: GcsServer, client: AsyncGcsClient) -> None:
+        options = ClientOptions(batching=False, batch_ops_max=40)
+        async with AsyncGcsClient(server.address, client_token(client), options=options) as single:
+            sent: list[int] = []
+            call = single._connection.call
+
+            async def counting(method: str, request: Any, *rest: Any, **named: Any) -> object:
+                sent.append(len(getattr(request, "sizes", ())) + len(getattr(request, "ops", ())))
+                return await call(method, request, *rest, **named)
+
+            single._connection.call = counting  # type: ignore[method-assign,assignment]
+            rows = [_task(at) for at in range(100)]
+            await asyncio.gather(*(single.record_tasks([row]) for row in rows[:20]))
+            await single.record_tasks(rows[20:])
+            await asyncio.gather(*(single.kv_put(b"%d" % at, b"v") for at in range(10)))
+            assert sorted(sent) == [1] * 30 + [40] * 2
+            assert len(await client.get_tasks([row.task_id for row in rows])) == 100
+
+    play(scenario)

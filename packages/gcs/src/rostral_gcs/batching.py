@@ -53,6 +53,8 @@ class Batcher:
         """
         if not ops:
             return []
+        if not self._options.batching:
+            return await self._write_at_once(ops)
         async with self._room:
             await self._room.wait_for(
                 lambda: self._closed or self._pending_count < self._options.pending_ops_max
@@ -65,6 +67,14 @@ class Batcher:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="gcs-batcher")
         return await entry.future
+
+    async def _write_at_once(self, ops: Sequence[gcs_pb2.WriteOp]) -> list[gcs_pb2.WriteResult]:
+        if self._closed:
+            raise ClientClosedError("the client was closed", hint="make a new client")
+        results: list[gcs_pb2.WriteResult] = []
+        for at in range(0, len(ops), self._options.batch_ops_max):
+            results.extend(await self._send(ops[at : at + self._options.batch_ops_max]))
+        return results
 
     async def close(self) -> None:
         """Sends what waits, then refuses more."""

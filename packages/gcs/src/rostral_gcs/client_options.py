@@ -23,6 +23,9 @@ class ClientOptions:
         backoff_s_min: First pause before a retry; each further one is longer and jittered, so that
             a thousand nodes do not return in step.
         backoff_s_max: Longest pause.
+        batching: Whether writes that are made while a request is under way go together in the next.
+            Without it each call is a request of its own, and calls made at the same time are
+            applied in any order.
         batch_ops_max: Most writes in one request.
         batch_size_max: A request ends after this many bytes of values.
         pending_ops_max: Writes waiting in the client; beyond it, callers wait.
@@ -34,6 +37,7 @@ class ClientOptions:
     watch_timeout_s: float = 60.0
     backoff_s_min: float = 0.02
     backoff_s_max: float = 1.0
+    batching: bool = True
     batch_ops_max: int = 1000
     batch_size_max: int = 4 * 1024 * 1024
     pending_ops_max: int = 100_000

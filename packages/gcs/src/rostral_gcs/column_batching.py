@@ -54,6 +54,9 @@ class ColumnBatcher:
         """
         if not keys:
             return
+        if not self._options.batching:
+            await self._write_at_once(keys, values)
+            return
         if self._pending_count >= self._options.pending_ops_max:
             async with self._room:
                 await self._room.wait_for(
@@ -74,6 +77,12 @@ class ColumnBatcher:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def _write_at_once(self, keys: Sequence[bytes], values: Sequence[bytes] | None) -> None:
+        if self._closed:
+            raise ClientClosedError("the client was closed", hint="make a new client")
+        for part in self._parts(keys, values):
+            await self._send_batch([part])
 
     async def close(self) -> None:
         """Sends what waits, then refuses more."""
