@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rostral.exceptions import UnschedulableError
 from rostral.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rostral_scheduler.core import labels as node_labels
+from rostral_scheduler.core.labels import NODE_ID_LABEL, values_of
 
 if TYPE_CHECKING:
     from rostral.options import ActorOptions, TaskOptions
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _KEY = re.compile(rf"(?:{_WORD}/)?{_WORD}")
 _VALUE = re.compile(rf"(?:{_WORD})?")
-_LIST = re.compile(r"in\((.*)\)")
-# A label that every node has.
-NODE_ID_LABEL = "ray.io/node-id"
 
 
 def check_labels(name: str, labels: object) -> None:
@@ -35,7 +34,7 @@ def check_labels(name: str, labels: object) -> None:
 def check_selector(name: str, selector: object) -> None:
     """A selector of nodes. Raises TypeError, ValueError."""
     for key, value in _pairs(name, selector):
-        values = _values(value.removeprefix("!"))
+        values = values_of(value.removeprefix("!"))
         if not values or not all(_VALUE.fullmatch(one) for one in values):
             raise ValueError(
                 f"{name}[{key!r}] is {value[:80]!r}: it must be 'v', '!v', 'in(v, w)' or "
@@ -67,17 +66,21 @@ def _pairs(name: str, labels: object) -> list[tuple[str, str]]:
     return list(labels.items())
 
 
-def _values(text: str) -> list[str]:
-    listed = _LIST.fullmatch(text)
-    return [text] if listed is None else [one.strip() for one in listed[1].split(",")]
-
-
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether a node with these labels is one that the selector means."""
-    return all(
-        (labels.get(key) in _values(value.removeprefix("!"))) != value.startswith("!")
-        for key, value in selector.items()
-    )
+    return node_labels.matches(selector.items(), labels)
+
+
+def where_of(options: TaskOptions | ActorOptions) -> dict[str, Any] | None:
+    """What the options say of nodes, as a scheduler is asked for it; None: nothing."""
+    strategy = options.scheduling_strategy
+    if isinstance(strategy, NodeAffinitySchedulingStrategy):
+        return {"node_id": bytes.fromhex(strategy.node_id), "soft": strategy.soft}
+    if options.label_selector:
+        others: Sequence[Mapping[str, Any]] = options.fallback_strategy or ()
+        selectors = [options.label_selector, *(other["label_selector"] for other in others)]
+        return {"selectors": [dict(selector) for selector in selectors]}
+    return {"spread": True} if strategy == "SPREAD" else None
 
 
 def check_node(current: Runtime, options: TaskOptions | ActorOptions) -> None:

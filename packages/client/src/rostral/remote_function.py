@@ -11,7 +11,7 @@ from rostral.arguments import Arguments, encode
 from rostral.coroutine_tasks import is_coroutine_function
 from rostral.exceptions import UnsupportedOptionError
 from rostral.generator import DynamicObjectRefGenerator, ObjectRefGenerator
-from rostral.node_choice import check_node
+from rostral.node_choice import where_of
 from rostral.object_ref import ObjectRef
 from rostral.options import TaskKeywords, TaskOptions, changed
 from rostral.returns import resolved, returns_of
@@ -189,7 +189,11 @@ class RemoteFunction(Generic[P, R]):
         if queue is None:
             options = self._options
             queue = current.queue_for(
-                options.demand, options.placement, self._environment, options.priority
+                options.demand,
+                options.placement,
+                self._environment,
+                options.priority,
+                where_of(options),
             )
             self._queues[current.lane] = queue
         self._queue = queue
@@ -197,7 +201,6 @@ class RemoteFunction(Generic[P, R]):
 
     def _export(self, current: Runtime) -> None:
         options = self._options
-        check_node(current, options)
         placement = options.placement
         self._environment = current.environment_for(options.runtime_env)
         self._queues = {}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from rostral import spilling
 from rostral.launcher import NodeSettings
 from rostral.session import NodeRecord, cache_dir, remove_record, remove_session_dir, write_record
+from rostral_gcs.auth import load_token
 from rostral_gcs.errors import RostralError
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon
@@ -66,6 +67,7 @@ async def running_node(
                 resources=settings.resources,
                 labels=settings.labels,
                 memory_limit_bytes=settings.worker_memory_bytes,
+                peer_token=load_token(token_file),
                 venv_dir=None if (cache := cache_dir()) is None else cache / "venvs",
             ),
             gcs=client,
@@ -103,8 +105,14 @@ def _store(settings: NodeSettings, session: Path, node_id: bytes) -> StoreDaemon
             memory_bytes=default_memory_bytes() if memory_bytes is None else memory_bytes,
             spill_directories=spill_directories,
             spill_limit_bytes=spill_limit_bytes,
+            transfer_token_file=_token_file(settings, session),
         )
     )
+
+
+def _token_file(settings: NodeSettings, session: Path) -> str:
+    """Where the cluster's token is, or will be once the head serves."""
+    return str(session / "token") if settings.head else str(settings.token_file)
 
 
 async def _join_cluster(
@@ -112,14 +120,14 @@ async def _join_cluster(
 ) -> tuple[str, str, AsyncGcsClient]:
     """Address and token file of the cluster's GCS, which a head serves itself, and a client."""
     # Not at the top: gRPC takes longer to import than all else.
-    from rostral_gcs.auth import load_token, write_token
+    from rostral_gcs.auth import write_token
     from rostral_gcs.client import AsyncGcsClient
 
     if settings.head:
         from rostral_gcs.config import GcsConfig
         from rostral_gcs.service import GcsServer
 
-        token_file = str(session / "token")
+        token_file = _token_file(settings, session)
         token = write_token(token_file)
         gcs = GcsServer(
             GcsConfig(data_dir=session / "gcs", token=token, bind=settings.bind, port=settings.port)
@@ -128,7 +136,7 @@ async def _join_cluster(
         stack.push_async_callback(gcs.stop)
         address = gcs.address
     else:
-        token_file, address = str(settings.token_file), str(settings.gcs_address)
+        token_file, address = _token_file(settings, session), str(settings.gcs_address)
         token = load_token(token_file)
     client = AsyncGcsClient(address, token)
     await client.connect()

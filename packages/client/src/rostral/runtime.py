@@ -159,7 +159,7 @@ class Runtime:
         # Of an actor's process: what it was told about the actor.
         self.assignment: ActorAssignment | None = None
         self._queues: dict[
-            tuple[Placement | None, str, tuple[tuple[str, float], ...], int, int],
+            tuple[Placement | None, str, tuple[tuple[str, float], ...], int, int, str],
             int,
         ] = {}
         # Names the lane of what is submitted here, which has this priority at least, and this
@@ -352,16 +352,18 @@ class Runtime:
         placement: Placement | None,
         environment: str,
         priority: int,
+        where: Body | None = None,
     ) -> int:
         """The ready queue of a shape of resources, in a placement group or outside of any.
 
-        For tasks of this priority, or of the running task's where that is higher.
+        For tasks of this priority, or of the running task's where that is higher. `where` is what
+        they say of nodes.
 
         Raises UnschedulableError when no node can ever meet it, TaskPlacementGroupRemovedError,
         LimitReachedError for too many shapes or priorities.
         """
         priority, depth = max(priority, self._priority), self._depth
-        key = (placement, environment, tuple(sorted(demand.items())), priority, depth)
+        key = (placement, environment, tuple(sorted(demand.items())), priority, depth, repr(where))
         queue = self._queues.get(key)
         if queue is None:
             body = {
@@ -371,6 +373,8 @@ class Runtime:
                 "priority": priority,
                 "depth": depth,
             }
+            if where is not None:
+                body["where"] = where
             if placement is not None:
                 body["bundle"] = placement.request()
             queue = self._queues[key] = int(self.scheduler.call("get_queue", body)["queue"])

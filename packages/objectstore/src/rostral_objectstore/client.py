@@ -458,6 +458,7 @@ class StoreClient:
         *,
         size_bytes: int | None = None,
         timeout_s: float | None = None,
+        cached: bool = True,
     ) -> ObjectHandle:
         """Lets the daemon bring the object from another node; blocks until it is here, sealed.
 
@@ -469,6 +470,8 @@ class StoreClient:
                 --transfer`. The next is asked when one fails.
             size_bytes: its size, if that is known: a holder that says otherwise is not used.
             timeout_s: for the whole; 600 if None.
+            cached: whether the daemon keeps it for others, until its room is wanted; else it goes
+                with the last handle.
 
         Raises:
             ObjectFetchError: no holder could give it; the message says why for each.
@@ -485,9 +488,17 @@ class StoreClient:
             "holders": list(holders),
             "size_bytes": size_bytes,
             "timeout_s": allowed_s,
+            "cached": cached,
         }
         self._control.call("fetch", body, timeout_s=allowed_s + FETCH_ANSWER_S)
         return handle
+
+    def transfer_address(self) -> str:
+        """Where other nodes fetch from this store, which listens there from now on.
+
+        Raises: ConfigError when it takes no part in transfers; MissingExtraError.
+        """
+        return str(self._control.call("transfer_address", {})["address"])
 
     def stats(self) -> StoreStats:
         """Capacity and use of the store."""

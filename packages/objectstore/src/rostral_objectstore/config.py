@@ -62,7 +62,15 @@ class StoreConfig:
     """Cores that waiting processes may spin on, together."""
 
     transfer: TransferConfig | None = None
-    """How objects travel to and from other nodes. None: they do not."""
+    """How objects travel to and from other nodes. None: they do not, unless there is a
+    ``transfer_token_file``."""
+
+    transfer_token_file: str | None = None
+    """The cluster's token. With it the store takes part in transfers once it is asked to, on a free
+    port of ``transfer_host``: until then nothing is imported and nothing listens."""
+
+    transfer_host: str = "127.0.0.1"
+    """Where it listens then; anything but loopback needs a ``transfer`` with TLS instead."""
 
     repair_timeout_s: float = 2.0
     """How long a dead process's holds are kept for a scheduler to take its tasks over: longer than

@@ -9,6 +9,7 @@ its holds and takes its memory back.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 from collections.abc import Coroutine
@@ -103,6 +104,7 @@ class StoreDaemon:
         """Whether a daemon after us will be given the segment: what is on disk stays then."""
         self._pinned = takeover.adopt_kept(self.table)
         self.transfer: TransferService | None = None
+        self._transfer_lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Listens from here on."""
@@ -177,19 +179,48 @@ class StoreDaemon:
                 return self._free(body["objects"])
             case "list_objects":
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
-            case "fetch" if self.transfer is not None:
-                return await self.transfer.fetch(body)
-            case "transfer_stats" if self.transfer is not None:
-                return self.transfer.stats()
-            case "fetch" | "transfer_stats":
-                raise ConfigError(
-                    "this store takes no part in transfers",
-                    hint="start it with: rostral-objectstore serve --transfer HOST:PORT "
-                    "--token-file FILE",
-                )
+            case "fetch":
+                return await (await self._transfers()).fetch(body)
+            case "transfer_stats":
+                return (await self._transfers()).stats()
+            case "transfer_address":
+                return {"address": (await self._transfers()).address}
         raise ProtocolError(
             f"the store has no method {method!r}", hint="both sides must have the same version"
         )
+
+    async def _transfers(self) -> TransferService:
+        """What serves and fetches; it begins with the first request, if it has not with the store.
+
+        Raises: ConfigError, MissingExtraError, TokenFileError, PortInUseError.
+        """
+        async with self._transfer_lock:
+            if self.transfer is None:
+                self.transfer = await self._begin_transfers()
+        return self.transfer
+
+    async def _begin_transfers(self) -> TransferService:
+        config = self.config
+        if config.transfer_token_file is None:
+            raise ConfigError(
+                "this store takes no part in transfers",
+                hint="start it with: rostral-objectstore serve --transfer HOST:PORT "
+                "--token-file FILE",
+            )
+        # Arrow Flight takes longer to import than the daemon may be deaf.
+        transfer = await asyncio.to_thread(importlib.import_module, "rostral_objectstore.transfer")
+        credentials = transfer.Credentials(token_file=config.transfer_token_file)
+        address = f"{config.transfer_host}:0"
+        service: TransferService = transfer.TransferService(
+            self.segment,
+            transfer.TransferConfig(
+                server=transfer.TransferServerConfig(credentials=credentials, address=address),
+                fetch=transfer.FetchConfig(credentials=credentials),
+            ),
+            room=self.room,
+            keep=self.cache,
+        )
+        return service
 
     def _attach(self, session: Session, body: Body) -> Body:
         if "slot" in session.state:

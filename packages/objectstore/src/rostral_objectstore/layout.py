@@ -49,9 +49,10 @@ class ObjectState(IntEnum):
 
 
 class ObjectFlag(IntEnum):
-    """Flags of an object that callers may set."""
+    """Flags of an object that callers may set; COMPOUND only with bytes that another store gave."""
 
     ERROR = 1
+    COMPOUND = 4
 
 
 class TaskState(IntEnum):

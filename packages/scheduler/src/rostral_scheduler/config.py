@@ -6,6 +6,7 @@ command line (``cli.py`` does) and starts nothing.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from collections.abc import Mapping
@@ -116,6 +117,20 @@ class LocalSchedulerConfig:
         gcs_token: The cluster token, with ``gcs_address``.
         gcs_writes_queued_max: Writes that wait for the GCS; beyond it the oldest is dropped and
             counted.
+        peer_token: The cluster token, with which tasks come from and go to other nodes, where
+            there is no ``gcs_token``. With neither none do; nor, for want of TLS, if ``address``
+            is not of the loopback.
+        peer_silence_s: A node that has tasks of this one, and says nothing for so long, over two
+            streams at least, is taken for dead.
+        peer_grace_s: How long tasks are kept for a node whose stream broke, unless it is known to
+            be dead: longer than any that lives takes to come back.
+        forward_inline_bytes: Inputs and results up to this size travel in the message; larger ones
+            are fetched. A fetch takes a millisecond, in which so many bytes are copied.
+        forward_inline_bytes_max: The same where Arrow Flight is not installed, so that nothing can
+            be fetched: what is larger is an error. A message has 64 MiB at most.
+        forwarded_per_node_max: Tasks of this node that one other may have at a time: enough that it
+            does not run dry between two messages; what waits here can still go elsewhere.
+        forwarded_functions_max: Ids of functions that are remembered, to name them to other nodes.
         node_lease_s: The node is found dead when it has not renewed for this long.
         allow_shutdown: Whether a client of the same user may stop the scheduler by request.
     """
@@ -178,6 +193,13 @@ class LocalSchedulerConfig:
     gcs_address: str | None = None
     gcs_token: str = field(default="", repr=False)
     gcs_writes_queued_max: int = 10_000
+    peer_token: str = field(default="", repr=False)
+    peer_silence_s: float = 4.0
+    peer_grace_s: float = 10.0
+    forward_inline_bytes: int = 256 << 10
+    forward_inline_bytes_max: int = 16 << 20
+    forwarded_per_node_max: int = 1024
+    forwarded_functions_max: int = 10_000
     node_lease_s: float = 10.0
     allow_shutdown: bool = True
 
@@ -195,6 +217,19 @@ class LocalSchedulerConfig:
                 "memory": self.memory_bytes,
             }
         )
+
+    @property
+    def cluster_token(self) -> str:
+        """Of the cluster; empty: this node has no part in one."""
+        return self.gcs_token or self.peer_token
+
+    @property
+    def is_local(self) -> bool:
+        """Whether ``address`` is of the loopback."""
+        try:
+            return ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return self.address == "localhost"
 
     @property
     def ready_workers(self) -> int:
@@ -242,6 +277,12 @@ class LocalSchedulerConfig:
             problems.append(f"task_oom_retries is {self.task_oom_retries}; allowed: -1 or more")
         if self.ready_workers < 0:
             problems.append(f"prestart_count is {self.prestart_count}; allowed: 0 or more")
+        if not 0 <= self.forward_inline_bytes <= self.forward_inline_bytes_max <= 32 << 20:
+            problems.append(
+                f"forward_inline_bytes is {self.forward_inline_bytes}, forward_inline_bytes_max "
+                f"{self.forward_inline_bytes_max}; allowed: the first at most the second, that at "
+                "most 32 MiB"
+            )
         if self.gcs_address is not None and not self.gcs_token:
             problems.append("gcs_address is given without gcs_token; allowed: both or neither")
         if problems:

@@ -13,6 +13,7 @@ from rostral.inline.worker import InlineWorker
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore.control import Body
 from rostral_scheduler.core.resources import NodeResources, ResourceSet
+from rostral_scheduler.core.where import NodeFacts, Where, check_here
 
 if TYPE_CHECKING:
     from rostral.runtime import Runtime
@@ -85,6 +86,10 @@ class InlineScheduler:
 
     def _get_queue(self, body: Body) -> Body:
         shape = ResourceSet.of(body["resources"])
+        facts = NodeFacts(
+            node_id=self._runtime.node_id, total=self._ledger.total, labels=self._labels
+        )
+        check_here(Where.of(body.get("where")), facts, shape)
         self._ledger.check_feasible(shape)
         key = shape.key()
         if key not in self._queues:

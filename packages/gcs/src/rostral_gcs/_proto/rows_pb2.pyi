@@ -55,7 +55,7 @@ class NodeReportValue(_message.Message):
     def __init__(self, queues: _Optional[_Iterable[_Union[QueueReportValue, _Mapping]]] = ..., run_time_s: _Optional[float] = ..., run_times: _Optional[_Iterable[_Union[FunctionRunTimeValue, _Mapping]]] = ..., bandwidth_bytes_per_s: _Optional[float] = ..., is_draining: bool = ..., resources_held: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class NodeValue(_message.Message):
-    __slots__ = ("address", "hostname", "store_socket", "scheduler_socket", "resources_total", "resources_available", "labels", "state", "epoch", "lease_s", "death_cause", "start_time_s", "end_time_s", "report")
+    __slots__ = ("address", "hostname", "store_socket", "scheduler_socket", "resources_total", "resources_available", "labels", "state", "epoch", "lease_s", "death_cause", "start_time_s", "end_time_s", "report", "scheduler_address")
     class ResourcesTotalEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class NodeValue(_message.Message):
     START_TIME_S_FIELD_NUMBER: _ClassVar[int]
     END_TIME_S_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     address: str
     hostname: str
     store_socket: str
@@ -105,7 +106,8 @@ class NodeValue(_message.Message):
     start_time_s: float
     end_time_s: float
     report: NodeReportValue
-    def __init__(self, address: _Optional[str] = ..., hostname: _Optional[str] = ..., store_socket: _Optional[str] = ..., scheduler_socket: _Optional[str] = ..., resources_total: _Optional[_Mapping[str, float]] = ..., resources_available: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., death_cause: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., report: _Optional[_Union[NodeReportValue, _Mapping]] = ...) -> None: ...
+    scheduler_address: str
+    def __init__(self, address: _Optional[str] = ..., hostname: _Optional[str] = ..., store_socket: _Optional[str] = ..., scheduler_socket: _Optional[str] = ..., resources_total: _Optional[_Mapping[str, float]] = ..., resources_available: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., death_cause: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., report: _Optional[_Union[NodeReportValue, _Mapping]] = ..., scheduler_address: _Optional[str] = ...) -> None: ...
 
 class JobValue(_message.Message):
     __slots__ = ("driver_pid", "hostname", "state", "start_time_s", "end_time_s", "namespace", "entrypoint")

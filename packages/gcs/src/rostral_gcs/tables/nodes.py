@@ -37,6 +37,8 @@ class NodeRow:
         hostname: What the machine calls itself.
         store_socket: Path of the object store's Unix socket, for processes on the node.
         scheduler_socket: Path of the local scheduler's Unix socket, for processes on the node.
+        scheduler_address: ``host:port`` where other nodes' schedulers reach the local scheduler;
+            empty: it takes no tasks from them.
         resources_total: All it has, by name.
         resources_available: What was free at the last report.
         labels: Free key-value labels for placement.
@@ -56,6 +58,7 @@ class NodeRow:
     hostname: str = ""
     store_socket: str = ""
     scheduler_socket: str = ""
+    scheduler_address: str = ""
     resources_total: Mapping[str, float] = field(default_factory=dict)
     resources_available: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +101,7 @@ class NodeTable:
             hostname=row.hostname,
             store_socket=row.store_socket,
             scheduler_socket=row.scheduler_socket,
+            scheduler_address=row.scheduler_address,
             resources_total=row.resources_total,
             resources_available=row.resources_available,
             labels=row.labels,
@@ -120,6 +124,7 @@ class NodeTable:
                 hostname=found.hostname,
                 store_socket=found.store_socket,
                 scheduler_socket=found.scheduler_socket,
+                scheduler_address=found.scheduler_address,
                 resources_total=dict(found.resources_total),
                 resources_available=dict(found.resources_available),
                 labels=dict(found.labels),

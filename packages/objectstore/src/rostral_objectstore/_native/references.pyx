@@ -9,6 +9,8 @@ from libc.stdint cimport uint32_t
 
 from rostral_objectstore._native.table cimport ObjectTable
 
+from rostral_objectstore.errors import ObjectNotFoundError
+
 cdef ObjectTable _table = None
 cdef object _cls = None
 cdef object _without_table = None
@@ -30,11 +32,18 @@ def set_reference_table(ObjectTable table):
 
 
 def rebuild_ref(bytes packed not None):
-    """Takes hold of the object behind a reference that came from another process of this node.
+    """Takes hold of the object behind a reference that came from another process, wherever.
 
-    Raises ObjectNotFoundError, ValueError for what Handle.packed has not made.
+    One from another node names a record there; here the object is found by its id. Raises
+    ObjectNotFoundError, ValueError for what Handle.packed has not made.
     """
     cdef uint32_t *p = <uint32_t *>PyBytes_AS_STRING(packed)
     if _table is None or PyBytes_GET_SIZE(packed) != 28:
         return _without_table(packed)
-    return _table._adopt(_cls, p[5], p[6], <char *>p)
+    try:
+        return _table._adopt(_cls, p[5], p[6], <char *>p)
+    except ObjectNotFoundError:
+        found = _table.find(_cls, packed[:20])
+        if found is None:
+            raise
+        return found

@@ -14,6 +14,8 @@ cdef enum:
 cdef uint32_t *returns_of(task *t) noexcept nogil
 cdef dependency *dependencies_of(task *t) noexcept nogil
 cdef char *payload_of(attachment *a, task *t) noexcept nogil
+cdef bint is_linked(task *t) noexcept nogil
+cdef void unlink(attachment *a, task *t) noexcept nogil
 cdef void free_task(attachment *a, uint32_t loc) noexcept nogil
 cdef void link_rest(attachment *a, uint32_t loc) noexcept nogil
 cdef bint make_ready(attachment *a, uint32_t loc) noexcept nogil
@@ -44,6 +46,7 @@ cdef class Tasks:
     cdef uint32_t *unfinished  # ring of locators, oldest first
     cdef size_t first, count, capacity
     cdef size_t since_sweep
+    cdef public bint tells_done  # finished ones are freed by `take_done` (forwarding.pyx) alone
     # of the task that is being submitted
     cdef uint64_t parent
     cdef int64_t deadline

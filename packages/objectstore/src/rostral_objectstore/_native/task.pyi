@@ -39,6 +39,7 @@ class ClaimedTask:
 
 class Tasks:
     def __init__(self, table: ObjectTable) -> None: ...
+    tells_done: bool
     @property
     def segment(self) -> Segment: ...
     @overload

@@ -356,7 +356,7 @@ cdef class Tasks:
             self.table._check(handle)
         for handle in nested:
             self.table._check(handle)
-        if self.count:
+        if self.count and not self.tells_done:
             self._sweep_front(a)
             self.since_sweep += 1
             if self.since_sweep >= SWEEP_INTERVAL and self.since_sweep >= self.count:

@@ -118,7 +118,8 @@ class TransferService:
             handle = await loop.run_in_executor(self._threads, lambda: self._fetcher.fetch(**ask))
         finally:
             self._asking -= 1
-        self._keep(handle)
+        if body.get("cached", True):
+            self._keep(handle)
         return {"size_bytes": self._table.size(handle)}
 
     def stats(self) -> Body:

@@ -20,6 +20,8 @@ from rostral_objectstore.layout import ObjectState
 from rostral_objectstore.transfer.digests import Key
 from rostral_objectstore.transfer.messages import ObjectFacts, hex_of
 
+_SEALED = (ObjectState.SEALED, ObjectState.SPILLED)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
@@ -73,9 +75,9 @@ class Storage:
         self._table = table
 
     def find(self, id: bytes) -> ObjectHandle | None:
-        """A hold on the object, if it is here and sealed."""
+        """A hold on the object, if it is here and sealed, in memory or on disk."""
         handle = self._table.find(ObjectHandle, id)
-        if handle is None or self._table.state(handle) not in (ObjectState.SEALED,):
+        if handle is None or self._table.state(handle) not in _SEALED:
             return None
         return handle
 

@@ -152,6 +152,10 @@ class NodeResources:
                     total=total / UNITS,
                 )
 
+    def can_ever(self, shape: ResourceSet) -> bool:
+        """Whether the node has the shape when it is idle."""
+        return all(units <= self._capacity(name) for name, units in shape)
+
     def fits(self, shape: ResourceSet) -> bool:
         """Whether the shape is free now."""
         for name, units in shape:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -51,10 +52,18 @@ class Cancellations:
         self._pool = pool
         self._actors = actors
         self._kills: set[asyncio.Task[None]] = set()
+        self._forwarded: tuple[int, Callable[[bytes, Ladder], None]] | None = None
+
+    def on_forwarded(self, slot: int, cancel: Callable[[bytes, Ladder], None]) -> None:
+        """Who sees to tasks that run on other nodes, which the process of the slot has claimed."""
+        self._forwarded = slot, cancel
 
     def climb(self, task: int, task_id: bytes, ladder: Ladder) -> None:
         """Makes a task that is flagged end, if it still runs on this node."""
         slot = self._memory.claimer(task, task_id)
+        if self._forwarded is not None and slot == self._forwarded[0]:
+            self._forwarded[1](task_id, ladder)
+            return
         worker = None if slot is None else self._pool.by_slot(slot)
         if worker is None:
             return  # It has ended, or its process has: then its task is settled with it.

@@ -45,6 +45,7 @@ from rostral_scheduler.zygote_start import StartedZygote
 if TYPE_CHECKING:
     # Not before it is known that there is a GCS: gRPC takes longer to import than all else here.
     from rostral_gcs import AsyncGcsClient
+    from rostral_scheduler.between.crossing import Crossing
     from rostral_scheduler.local.gcs_link import GcsLink
 
 __all__ = ["LocalScheduler"]
@@ -125,7 +126,12 @@ class LocalScheduler:
             stack.push_async_callback(self.cancellations.stop)
             if self.gcs is not None:
                 stack.push_async_callback(self.gcs.stop)
+                if self.crossing is not None:
+                    # Before the client that it uses is closed.
+                    stack.push_async_callback(self.crossing.stop)
                 await self.gcs.start()
+            if self.crossing is not None:
+                self.crossing.start()
             self.memory.watch(self.look_soon, self.config.poke_interval_s)
             for looking in (self._tick(), self.monitor.run()):
                 task = asyncio.get_running_loop().create_task(looking)
@@ -193,16 +199,44 @@ class LocalScheduler:
             report_timeout_s=config.death_report_timeout_s,
             removed=self._worker_removed,
         )
-        self.gcs = self._make_gcs_link()
+        client = self._gcs_client()
+        self.crossing = None if client is None else self._make_crossing(client)
+        self.gcs = None if client is None else self._make_gcs_link(client)
 
-    def _make_gcs_link(self) -> GcsLink | None:
-        client = self._given_gcs
-        if client is None:
-            if self.config.gcs_address is None:
-                return None
-            from rostral_gcs import AsyncGcsClient
+    def _gcs_client(self) -> AsyncGcsClient | None:
+        if self._given_gcs is not None or self.config.gcs_address is None:
+            return self._given_gcs
+        from rostral_gcs import AsyncGcsClient
 
-            client = AsyncGcsClient(self.config.gcs_address, self.config.gcs_token)
+        return AsyncGcsClient(self.config.gcs_address, self.config.gcs_token)
+
+    def _make_crossing(self, client: AsyncGcsClient) -> Crossing | None:
+        if not self.config.cluster_token:
+            return None
+        if not self.config.is_local:
+            # The stream has no TLS yet, and what comes over it is run.
+            logger.warning(
+                "no tasks come from or go to other nodes: %s is no loopback address",
+                self.config.address,
+            )
+            return None
+        from rostral_scheduler.between.crossing import Crossing
+
+        return Crossing(
+            self.config,
+            self.memory,
+            self.policy,
+            self.jobs,
+            self.cancellations,
+            self.pool.environments,
+            client,
+            end_job=self.end_job,
+        )
+
+    async def _listen(self) -> str:
+        return "" if self.crossing is None else await self.crossing.listen()
+
+    def _make_gcs_link(self, client: AsyncGcsClient) -> GcsLink:
         from rostral_scheduler.local.gcs_link import GcsLink
 
         return GcsLink(
@@ -212,6 +246,7 @@ class LocalScheduler:
             node_id=self.memory.node_id,
             available=self.policy.available_floats,
             load=self.load,
+            listen=self._listen,
             fenced=self.stopping.set,
         )
 
@@ -236,6 +271,8 @@ class LocalScheduler:
         try:
             if self.deaths.look():
                 self.jobs.finish_ended()
+            if self.crossing is not None:
+                self.crossing.look()
             self._observe(tick=False)
             self._see_to_environments()
         except Exception:
@@ -254,6 +291,8 @@ class LocalScheduler:
                 self.cancellations.tick()
                 self.repair.tick()
                 self.oom_retries.tick()
+                if self.crossing is not None:
+                    self.crossing.tick()
                 self._observe(tick=True)
                 self.load.tick(time.monotonic())
                 self._see_to_environments()
@@ -398,6 +437,8 @@ class LocalScheduler:
         """The job's driver is gone, or done."""
         self.actors.end_job(job.job_id)
         self.groups.end_job(job.job_id)
+        if self.crossing is not None:
+            self.crossing.job_ended(job.job_id)
         self.jobs.end(job)
         self.jobs.finish_ended()
         self.look_soon()

@@ -68,6 +68,7 @@ class GcsLink:
         node_id: The node.
         available: What the node has free, for the lease's renewals.
         load: What waits on it, for the same.
+        listen: Makes the scheduler reachable for other nodes; returns where, or nothing.
         fenced: Called when the GCS has declared the node dead.
     """
 
@@ -80,6 +81,7 @@ class GcsLink:
         node_id: bytes,
         available: Callable[[], dict[str, float]],
         load: Load,
+        listen: Callable[[], Awaitable[str]],
         fenced: Callable[[], None],
     ) -> None:
         self.client = client
@@ -88,6 +90,8 @@ class GcsLink:
         self._node_id = NodeID(node_id)
         self._available = available
         self._load = load
+        self._listen = listen
+        self._scheduler_address = ""
         self._fenced = fenced
         self._epoch = 0
         self._writes: deque[Write] = deque()
@@ -108,6 +112,7 @@ class GcsLink:
         """
         if self._owns_client:
             await self.client.connect()
+        self._scheduler_address = await self._listen()
         try:
             await self._register()
         except AlreadyExistsError:
@@ -156,6 +161,7 @@ class GcsLink:
                 hostname=socket.gethostname(),
                 store_socket=config.store_socket,
                 scheduler_socket=config.socket_path,
+                scheduler_address=self._scheduler_address,
                 resources_total=config.total().as_floats(),
                 resources_available=self._available(),
                 labels=config.labels,

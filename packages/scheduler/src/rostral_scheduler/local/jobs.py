@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.events import Event, JobEnded, QueueClosed, QueueOpened
@@ -29,6 +30,15 @@ RETIRED_QUEUES_MAX = 4096
 """32 KB each."""
 
 
+class DriverSession(Protocol):
+    """The way to a job's driver."""
+
+    state: dict[str, Any]
+
+    def push(self, topic: str, body: Body) -> None:
+        """Sends a one-way message. Never blocks."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One job.
@@ -43,7 +53,9 @@ class Job:
     cwd: str
     logging_config: str = ""
     """How its workers log, as the client understands it; empty: as they like."""
-    session: Session | None = None
+    session: DriverSession | None = None
+    home: bytes | None = None
+    """The node of its driver, where that is another one."""
     driver_slot: int | None = None
     driver_generation: int = 0
     queues: dict[bytes, int] = field(default_factory=dict)
@@ -135,6 +147,14 @@ class Jobs:
                 session=maker.session,
             )
         )
+
+    def add_hosted(self, job: Job) -> None:
+        """A job whose driver is on another node; nothing happens if it is known. LimitReachedError.
+
+        It ends when that node says so, or is dead.
+        """
+        if job.job_id not in self.by_id:
+            self._add(job)
 
     def _add(self, job: Job) -> Job:
         if len(job.job_id) != 16:
@@ -229,11 +249,7 @@ class Jobs:
                 hint="use placement groups again instead of making new ones",
             )
         if self._queue_count(job) >= self._config.queues_per_job_max:
-            raise LimitReachedError(
-                f"job {job.job_id.hex()} has {self._queue_count(job)} queues for combinations of "
-                "resources and priorities, as many as it may (queues_per_job_max)",
-                hint="round the amounts that tasks ask for",
-            )
+            raise self._too_many_queues(job)
         config = self._config
         wanted = config.group_queue_capacity if in_group else config.ready_queue_capacity
         capacity = self._memory.fitting_capacity(wanted)
@@ -245,6 +261,33 @@ class Jobs:
             QueueOpened(queue=queue, job_id=job.job_id, shape=shape, environment=environment)
         )
         return queue
+
+    def forward_queue(self, job_id: bytes, key: bytes, rank: Rank) -> tuple[int, bool]:
+        """The job's queue for tasks that this node does not grant its workers, and if it is new.
+
+        `key` names what they have in common. Raises JobNotFoundError, LimitReachedError,
+        ObjectStoreFullError.
+        """
+        job = self.get(job_id)
+        name = hashlib.blake2b(key, digest_size=16, person=b"forwarded").digest()
+        queue = job.queues.get(name)
+        if queue is not None:
+            return queue, False
+        if self._queue_count(job) >= self._config.queues_per_job_max:
+            raise self._too_many_queues(job)
+        capacity = self._memory.fitting_capacity(self._config.ready_queue_capacity)
+        queue = self._memory.make_queue(QUEUE_READY, job.job_id, name, capacity, rank)
+        job.queues[name] = queue
+        self._job_of_queue[queue] = job.job_id
+        self._lanes[queue] = Lanes(queue, rank, self._config.priorities_max)
+        return queue, True
+
+    def _too_many_queues(self, job: Job) -> LimitReachedError:
+        return LimitReachedError(
+            f"job {job.job_id.hex()} has {self._queue_count(job)} queues for combinations of "
+            "resources and priorities, as many as it may (queues_per_job_max)",
+            hint="round the amounts that tasks ask for",
+        )
 
     def retire(self, queues: list[int]) -> None:
         """Has these served no more; they stay as they are until their job's end."""

@@ -1,8 +1,9 @@
-"""The node's shared memory, as the scheduler needs it: the only module here that imports the store.
+"""The node's shared memory, as the scheduler needs it: one of two modules that import the store.
 
-This file owns the scheduler's attachment: its slot, the thread that sleeps until the slot is poked,
-and what the scheduler may do with queues, grants, tasks of the dead and objects. It decides
-nothing. But for the sleeping thread, everything in here is called on the event loop's thread.
+The other is what crosses nodes: between/transit_memory.py. This file owns the scheduler's
+attachment: its slot, the thread that sleeps until the slot is poked, and what the scheduler may do
+with queues, grants, tasks of the dead and objects. It decides nothing. But for the sleeping thread,
+everything in here is called on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -147,6 +148,16 @@ class NodeMemory:
         self._sleeper.start()
 
     # ---- the node
+
+    @property
+    def client(self) -> StoreClient:
+        """The attachment itself, for the other adapter, between/transit_memory.py."""
+        return self._client
+
+    @property
+    def slot(self) -> int:
+        """The scheduler's own slot."""
+        return self._client.slot
 
     @property
     def node_id(self) -> bytes:

@@ -17,6 +17,7 @@ from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
 from rostral_scheduler.core.resources import ResourceSet
+from rostral_scheduler.core.where import NodeFacts, Where, check_here
 from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
@@ -29,6 +30,7 @@ from rostral_scheduler.zygote_start import THREAD_LIMITS
 
 if TYPE_CHECKING:
     # A node without a GCS does not wait for gRPC's import.
+    from rostral_scheduler.between.crossing import Crossing
     from rostral_scheduler.local.gcs_link import GcsLink
 
 __all__ = ["Requests", "Scheduler"]
@@ -50,6 +52,7 @@ class Scheduler(Protocol):
     groups: PlacementGroups
     cancellations: Cancellations
     gcs: GcsLink | None
+    crossing: Crossing | None
     stopping: asyncio.Event
 
     def worker_ready(self, worker: WorkerProcess) -> None:
@@ -177,9 +180,17 @@ class Requests:
         # Of a process that does not say how deep its tasks are, a worker's are at least children.
         depth = int(body.get("depth", "worker" in session.state))
         rank = Rank(int(body.get("priority", 0)), depth)
-        environment = self._pool.environments.intern(body.get("environment", ""))
+        text = body.get("environment", "")
         shape = ResourceSet.of(body["resources"])
         bundle = body.get("bundle")
+        if bundle is None:
+            where = Where.of(body.get("where"))
+            crossing = self._scheduler.crossing
+            if crossing is None:
+                check_here(where, self._facts(), shape)
+            elif queue := await crossing.queue_for(body["job_id"], shape, text, rank, where):
+                return {"queue": queue}
+        environment = self._pool.environments.intern(text)
         if bundle is None:
             _, lane = self._jobs.queue_for(
                 body["job_id"], shape, environment=environment, rank=rank
@@ -191,6 +202,12 @@ class Requests:
         )
         self._groups.joined(bytes(bundle["group_id"]), queue)
         return {"queue": lane}
+
+    def _facts(self) -> NodeFacts:
+        """This node, as one that may have to do alone."""
+        scheduler = self._scheduler
+        total, labels = scheduler.policy.resources.total, scheduler.config.labels
+        return NodeFacts(node_id=scheduler.memory.node_id, total=total, labels=labels)
 
     async def _package_dir(self, _: Session, __: Body) -> Body:
         """Where a process of this user puts the packages of environments, by name."""
@@ -520,6 +537,10 @@ class Requests:
             ],
             "actors": [self._describe(actor) for actor in self._actors.by_id.values()],
             "store": await memory.store_stats(),
+            "forwarded": 0
+            if scheduler.crossing is None
+            else len(scheduler.crossing.forwarded.by_id),
+            "hosted": 0 if scheduler.crossing is None else len(scheduler.crossing.hosted.by_id),
             "gcs_writes_dropped": 0 if scheduler.gcs is None else scheduler.gcs.writes_dropped,
         }
 

@@ -1,0 +1,579 @@
+"""Tasks of this node that run on others: the origin's half of docs/across-nodes.md.
+
+This file owns which tasks are where, from the claim to the sealed results, and what becomes of them
+when their host dies. Where they go is `core/where.py`'s choice; how they get there is the links'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.messages import (
+    Cancel,
+    Done,
+    EndJob,
+    Input,
+    Job,
+    Message,
+    Outstanding,
+    Push,
+    Result,
+    Shape,
+    Submit,
+    Taken,
+    Unknown,
+)
+from rostral_scheduler.between.node_view import NodeView
+from rostral_scheduler.between.peer_link import PeerLink
+from rostral_scheduler.between.transit_memory import (
+    CANCEL_CHILDREN,
+    CANCELLED,
+    LATE,
+    RETRY_FOREVER,
+    ClaimedTask,
+    MissingExtraError,
+    NotTransferableError,
+    TransitMemory,
+)
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.resources import ResourceSet
+from rostral_scheduler.core.where import NodeFacts, Where, at_once, choose_node
+from rostral_scheduler.errors import (
+    NodeDiedError,
+    SchedulerError,
+    TaskCancelledError,
+    UnschedulableError,
+)
+from rostral_scheduler.local.cancellations import Ladder
+
+__all__ = ["ForwardQueue", "Forwarded"]
+
+logger = logging.getLogger("rostral.scheduler.forwarded")
+
+_FETCHES_MAX = 16
+_FAIL_RETRY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardQueue:
+    """A ready queue that no worker is granted: what is in it, the scheduler places."""
+
+    loc: int
+    job_id: bytes
+    shape: ResourceSet
+    wire: Shape
+    where: Where
+    local_queue: Callable[[], int]
+    """The ready queue for the same tasks on this node. Raises UnschedulableError."""
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A task that is a host's, or on its way there."""
+
+    claimed: ClaimedTask
+    job_id: bytes
+    wire: Shape
+    queue: int
+    """Where it goes back to."""
+    host: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """A host.
+
+    Invariant: `outstanding` has exactly those of `Forwarded.by_id` whose host it is.
+    """
+
+    node_id: bytes
+    link: PeerLink
+    outstanding: dict[bytes, Sent] = field(default_factory=dict)
+    is_open: bool = False
+    jobs: set[bytes] = field(default_factory=set)
+    """Those that it was told of, on this stream."""
+    ended: set[bytes] = field(default_factory=set)
+    """Those of which it does not know that they ended."""
+    functions: set[tuple[bytes, bytes]] = field(default_factory=set)
+    """(job, object) of the code that it has, on this stream."""
+
+
+class Forwarded:
+    """The tasks that this node has forwarded, on the running event loop.
+
+    Args:
+        config: Of the scheduler.
+        transit: The node's memory.
+        queue_length: Of a queue.
+        view: The living nodes.
+        own_id: This node's.
+        token: The cluster's.
+        describe_job: What a host must know of a job.
+        load_here: How many tasks run or wait on this node.
+        push: Hands what a host says to the job's driver.
+    """
+
+    def __init__(
+        self,
+        config: LocalSchedulerConfig,
+        transit: TransitMemory,
+        view: NodeView,
+        *,
+        own_id: bytes,
+        token: str,
+        queue_length: Callable[[int], int],
+        describe_job: Callable[[bytes], Job],
+        load_here: Callable[[], int],
+        push: Callable[[Push], None],
+    ) -> None:
+        self._config, self._transit, self._view = config, transit, view
+        self._own_id, self._token = own_id, token
+        self._queue_length, self._describe_job = queue_length, describe_job
+        self._load_here, self._push = load_here, push
+        self.by_id: dict[bytes, Sent] = {}
+        self._queues: dict[int, ForwardQueue] = {}
+        self._peers: dict[bytes, Peer] = {}
+        self._function_ids: dict[int, bytes] = {}
+        self._waiting: list[Sent] = []
+        self._arrived: deque[tuple[Sent | None, Done, bytes]] = deque()
+        self._wake = asyncio.Event()
+        self._store = ""
+        self._inline_bytes = config.forward_inline_bytes
+        self._thread = ThreadPoolExecutor(1, "rostral-forwarded")
+        self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Takes in results from here on."""
+        self._spawn(self._take_in())
+
+    async def stop(self) -> None:
+        """Ends all streams. What is outstanding stays claimed."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(peer.link.close() for peer in self._peers.values()))
+        for threads in (self._thread, self._fetchers):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- queues
+
+    def add_queue(self, queue: ForwardQueue) -> None:
+        """What is pushed there is placed from here on."""
+        self._queues[queue.loc] = queue
+
+    def nodes(self) -> list[NodeFacts]:
+        """The living nodes, and how many of our tasks each has and may have."""
+        return list(self._facts())
+
+    def _facts(self) -> Iterable[NodeFacts]:
+        for row in self._view:
+            node_id = row.node_id.binary()
+            if node_id == self._own_id:
+                outstanding, room = self._load_here(), 1
+            elif not row.scheduler_address:
+                continue
+            else:
+                peer = self._peers.get(node_id)
+                outstanding = 0 if peer is None else len(peer.outstanding)
+                room = self._config.forwarded_per_node_max - outstanding
+            yield NodeFacts(
+                node_id=node_id,
+                total=ResourceSet.of(row.resources_total),
+                labels=row.labels,
+                outstanding=outstanding,
+                room=room,
+            )
+
+    def look(self) -> None:
+        """Places what can be placed."""
+        for queue in list(self._queues.values()):
+            self._place(queue)
+
+    def tick(self) -> None:
+        """Does what had to wait."""
+        waiting, self._waiting = self._waiting, []
+        for sent in waiting:
+            self._put_back(sent, sent.claimed.retries)
+        self.look()
+
+    def _place(self, queue: ForwardQueue) -> None:
+        while self._queue_length(queue.loc) > 0:
+            facts = {node.node_id: node for node in self._facts()}
+            node_id, ever = choose_node(facts.values(), queue.shape, queue.where)
+            if node_id is None:
+                if not ever:
+                    self._give_up(queue)
+                return
+            node = facts[node_id]
+            share = 1 if queue.where.spread else max(1, int(at_once(node, queue.shape)))
+            if sum(other.can_ever(queue.shape) for other in queue.where.among(facts.values())) == 1:
+                share = node.room
+            tasks = self._transit.claim(queue.loc, min(node.room, share))
+            if not tasks:
+                return
+            for task in tasks:
+                if node_id == self._own_id:
+                    self._run_here(queue, self._transit.describe(task))
+                else:
+                    self.forward(task, queue.job_id, queue.wire, queue.loc, node_id)
+
+    def _run_here(self, queue: ForwardQueue, claimed: ClaimedTask) -> None:
+        sent = Sent(claimed, queue.job_id, queue.wire, queue.loc, self._own_id)
+        try:
+            sent.queue = queue.local_queue()
+        except SchedulerError as error:
+            self._fail(sent, error)
+            return
+        self._put_back(sent, claimed.retries)
+
+    def _give_up(self, queue: ForwardQueue) -> None:
+        """Nothing that lives can run these. Another node may come, unless it must be this one."""
+        where = queue.where
+        cause = self._view.death_cause(where.node_id) if where.node_id else None
+        if cause is None or where.soft:
+            return
+        error = UnschedulableError(
+            f"node {where.node_id.hex()}, which the task must run on, is gone: {cause}",
+            hint="submit it for another node, or with soft=True",
+        )
+        for task in self._transit.claim(queue.loc, self._queue_length(queue.loc)):
+            claimed = self._transit.describe(task)
+            self._fail(Sent(claimed, queue.job_id, queue.wire, queue.loc, where.node_id), error)
+
+    # ---- sending
+
+    def forward(self, task: int, job_id: bytes, wire: Shape, queue: int, node_id: bytes) -> None:
+        """Has a host run a task that was claimed; `queue` is where it goes should that fail."""
+        claimed = self._transit.describe(task)
+        sent = Sent(claimed, job_id, wire, queue, node_id)
+        if claimed.is_stream:
+            error = NotTransferableError(
+                f"task {claimed.task_id.hex()} yields its results as it runs, and those do not "
+                "travel between nodes",
+                hint="have it run where it is submitted, or collect in a list what it yields",
+            )
+            self._fail(sent, error)
+            return
+        peer = self._peer(node_id)
+        self.by_id[claimed.task_id] = peer.outstanding[claimed.task_id] = sent
+        if peer.is_open:
+            self._submit(peer, sent)
+
+    def _peer(self, node_id: bytes) -> Peer:
+        known = self._peers.get(node_id)
+        if known is not None:
+            return known
+        link = PeerLink(
+            self._view.by_id[node_id].scheduler_address,
+            self._token,
+            self._own_id,
+            silence_s=self._config.peer_silence_s,
+            handle=lambda message: self._handle(peer, message),
+            connected=lambda: self._connected(peer),
+            lost=lambda cause: self._view.bury(node_id, cause),
+        )
+        peer = self._peers[node_id] = Peer(node_id, link)
+        return peer
+
+    def _submit(self, peer: Peer, sent: Sent) -> None:
+        try:
+            message = self._message(peer, sent)
+        except RostralError as error:
+            self._forget(sent)
+            self._fail(sent, error)
+            return
+        if message is None:
+            self._spawn(self._submit_later(peer, sent))
+            return
+        if sent.job_id not in peer.jobs:
+            peer.jobs.add(sent.job_id)
+            peer.link.send(self._describe_job(sent.job_id))
+        peer.functions.add((sent.job_id, message.inputs[message.function].id))
+        peer.link.send(message)
+
+    async def _submit_later(self, peer: Peer, sent: Sent) -> None:
+        """Once it is known where others fetch from this node's store."""
+        try:
+            loop = asyncio.get_running_loop()
+            self._store = await loop.run_in_executor(self._fetchers, self._transit.transfer_address)
+        except MissingExtraError as error:
+            if self._inline_bytes == self._config.forward_inline_bytes_max and self._is_out(sent):
+                self._forget(sent)
+                self._fail(sent, error)
+                return
+            self._inline_bytes = self._config.forward_inline_bytes_max
+        except RostralError as error:
+            if self._is_out(sent):
+                self._forget(sent)
+                self._fail(sent, error)
+            return
+        if self._is_out(sent):
+            self._submit(peer, sent)
+
+    def _message(self, peer: Peer, sent: Sent) -> Submit | None:
+        """The task as it travels. None: something of it must be fetched, and nobody knows where.
+
+        Raises NotTransferableError.
+        """
+        claimed = sent.claimed
+        code = self._transit.function_of(claimed)
+        inputs: list[Input] = []
+        for index, loc in enumerate(claimed.inputs):
+            if index == code:
+                inputs.append(self._code(peer, sent, loc))
+                continue
+            given = self._transit.input(loc, self._inline_bytes)
+            inputs.append(given)
+        if any(given.size and given.data is None for given in inputs):
+            if not self._store:
+                return None
+            holders = (self._store,)
+            inputs = [_located(given, holders) for given in inputs]
+        left_ns = 0
+        if claimed.deadline_ns:
+            left_ns = max(1, claimed.deadline_ns - time.monotonic_ns())
+        return Submit(
+            task_id=claimed.task_id,
+            parent=claimed.parent,
+            job_id=sent.job_id,
+            shape=sent.wire,
+            function=code,
+            payload=claimed.payload,
+            inputs=inputs,
+            return_count=len(claimed.results),
+            retries=claimed.retries,
+            flags=claimed.flags,
+            deadline_left_ns=left_ns,
+        )
+
+    def _code(self, peer: Peer, sent: Sent, loc: int) -> Input:
+        function_id = self._function_ids.get(sent.claimed.function)
+        if function_id is None:
+            function_id = self._transit.object_id(loc)
+            if len(self._function_ids) >= self._config.forwarded_functions_max:
+                self._function_ids.clear()
+            self._function_ids[sent.claimed.function] = function_id
+        if (sent.job_id, function_id) in peer.functions:
+            return Input(function_id, known=True)
+        return self._transit.input(loc, self._inline_bytes)
+
+    # ---- what hosts say
+
+    def _connected(self, peer: Peer) -> None:
+        peer.is_open = True
+        peer.jobs.clear()
+        peer.functions.clear()
+        for job_id in peer.ended:
+            peer.link.send(EndJob(job_id))
+        peer.ended.clear()
+        peer.link.send(Outstanding(list(peer.outstanding)))
+
+    def _handle(self, peer: Peer, message: Message) -> None:
+        match message:
+            case Done():
+                sent = peer.outstanding.get(message.task_id)
+                if sent is not None and all(result.data is not None for result in message.results):
+                    self._forget(sent)
+                elif sent is not None:
+                    self._spawn(self._fetch(peer, sent, message))
+                    return
+                self._arrived.append((sent, message, peer.node_id))
+                self._wake.set()
+            case Unknown(task_ids=task_ids):
+                for task_id in task_ids:
+                    if (sent := peer.outstanding.get(task_id)) is not None:
+                        self._submit(peer, sent)
+            case Push():
+                self._push(message)
+
+    async def _take_in(self) -> None:
+        """Seals results as they arrive, many at once, in a thread that may wait for room."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch = list(self._arrived)
+            self._arrived.clear()
+            await loop.run_in_executor(self._thread, self._seal_all, batch)
+            taken: dict[bytes, list[bytes]] = {}
+            for _, message, node_id in batch:
+                taken.setdefault(node_id, []).append(message.task_id)
+            for node_id, task_ids in taken.items():
+                if (peer := self._peers.get(node_id)) is not None:
+                    peer.link.send(Taken(task_ids))
+            self.look()
+
+    def _seal_all(self, batch: list[tuple[Sent | None, Done, bytes]]) -> None:
+        for sent, message, _ in batch:
+            if sent is None:
+                continue  # Taken before: the host has not heard so.
+            try:
+                self._seal(sent.claimed, message.results)
+            except RostralError as error:
+                self._fail_now(sent.claimed, error)
+            except Exception as error:
+                logger.exception("cannot take in results task=%s", sent.claimed.task_id.hex())
+                self._fail_now(sent.claimed, SchedulerError(f"results cannot be taken in: {error}"))
+
+    def _seal(self, claimed: ClaimedTask, results: list[Result]) -> None:
+        flags = self._transit.flags_of(claimed)
+        if flags is None:
+            return
+        if flags & CANCELLED:
+            error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
+            self._transit.fail(claimed, error)
+            return
+        for index, result in enumerate(results[: len(claimed.results)]):
+            if result.data is not None:
+                self._transit.seal(claimed, index, result)
+        self._transit.finish(claimed)
+
+    async def _fetch(self, peer: Peer, sent: Sent, message: Done) -> None:
+        """Brings large results here; then the rest is as for small ones."""
+        loop = asyncio.get_running_loop()
+        fetches = [
+            loop.run_in_executor(
+                self._fetchers,
+                self._transit.fetch,
+                *(sent.claimed.result_id(index), message.store, result.size),
+            )
+            for index, result in enumerate(message.results)
+            if result.data is None
+        ]
+        try:
+            # Held until it is known that all came: a task that runs again makes them anew.
+            fetched = await asyncio.gather(*fetches)
+        except RostralError as error:
+            await self._fetch_failed(peer, sent, error)
+            return
+        if self._is_out(sent):
+            self._forget(sent)
+            self._arrived.append((sent, message, peer.node_id))
+            self._wake.set()
+        del fetched
+
+    async def _fetch_failed(self, peer: Peer, sent: Sent, error: RostralError) -> None:
+        """If its host is dead, that is soon known, and the task runs again."""
+        await asyncio.sleep(1.5 * self._config.peer_silence_s)
+        if self._is_out(sent):
+            self._forget(sent)
+            self._fail(sent, error)
+            peer.link.send(Taken([sent.claimed.task_id]))
+
+    # ---- the end of tasks
+
+    def _is_out(self, sent: Sent) -> bool:
+        return self.by_id.get(sent.claimed.task_id) is sent
+
+    def _forget(self, sent: Sent) -> None:
+        self.by_id.pop(sent.claimed.task_id, None)
+        if (peer := self._peers.get(sent.host)) is not None:
+            peer.outstanding.pop(sent.claimed.task_id, None)
+
+    def _fail(self, sent: Sent, error: Exception) -> None:
+        """Ends a task that nobody has, in the thread that may wait for room."""
+        self._thread.submit(self._fail_now, sent.claimed, error)
+
+    def _fail_now(self, claimed: ClaimedTask, error: Exception) -> None:
+        deadline_s = time.monotonic() + 60.0
+        while (flags := self._transit.flags_of(claimed)) is not None:
+            if flags & CANCELLED:
+                error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
+            try:
+                self._transit.fail(claimed, error)
+            except RostralError:
+                # Not even an error finds room: whoever waits for it is better off waiting.
+                if time.monotonic() > deadline_s:
+                    logger.exception("cannot end task=%s", claimed.task_id.hex())
+                    return
+                time.sleep(_FAIL_RETRY_S)
+
+    def _put_back(self, sent: Sent, retries: int) -> None:
+        """Into its queue on this node; at a later tick, if that is full."""
+        claimed = sent.claimed
+        if self._transit.requeue(claimed, sent.queue, retries):
+            return
+        flags = self._transit.flags_of(claimed)
+        if flags is None:
+            return
+        if flags & CANCELLED:
+            error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
+            self._fail(sent, error)
+            return
+        claimed.retries = retries
+        self._waiting.append(sent)
+
+    def cancel(self, task_id: bytes, ladder: Ladder) -> None:
+        """Makes a task end that is flagged as cancelled, if it is on another node."""
+        sent = self.by_id.get(task_id)
+        if sent is None:
+            return
+        flags = self._transit.flags_of(sent.claimed)
+        peer = self._peers[sent.host]
+        if flags is None:
+            return
+        if not peer.is_open:
+            self._forget(sent)
+            self._fail(sent, TaskCancelledError.of(task_id, is_late=bool(flags & LATE)))
+            return
+        grace_s = ladder.grace_s if math.isfinite(ladder.grace_s) else None
+        recursive = bool(flags & CANCEL_CHILDREN)
+        peer.link.send(Cancel(task_id, flags, ladder.force, recursive, grace_s))
+
+    def host_died(self, node_id: bytes, cause: str) -> None:
+        """Each task that the node had runs again elsewhere, if it may."""
+        peer = self._peers.pop(node_id, None)
+        if peer is None:
+            return
+        self._spawn(peer.link.close())
+        for sent in peer.outstanding.values():
+            del self.by_id[sent.claimed.task_id]
+            retries = sent.claimed.retries
+            if retries == 0:
+                task_id = sent.claimed.task_id.hex()
+                error = NodeDiedError(
+                    f"task {task_id} was lost with its node {node_id.hex()}, and it has no retries "
+                    f"left: {cause}",
+                    hint="give the task more with max_retries, if running it again does no harm",
+                )
+                self._fail(sent, error)
+                continue
+            self._put_back(sent, retries if retries == RETRY_FOREVER else retries - 1)
+        self.look()
+
+    def job_ended(self, job_id: bytes) -> None:
+        """The job's queues go, and nothing of it is taken in any more."""
+        for queue in [queue for queue in self._queues.values() if queue.job_id == job_id]:
+            del self._queues[queue.loc]
+        for sent in [sent for sent in self.by_id.values() if sent.job_id == job_id]:
+            self._forget(sent)
+        self._waiting = [sent for sent in self._waiting if sent.job_id != job_id]
+        for peer in self._peers.values():
+            if job_id not in peer.jobs:
+                continue
+            peer.jobs.discard(job_id)
+            peer.functions = {key for key in peer.functions if key[0] != job_id}
+            if peer.is_open:
+                peer.link.send(EndJob(job_id))
+            else:
+                peer.ended.add(job_id)
+
+
+def _located(given: Input, holders: tuple[str, ...]) -> Input:
+    if given.size and given.data is None:
+        return Input(given.id, given.kind, given.flags, None, given.size, holders)
+    return given

@@ -1,0 +1,427 @@
+"""Tasks of other nodes that run here: the host's half of docs/across-nodes.md.
+
+This file owns what origins have asked for, from their messages to their word that the results are
+taken. To this node's workers such a task is one that the scheduler has submitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.messages import (
+    Beat,
+    Cancel,
+    Done,
+    EndJob,
+    Input,
+    Job,
+    Message,
+    Outstanding,
+    Push,
+    Result,
+    Shape,
+    Submit,
+    Taken,
+    Unknown,
+)
+from rostral_scheduler.between.stream import BEAT_INTERVAL_S, Outbox
+from rostral_scheduler.between.transit_memory import (
+    LATE,
+    HostedTask,
+    MissingExtraError,
+    TransitMemory,
+    error_result,
+)
+from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.errors import SchedulerError, TaskCancelledError
+from rostral_scheduler.local.cancellations import Cancellations, Ladder
+from rostral_scheduler.local.node_memory import Body
+
+__all__ = ["Hosted", "OriginSession"]
+
+logger = logging.getLogger("rostral.scheduler.hosted")
+
+_FETCHES_MAX = 16
+
+
+@dataclass(slots=True, eq=False)
+class Origin:
+    """A node that has tasks here, or had."""
+
+    node_id: bytes
+    outbox: Outbox
+    is_connected: bool = True
+    grace: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Guest:
+    """One task of an origin's."""
+
+    message: Submit
+    origin: Origin
+    task: HostedTask | None = None
+    """None: not submitted yet."""
+    inputs: list[Any] = field(default_factory=list)
+    """Holds on what it needs, until its record has them."""
+    done: Done | None = None
+    has_ended: bool = False
+    cancelled: Cancel | None = None
+
+
+class OriginSession:
+    """What a hosted job has in place of its driver's connection."""
+
+    def __init__(self, hosted: Hosted, origin: bytes, job_id: bytes) -> None:
+        self.state: dict[str, Any] = {}
+        self._hosted, self._origin, self._job_id = hosted, origin, job_id
+
+    def push(self, topic: str, body: Body) -> None:
+        """Towards the driver, by way of the node that the job's tasks came from."""
+        self._hosted.push(self._origin, Push(self._job_id, topic, dict(body)))
+
+
+class Hosted:
+    """The tasks that this node runs for others, on the running event loop.
+
+    Args:
+        config: Of the scheduler.
+        transit: The node's memory.
+        cancellations: Makes running tasks end.
+        begin_job: Makes a job known whose driver is elsewhere; does nothing for one that is.
+        end_job: Ends a job whose driver is elsewhere.
+        queue_for: The ready queue of a job for a shape. Raises SchedulerError.
+    """
+
+    def __init__(
+        self,
+        config: LocalSchedulerConfig,
+        transit: TransitMemory,
+        cancellations: Cancellations,
+        *,
+        begin_job: Callable[[Job, OriginSession], None],
+        end_job: Callable[[bytes], None],
+        queue_for: Callable[[bytes, Shape], int],
+    ) -> None:
+        self._config, self._transit, self._cancellations = config, transit, cancellations
+        self._begin_job, self._end_job, self._queue_for = begin_job, end_job, queue_for
+        self.by_id: dict[bytes, Guest] = {}
+        self._origins: dict[bytes, Origin] = {}
+        self._functions: dict[bytes, dict[bytes, Any]] = {}
+        self._incoming: deque[tuple[Origin, Message]] = deque()
+        self._wake = asyncio.Event()
+        self._fetching: dict[bytes, set[bytes]] = {}
+        self._store = ""
+        self._inline_bytes = config.forward_inline_bytes
+        self._thread = ThreadPoolExecutor(1, "rostral-hosted")
+        self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Takes in tasks from here on."""
+        self._spawn(self._take_in())
+        self._spawn(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_INTERVAL_S)
+            for origin in self._origins.values():
+                if origin.is_connected:
+                    origin.outbox.send(Beat())
+
+    async def stop(self) -> None:
+        """Takes in no more, and forgets what it has."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for origin in self._origins.values():
+            if origin.grace is not None:
+                origin.grace.cancel()
+        for threads in (self._thread, self._fetchers):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self.by_id.clear()
+        self._functions.clear()
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- streams
+
+    def connected(self, origin: bytes, outbox: Outbox) -> None:
+        """The Host protocol of peer_server.py."""
+        known = self._origins.get(origin)
+        if known is None:
+            self._transit.watch()
+            self._origins[origin] = Origin(origin, outbox)
+            return
+        if known.grace is not None:
+            known.grace.cancel()
+            known.grace = None
+        known.outbox, known.is_connected = outbox, True
+
+    def disconnected(self, origin: bytes, outbox: Outbox) -> None:
+        """The Host protocol: the origin may come back, for a while."""
+        known = self._origins.get(origin)
+        if known is None or known.outbox is not outbox:
+            return
+        known.is_connected = False
+        loop = asyncio.get_running_loop()
+        known.grace = loop.call_later(
+            self._config.peer_grace_s, self.origin_died, origin, "it did not come back"
+        )
+
+    def handle(self, origin: bytes, message: Message) -> None:
+        """The Host protocol: what is asked for is done in order, and not here."""
+        known = self._origins.get(origin)
+        if known is not None:
+            self._incoming.append((known, message))
+            self._wake.set()
+
+    def push(self, origin: bytes, message: Push) -> None:
+        """Sends something to a job's driver, if its way is open."""
+        known = self._origins.get(origin)
+        if known is not None and known.is_connected:
+            known.outbox.send(message)
+
+    # ---- what origins ask for
+
+    async def _take_in(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._incoming:
+                # In a frame of its own, which keeps no hold on anything while this one waits.
+                await self._take_some()
+
+    async def _take_some(self) -> None:
+        guests = []
+        while self._incoming and isinstance(self._incoming[0][1], Submit):
+            origin, message = self._incoming.popleft()
+            assert isinstance(message, Submit)
+            if (guest := self._admit(origin, message)) is not None:
+                guests.append(guest)
+        if guests:
+            await self._submit_all(guests)
+        if self._incoming and not isinstance(self._incoming[0][1], Submit):
+            self._do(*self._incoming.popleft())
+
+    def _do(self, origin: Origin, message: Message) -> None:
+        match message:
+            case Job():
+                session = OriginSession(self, origin.node_id, message.job_id)
+                self._begin_job(message, session)
+            case Cancel():
+                self._cancel(message)
+            case Taken(task_ids=task_ids):
+                for task_id in task_ids:
+                    self.by_id.pop(task_id, None)
+            case EndJob(job_id=job_id):
+                self._end_job(job_id)
+            case Outstanding(task_ids=task_ids):
+                self._compare(origin, set(task_ids))
+
+    def _admit(self, origin: Origin, message: Submit) -> tuple[Guest, int] | None:
+        """A task that is new here, with the queue for it."""
+        known = self.by_id.get(message.task_id)
+        if known is not None:
+            known.origin = origin
+            if known.done is not None:
+                self._send(known)
+            return None
+        guest = self.by_id[message.task_id] = Guest(message, origin)
+        try:
+            return guest, self._queue_for(message.job_id, message.shape)
+        except RostralError as error:
+            self._refuse(guest, error)
+            return None
+
+    async def _submit_all(self, guests: list[tuple[Guest, int]]) -> None:
+        loop = asyncio.get_running_loop()
+        errors = await loop.run_in_executor(self._thread, self._submit_now, guests)
+        for (guest, _), error in zip(guests, errors, strict=True):
+            if error is not None:
+                self._refuse(guest, error)
+                continue
+            for given, handle in zip(guest.message.inputs, guest.inputs, strict=True):
+                if given.holders and not self._transit.is_here(handle):
+                    self._bring(guest, given)
+            guest.inputs = []
+            if guest.cancelled is not None:
+                self._cancel(guest.cancelled)
+            if guest.has_ended:
+                self._report(guest)
+        self.look()
+
+    def _submit_now(self, guests: list[tuple[Guest, int]]) -> list[Exception | None]:
+        """In a thread that may wait for room. For each, what is in its way."""
+        errors: list[Exception | None] = []
+        for guest, queue in guests:
+            try:
+                guest.inputs = self._inputs(guest.message)
+                guest.task = self._transit.submit(guest.message, queue, guest.inputs)
+                errors.append(None)
+            except RostralError as error:
+                errors.append(error)
+            except Exception as error:
+                logger.exception("cannot submit task=%s", guest.message.task_id.hex())
+                errors.append(SchedulerError(f"the task cannot be submitted on its host: {error}"))
+        return errors
+
+    def _inputs(self, message: Submit) -> list[Any]:
+        functions = self._functions.setdefault(message.job_id, {})
+        held = []
+        for index, given in enumerate(message.inputs):
+            handle = functions.get(given.id) if given.known else None
+            if handle is None:
+                handle = self._transit.hold(given)
+            if index == message.function:
+                functions[given.id] = handle
+            held.append(handle)
+        return held
+
+    def _bring(self, guest: Guest, given: Input) -> None:
+        """Has the store fetch an input. Its tasks wait for it like for any other."""
+        waiting = self._fetching.setdefault(given.id, set())
+        waiting.add(guest.message.task_id)
+        if len(waiting) == 1:
+            self._spawn(self._fetch(given))
+
+    async def _fetch(self, given: Input) -> None:
+        loop = asyncio.get_running_loop()
+        error: RostralError | None = None
+        for store in given.holders:
+            try:
+                await loop.run_in_executor(
+                    self._fetchers, self._transit.fetch, given.id, store, given.size
+                )
+                error = None
+                break
+            except RostralError as failure:
+                error = failure
+        waiting = self._fetching.pop(given.id)
+        if error is not None:
+            for task_id in waiting:
+                if (guest := self.by_id.get(task_id)) is not None and guest.task is not None:
+                    self._transit.cancel(guest.task, 0, error)
+
+    def _compare(self, origin: Origin, outstanding: set[bytes]) -> None:
+        """What the origin waits for, and what there is of it."""
+        ours = {task_id for task_id, guest in self.by_id.items() if guest.origin is origin}
+        for task_id in ours - outstanding:
+            self._drop(self.by_id[task_id])
+        for task_id in ours & outstanding:
+            if self.by_id[task_id].done is not None:
+                self._send(self.by_id[task_id])
+        unknown = outstanding - ours
+        if unknown:
+            origin.outbox.send(Unknown(sorted(unknown)))
+
+    def _cancel(self, message: Cancel) -> None:
+        guest = self.by_id.get(message.task_id)
+        if guest is None or guest.done is not None:
+            return
+        if guest.task is None:
+            guest.cancelled = message
+            return
+        error = TaskCancelledError.of(message.task_id, is_late=bool(message.flags & LATE))
+        grace_s = float("inf") if message.grace_s is None else message.grace_s
+        ladder = Ladder(force=message.force, grace_s=grace_s)
+        if self._transit.cancel(guest.task, message.flags, error):
+            self._cancellations.climb(guest.task.task, message.task_id, ladder)
+        if message.recursive:
+            self._cancellations.cancel_children(message.task_id, ladder)
+
+    # ---- the end of tasks
+
+    def look(self) -> None:
+        """Reports what has ended."""
+        for task_id in self._transit.take_done():
+            guest = self.by_id.get(task_id)
+            if guest is not None and not guest.has_ended:
+                guest.has_ended = True
+                if guest.task is not None:
+                    self._report(guest)
+
+    def tick(self) -> None:
+        """Reports what was, or is, made without a record of ours."""
+        self.look()
+        for guest in list(self.by_id.values()):
+            if guest.has_ended or guest.task is None or guest.task.task:
+                continue
+            if self._transit.all_sealed(guest.task):
+                guest.has_ended = True
+                self._report(guest)
+
+    def _report(self, guest: Guest) -> None:
+        assert guest.task is not None
+        held = guest.task.results
+        results = [self._transit.result(handle, self._inline_bytes) for handle in held]
+        if any(result.data is None for result in results) and not self._store:
+            self._spawn(self._report_later(guest))
+            return
+        guest.done = Done(guest.message.task_id, results, self._store)
+        self._send(guest)
+
+    async def _report_later(self, guest: Guest) -> None:
+        """Once it is known where others fetch from this node's store."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._store = await loop.run_in_executor(self._fetchers, self._transit.transfer_address)
+        except MissingExtraError as error:
+            if self._inline_bytes == self._config.forward_inline_bytes_max:
+                self._refuse(guest, error)
+                return
+            self._inline_bytes = self._config.forward_inline_bytes_max
+        except RostralError as error:
+            self._refuse(guest, error)
+            return
+        self._report(guest)
+
+    def _refuse(self, guest: Guest, error: Exception) -> None:
+        """Its results are the error."""
+        guest.has_ended = True
+        failed: Result = error_result(error)
+        results = [failed] * guest.message.return_count
+        guest.done = Done(guest.message.task_id, results)
+        self._send(guest)
+
+    def _send(self, guest: Guest) -> None:
+        assert guest.done is not None
+        if guest.origin.is_connected:
+            guest.origin.outbox.send(guest.done)
+
+    def _drop(self, guest: Guest) -> None:
+        """Nobody wants it any more."""
+        self.by_id.pop(guest.message.task_id, None)
+        if guest.task is None or guest.has_ended:
+            return
+        task_id = guest.message.task_id
+        if self._transit.cancel(guest.task, 0, TaskCancelledError.of(task_id, is_late=False)):
+            self._cancellations.climb(guest.task.task, task_id, Ladder(force=True))
+
+    def origin_died(self, node_id: bytes, cause: str) -> None:
+        """Nothing of what the node has asked for is wanted any more."""
+        origin = self._origins.pop(node_id, None)
+        if origin is None:
+            return
+        if origin.grace is not None:
+            origin.grace.cancel()
+        dropped = [guest for guest in self.by_id.values() if guest.origin is origin]
+        logger.info("origin %s is gone: %s; dropped=%s", node_id.hex(), cause, len(dropped))
+        for guest in dropped:
+            self._drop(guest)
+
+    def job_ended(self, job_id: bytes) -> None:
+        """Its workers are being ended; nothing of it is reported."""
+        self._functions.pop(job_id, None)
+        for task_id in [t for t, guest in self.by_id.items() if guest.message.job_id == job_id]:
+            del self.by_id[task_id]

@@ -1,0 +1,187 @@
+"""What two local schedulers say to each other; `docs/across-nodes.md` has the protocol.
+
+This file owns the records and their form. A frame is a list of them. Decoding checks every type and
+length; it never unpickles: payloads and values stay bytes until a worker of the job loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from rostral_scheduler.errors import RequestError
+
+__all__ = [
+    "METHOD",
+    "Beat",
+    "Cancel",
+    "Done",
+    "EndJob",
+    "Input",
+    "Job",
+    "Message",
+    "Outstanding",
+    "Push",
+    "Result",
+    "Shape",
+    "Submit",
+    "Taken",
+    "Unknown",
+    "decode",
+    "encode",
+]
+
+METHOD = "/rostral.scheduler.Peer/Exchange"
+"""The gRPC method; its name changes with any edit of the records below."""
+
+NodeBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
+TaskBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
+JobBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
+ObjectBytes = Annotated[bytes, Meta(min_length=20, max_length=20)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 32)]
+Size = Annotated[int, Meta(ge=0, lt=1 << 48)]
+
+
+class Shape(Struct, frozen=True, array_like=True):
+    """What a task needs of its host: the ready queue that it goes to there."""
+
+    resources: dict[str, float]
+    environment: str
+    priority: int
+    depth: Count
+
+
+class Input(Struct, frozen=True, array_like=True):
+    """An object that a task needs, or keeps: its bytes, or where they are, or `known` to the host.
+
+    With none of these it is not sealed: the task runs without, as another of its inputs failed.
+    """
+
+    id: ObjectBytes
+    kind: Count = 0
+    flags: Count = 0
+    data: bytes | None = None
+    size: Size = 0
+    holders: tuple[str, ...] = ()
+    known: bool = False
+
+
+class Result(Struct, frozen=True, array_like=True):
+    """One sealed result: its bytes, or the host's store has them."""
+
+    kind: Count
+    flags: Count
+    size: Size
+    data: bytes | None
+
+
+class Job(Struct, frozen=True, array_like=True, tag=True):
+    """A job whose tasks follow; `home` is its driver's node."""
+
+    job_id: JobBytes
+    home: NodeBytes
+    namespace: str
+    entrypoint: str
+    sys_path: list[str]
+    cwd: str
+    logging_config: str
+
+
+class Submit(Struct, frozen=True, array_like=True, tag=True):
+    """One task to run.
+
+    Attributes:
+        function: Which of `inputs` is its code.
+        deadline_left_ns: Until its deadline; 0: it has none.
+    """
+
+    task_id: TaskBytes
+    parent: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    job_id: JobBytes
+    shape: Shape
+    function: Count
+    payload: bytes
+    inputs: list[Input]
+    return_count: Annotated[int, Meta(ge=0, le=3000)]
+    retries: Count
+    flags: Count
+    deadline_left_ns: int = 0
+
+
+class Cancel(Struct, frozen=True, array_like=True, tag=True):
+    """Ends a task as the local `cancel` does; an infinite `grace_s` is None."""
+
+    task_id: TaskBytes
+    flags: Count
+    force: bool
+    recursive: bool
+    grace_s: float | None
+
+
+class Taken(Struct, frozen=True, array_like=True, tag=True):
+    """The results of these are sealed at their origin."""
+
+    task_ids: list[TaskBytes]
+
+
+class EndJob(Struct, frozen=True, array_like=True, tag=True):
+    """The job is over, everywhere."""
+
+    job_id: JobBytes
+
+
+class Outstanding(Struct, frozen=True, array_like=True, tag=True):
+    """After a reconnect: the tasks that the origin believes to be with the host."""
+
+    task_ids: list[TaskBytes]
+
+
+class Done(Struct, frozen=True, array_like=True, tag=True):
+    """A task has ended; `store` is where to fetch results that do not come along."""
+
+    task_id: TaskBytes
+    results: list[Result]
+    store: str = ""
+
+
+class Unknown(Struct, frozen=True, array_like=True, tag=True):
+    """Of the outstanding: the host never heard of these, or has dropped them."""
+
+    task_ids: list[TaskBytes]
+
+
+class Push(Struct, frozen=True, array_like=True, tag=True):
+    """For the job's driver."""
+
+    job_id: JobBytes
+    topic: str
+    body: dict[str, object]
+
+
+class Beat(Struct, frozen=True, array_like=True, tag=True):
+    """The host lives, and its event loop runs."""
+
+
+Message = Beat | Job | Submit | Cancel | Taken | EndJob | Outstanding | Done | Unknown | Push
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Message])
+
+
+def encode(messages: Sequence[Message]) -> bytes:
+    """One frame."""
+    return _encoder.encode(messages)
+
+
+def decode(frame: bytes) -> list[Message]:
+    """The messages of a frame. Raises RequestError for what is none."""
+    try:
+        return _decoder.decode(frame)
+    except msgspec.DecodeError as error:
+        raise RequestError(
+            f"a peer sent what is no message: {error}",
+            hint="run the same version of rostral-scheduler on all nodes",
+        ) from error
