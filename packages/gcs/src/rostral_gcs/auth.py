@@ -72,6 +72,9 @@ def load_token(path: str | os.PathLike[str]) -> str:
         TokenFileError: The file is missing, a link, not a regular file, not owned by this user,
             open to group or others, or does not hold a token; the message says which.
     """
+    is_credential = _is_credential(path)
+    if not is_credential:
+        _check_folder(Path(path).absolute().parent)
     try:
         # O_NONBLOCK: a FIFO put in the file's place must be refused, not waited on.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -81,7 +84,7 @@ def load_token(path: str | os.PathLike[str]) -> str:
             hint="make one with: rostral-gcs token FILE",
         ) from error
     try:
-        _check_file(path, os.fstat(descriptor), is_credential=_is_credential(path))
+        _check_file(path, os.fstat(descriptor), is_credential=is_credential)
         text = os.read(descriptor, _SIZE_MAX).decode("ascii", errors="replace").strip()
     finally:
         os.close(descriptor)
@@ -97,6 +100,25 @@ def _is_credential(path: str | os.PathLike[str]) -> bool:
     """Whether systemd has put the file there for this service alone (LoadCredential=)."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(folder) and Path(path).parent == Path(str(folder))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder in which others could put another file in the token's place."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise TokenFileError(
+            f"cannot look at {folder}, where the token should be: {error.strerror}",
+            hint="make a token with: rostral-gcs token FILE",
+        ) from error
+    # In a folder with the sticky bit, such as /tmp, nobody moves what is another's.
+    is_open = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+    if is_open or status.st_uid not in (0, os.geteuid()):
+        raise TokenFileError(
+            f"others may put another token into {folder} (uid {status.st_uid}, mode "
+            f"{stat.S_IMODE(status.st_mode):04o})",
+            hint=f"chmod go-w {folder}, and make it yours",
+        )
 
 
 def _check_file(

@@ -6,6 +6,8 @@ nothing of tables.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -18,7 +20,11 @@ from rostral_gcs.errors import UnauthenticatedError
 
 __all__ = ["TokenInterceptor"]
 
+logger = logging.getLogger("rostral.gcs.interceptor")
+
 _PREFIX = "Bearer "
+# A stranger must not be able to fill the disk with our log.
+_LOG_INTERVAL_S = 1.0
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-arg,unused-ignore]
@@ -26,10 +32,15 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-ar
 
     Args:
         token: The cluster token.
+
+    Attributes:
+        refused: Calls refused so far.
     """
 
     def __init__(self, token: str) -> None:
         self._token = token
+        self.refused = 0
+        self._logged_at_s = -_LOG_INTERVAL_S
 
     async def intercept_service(
         self,
@@ -46,16 +57,25 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-ar
                 break
         # A stream handler whatever the method's kind: it answers before the message is read, so a
         # stranger cannot make us take in up to message_size_max bytes.
-        return grpc.stream_stream_rpc_method_handler(_refuse)
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
 
+    async def _refuse(
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[bytes]:
+        self._count(context.peer())
+        error = UnauthenticatedError(
+            "the call carries no token or the wrong one",
+            hint="use the token file that the server was started with",
+        )
+        if not context.done():
+            await abort_with(context, error)
+        yield b""  # Makes this a generator, as grpc wants for a stream; never reached.
 
-async def _refuse(
-    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
-) -> AsyncIterator[bytes]:
-    error = UnauthenticatedError(
-        "the call carries no token or the wrong one",
-        hint="use the token file that the server was started with",
-    )
-    if not context.done():
-        await abort_with(context, error)
-    yield b""  # Makes this a generator, as grpc wants for a stream; never reached.
+    def _count(self, peer: str) -> None:
+        self.refused += 1
+        now_s = time.monotonic()
+        if now_s - self._logged_at_s >= _LOG_INTERVAL_S:
+            self._logged_at_s = now_s
+            logger.warning(
+                "refused a call without the cluster token peer=%s refused=%s", peer, self.refused
+            )

@@ -23,6 +23,7 @@ from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
 from rostral_gcs.backends.base import Columns
 from rostral_gcs.columns import key_list, value_list
 from rostral_gcs.config import GcsConfig
+from rostral_gcs.credentials import is_loopback
 from rostral_gcs.error_wire import abort_with, error_to_detail
 from rostral_gcs.errors import (
     ConfigError,
@@ -100,6 +101,8 @@ class GcsServer:
             StorageError: The data directory cannot be used.
         """
         config = self._config
+        if not is_loopback(config.bind):
+            logger.warning("listening on %s without TLS, as asked for by insecure", config.bind)
         await self._store.open()
         try:
             server = grpc.aio.server(

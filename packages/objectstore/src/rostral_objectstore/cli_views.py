@@ -15,7 +15,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from rostral_gcs.errors import ConfigError, RostralError
+from rostral_gcs.errors import ConfigError, RostralError, TokenFileError
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.observed import ObjectInfo, StateName, StoreStats
@@ -42,7 +42,7 @@ def errors_as_statuses(*, unreachable: int = EXIT_UNREACHABLE) -> Iterator[None]
         yield
     except (RostralError, ConnectionError) as error:
         click.echo(f"rostral-objectstore: {error}", err=True)
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | TokenFileError):
             sys.exit(EXIT_BAD_CONFIG)
         sys.exit(unreachable if isinstance(error, ConnectionError) else EXIT_FAILED)
 

@@ -20,6 +20,7 @@ import os
 import socket
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,7 @@ MAGIC = b"ROSTRAL\0"
 PROTOCOL_VERSION = 1
 LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 64 << 20
+_QUEUE_FULL_PAUSE_S = 0.002
 
 
 def encode_error(error: Exception) -> Body:
@@ -129,7 +131,7 @@ class ControlClient:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._connection.settimeout(timeout_s)
         try:
-            self._connection.connect(path)
+            self._connect(path)
             self._connection.sendall(PREAMBLE.pack(MAGIC, PROTOCOL_VERSION, 0))
         except OSError as error:
             self._connection.close()
@@ -141,6 +143,17 @@ class ControlClient:
         self._reader = threading.Thread(target=self._read, name="rostral-control", daemon=True)
         self._reader.start()
         _clients.add(self)
+
+    def _connect(self, path: str) -> None:
+        deadline_s = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                return self._connection.connect(path)
+            except BlockingIOError:
+                # As many as may wait do so already: others came at once, or somebody attacks.
+                if time.monotonic() >= deadline_s:
+                    raise
+                time.sleep(_QUEUE_FULL_PAUSE_S)
 
     def call(self, method: str, body: Body, timeout_s: float | None = None) -> Body:
         """Asks, waits for the answer. Raises what the daemon did, or StoreUnavailableError."""

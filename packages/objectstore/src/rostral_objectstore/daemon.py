@@ -186,7 +186,7 @@ class StoreDaemon:
             case "transfer_address":
                 return {"address": (await self._transfers()).address}
         raise ProtocolError(
-            f"the store has no method {method!r}", hint="both sides must have the same version"
+            f"the store has no method {method!r:.80}", hint="both sides must have the same version"
         )
 
     async def _transfers(self) -> TransferService:

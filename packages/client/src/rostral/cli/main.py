@@ -1,6 +1,7 @@
 """The `rostral` command: start, stop and look at the nodes of this user on this machine.
 
-Exit statuses: 0 done, 1 failed, 2 wrong usage, 3 nothing to reach, 78 wrong configuration.
+Exit statuses: 0 done, 1 failed, 2 wrong usage, 3 nothing to reach, 4 denied, 78 wrong
+configuration.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ from typing import Any, NoReturn
 import click
 
 from rostral.launcher import STOP_TIMEOUT_S, NodeSettings, start_node, stop_node
-from rostral_gcs.errors import ConfigError, RostralError
+from rostral_gcs.errors import (
+    ConfigError,
+    InsecureBindError,
+    RostralError,
+    TokenFileError,
+    UnauthenticatedError,
+)
 from rostral_objectstore.control import ControlClient
 
 EXIT_FAILED = 1
 EXIT_UNREACHABLE = 3
+EXIT_DENIED = 4
 EXIT_BAD_CONFIG = 78
 
 
 def fail(error: Exception) -> NoReturn:
     """Ends the command with the error's text and status."""
     click.echo(f"rostral: {error}", err=True)
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | InsecureBindError | TokenFileError):
         sys.exit(EXIT_BAD_CONFIG)
+    if isinstance(error, UnauthenticatedError):
+        sys.exit(EXIT_DENIED)
     sys.exit(EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED)
 
 

@@ -286,8 +286,8 @@ class PolicyApp:
     def _authorise(self, headers: dict[bytes, bytes]) -> None:
         if self._token is None:
             return
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if not hmac.compare_digest(given, self._token):
+        given = headers.get(b"authorization", b"")
+        if not hmac.compare_digest(given, b"Bearer " + self._token):
             raise UnauthenticatedError(
                 "the token is missing or wrong", hint="Authorization: Bearer <token>"
             )

@@ -119,7 +119,7 @@ class Requests:
         handler = self._methods.get(method)
         if handler is None:
             raise RequestError(
-                f"the local scheduler has no method {method!r}",
+                f"the local scheduler has no method {method!r:.80}",
                 hint="both sides must have the same version",
             )
         return await handler(session, body)

@@ -1,0 +1,1 @@
+"""Attacks on real processes; README.md lists them."""

@@ -1,0 +1,91 @@
+"""S2, S3: what listens, and where; more than this machine is refused without TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from rostral_gcs.auth import write_token
+
+from .services import Service, family_of, gcs, listening, nodes, refused_start, service
+
+
+def is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
+
+
+def test_the_gcs_listens_at_one_port_of_loopback(gcs_with_token: tuple[Service, Path]) -> None:
+    running, _ = gcs_with_token
+    assert listening(family_of(running.process.pid)) == {running.target}
+    assert is_loopback(running.target[0])
+
+
+def test_a_global_scheduler_listens_at_one_port_of_loopback(global_scheduler: Service) -> None:
+    assert listening(family_of(global_scheduler.process.pid)) == {global_scheduler.target}
+    assert is_loopback(global_scheduler.target[0])
+
+
+def test_a_store_listens_at_no_port_unless_it_is_told_to(folder: Path) -> None:
+    flags = ["--socket", str(folder / "quiet.sock"), "--memory", "16M"]
+    with service(folder, "rostral-objectstore", "serve", *flags) as store:
+        assert listening(family_of(store.process.pid)) == set()
+
+
+def test_a_store_with_transfers_listens_at_two_ports_of_loopback(store: Service) -> None:
+    found = listening(family_of(store.process.pid))
+    assert store.target in found
+    assert len(found) == 2
+    assert all(is_loopback(host) for host, _ in found)
+
+
+def test_a_head_listens_at_the_port_of_its_gcs_and_no_other(folder: Path) -> None:
+    with nodes(folder) as line:
+        address = line.start("--head", "--port", "0")
+        (node,) = line.records()
+        found = listening(family_of(node["pid"]))
+    host, _, port = address.rpartition(":")
+    assert found == {(host, int(port))}
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
+def test_no_service_binds_beyond_loopback_without_tls(folder: Path, address: str) -> None:
+    token = folder / "bind-token"
+    if not token.exists():
+        write_token(token)
+    authority = f"[{address}]" if ":" in address else address
+    commands = {
+        "rostral-gcs": ["serve", "--data-dir", str(folder / "g"), "--bind", address],
+        "rostral-scheduler": [
+            *("global", "--gcs", "127.0.0.1:1", "--token-file", str(token)),
+            *("--bind", address, "--advertise", "host"),
+        ],
+        "rostral-objectstore": [
+            *("serve", "--socket", str(folder / "b.sock"), "--memory", "16M"),
+            *("--transfer", f"{authority}:0", "--token-file", str(token)),
+        ],
+        "rostral": ["start", "--head", "--port", "0", "--bind", address],
+    }
+    for name, arguments in commands.items():
+        ended = refused_start(name, *arguments)
+        assert ended.returncode == 78, (name, ended)
+        assert "TLS" in ended.stderr, (name, ended)
+        assert "Traceback" not in ended.stderr
+
+
+def test_metrics_are_served_to_this_machine_alone(folder: Path) -> None:
+    ended = refused_start(
+        *("rostral-objectstore", "serve", "--socket", str(folder / "m.sock"), "--memory", "16M"),
+        *("--metrics", "0.0.0.0:0"),
+    )
+    assert ended.returncode == 78, ended
+    assert "127.0.0.1" in ended.stderr
+
+
+def test_an_open_bind_that_is_asked_for_outright_is_warned_of(folder: Path) -> None:
+    place = folder / "open"
+    place.mkdir(mode=0o700)
+    with gcs(place, "--bind", "0.0.0.0", "--insecure") as (running, _):
+        assert "without TLS" in running.said()
