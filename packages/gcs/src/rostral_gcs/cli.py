@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from rostral_gcs.auth import write_token
+from rostral_gcs.cli_status import status
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import StorageError
 from rostral_gcs.gcs_settings import SETTINGS, default_data_dir, with_token
@@ -44,6 +45,7 @@ def main() -> None:
 
 main.add_command(config_group(SETTINGS))
 main.add_command(systemd_group(_UNITS))
+main.add_command(status)
 for _command in maintenance_commands(default_data_dir):
     main.add_command(_command)
 
@@ -69,6 +71,7 @@ def token(file: Path) -> None:
         "--port-file": "port_file",
         "--shards": "shard_count",
         "--insecure": "insecure",
+        "--metrics-port": "metrics_port",
         "--backend": "backend",
         "--redis-url": "redis_urls",
         "--redis-password-file": "redis_password_file",

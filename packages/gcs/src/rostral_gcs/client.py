@@ -51,7 +51,7 @@ class AsyncGcsClient(LineageMethods, PlacementMethods):
     UnauthenticatedError, and ClientClosedError after ``close``.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``; several services of one store with commas between.
         token: The cluster token.
         options: Bounds; the defaults suit a cluster on one site.
     """

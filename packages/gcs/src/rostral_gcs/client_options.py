@@ -19,6 +19,8 @@ class ClientOptions:
         call_timeout_s: How long a call tries, retries included, so that a restart of the server is
             ridden through. Well below the server's retry window, within which a write sent again
             is not applied twice.
+        attempt_timeout_s: With several addresses: how long one may be silent before the next is
+            tried. Above what a failover of the storage takes.
         watch_timeout_s: How long a watch tries to reconnect before it gives up.
         backoff_s_min: First pause before a retry; each further one is longer and jittered, so that
             a thousand nodes do not return in step.
@@ -34,6 +36,7 @@ class ClientOptions:
 
     connect_timeout_s: float = 5.0
     call_timeout_s: float = 10.0
+    attempt_timeout_s: float = 3.0
     watch_timeout_s: float = 60.0
     backoff_s_min: float = 0.02
     backoff_s_max: float = 1.0

@@ -20,8 +20,10 @@ from rostral_gcs.connection import Connection, backoff_s
 from rostral_gcs.errors import (
     GcsOverloadedError,
     GcsUnavailableError,
+    NotReplicatedError,
     OutOfRangeError,
     ResyncRequiredError,
+    StorageUnavailableError,
 )
 from rostral_gcs.tables.table import RowT, Table
 
@@ -106,7 +108,12 @@ async def follow(
                 raise
             logger.debug("table=%s watch starts again: %s", table.name, error)
             position = None
-        except (GcsUnavailableError, GcsOverloadedError) as error:
+        except (
+            GcsUnavailableError,
+            GcsOverloadedError,
+            StorageUnavailableError,
+            NotReplicatedError,
+        ) as error:
             if loop.time() - silent_since_s > options.watch_timeout_s:
                 raise
             logger.debug("table=%s watch reconnects: %s", table.name, error)

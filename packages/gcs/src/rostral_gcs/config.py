@@ -59,6 +59,10 @@ class GcsConfig:
         lease_check_interval_s: How often expired leases are looked for.
         pause_s_min: When upkeep has not run for this long the server itself was stopped, and the
             time does not count against leases. Many check intervals, so that a busy loop is none.
+        health_interval_s: How often the health service looks whether every shard answers, and how
+            long an answer may take.
+        metrics_port: A page of Prometheus metrics is served there on loopback, by the extra
+            `metrics`; 0 takes any free port. None: none is served.
         watchers_max: Watches open at once.
         shutdown_grace_s: How long a stop waits for calls under way.
     """
@@ -90,6 +94,8 @@ class GcsConfig:
     node_lease_s_max: float = 3600.0
     lease_check_interval_s: float = 0.1
     pause_s_min: float = 1.0
+    health_interval_s: float = 1.0
+    metrics_port: int | None = None
     watchers_max: int = 10_000
     shutdown_grace_s: float = 2.0
 
@@ -108,6 +114,8 @@ class GcsConfig:
         problems = [*self._check_counts(), *self._check_seconds()]
         if not 0 <= self.port <= 65535:
             problems.append(f"port is {self.port}; allowed: 0 (any free one) to 65535")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            problems.append(f"metrics_port is {self.metrics_port}; allowed: 0 (any) to 65535")
         if len(self.token) < 16:
             problems.append("token is shorter than 16 characters; make one: rostral-gcs token FILE")
         if not 1 <= self.shard_count <= 256:

@@ -1,7 +1,8 @@
 """A client's connection: one channel, the token on every call, retries within a deadline.
 
-This file owns the channel and what is tried again. A call is repeated only while nothing answers or
-the server is overloaded; every call may be, since writes carry a request id.
+This file owns the channels and what is tried again. A call is repeated only while nothing answers,
+the server is overloaded or its storage is not there; every call may be, since writes carry a
+request id.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from rostral_gcs.client_options import ClientOptions
 from rostral_gcs.error_wire import error_from_rpc
 from rostral_gcs.errors import (
     ClientClosedError,
+    ClusterMismatchError,
     ForkedClientError,
     GcsError,
     GcsOverloadedError,
     GcsUnavailableError,
+    NotReplicatedError,
+    StorageFullError,
+    StorageUnavailableError,
 )
 from rostral_gcs.protocol import PROTOCOL_VERSION
 
@@ -34,10 +39,14 @@ _T = TypeVar("_T")
 
 
 class Connection:
-    """A channel to one GCS, used on one event loop.
+    """A channel to one GCS at a time, used on one event loop.
+
+    Of several addresses the first that answers is used, until it does not: then the next. They must
+    be services of one store; request ids keep a write that is sent to a second one from being done
+    twice.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``, or several with commas between.
         token: The cluster token.
         options: Bounds.
     """
@@ -45,11 +54,20 @@ class Connection:
     def __init__(self, address: str, token: str, options: ClientOptions) -> None:
         self.address = address
         self.cluster_id = b""
+        self._addresses = [part.strip() for part in address.split(",") if part.strip()] or [address]
+        self._at = 0
         self.metadata = bearer_metadata(token)
         self._options = options
         self._pid = os.getpid()
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+        self._channels: dict[str, grpc.aio.Channel] | None = None
+        # Those that have said which store they serve, with their stubs.
+        self._greeted: dict[str, Any] = {}
+        self._watches: set[Any] = set()
+
+    @property
+    def present_address(self) -> str:
+        """The one of the addresses that is used now."""
+        return self._addresses[self._at]
 
     async def open(self) -> None:
         """Connects and greets the server.
@@ -58,44 +76,22 @@ class Connection:
             GcsUnavailableError: Nothing answers within ``connect_timeout_s``.
             UnauthenticatedError: The token is not the server's.
             VersionMismatchError: The server speaks another protocol.
+            ClusterMismatchError: Two of the addresses serve different stores.
         """
-        self._channel = grpc.aio.insecure_channel(
-            self.address,
-            options=[
-                # The address is the cluster's own: a proxy from the environment has no part in it.
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 1_000),
-                ("grpc.max_send_message_length", self._options.message_size_max),
-                ("grpc.max_receive_message_length", self._options.message_size_max),
-                # A watch on a network that went away would else wait for ever.
-                ("grpc.keepalive_time_ms", 10_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-                # Clients of several clusters or tests in one process must not share sockets.
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
-        self._stub = _make_stub(self._channel)
+        self._channels = {}
         try:
-            reply = await self.call(
-                "Hello",
-                gcs_pb2.HelloRequest(protocol_version=PROTOCOL_VERSION),
-                gcs_pb2.HelloReply,
-                timeout_s=self._options.connect_timeout_s,
-            )
+            await self._call("", None, object, self._options.connect_timeout_s)
         except BaseException:
             await self.close()
             raise
-        self.cluster_id = reply.cluster_id
 
     async def close(self) -> None:
-        """Ends calls under way and closes the channel. May be called twice."""
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
-            await channel.close(None)
+        """Ends calls under way and closes the channels. May be called twice."""
+        if self._channels is not None:
+            channels, self._channels = self._channels, None
+            self._greeted.clear()
+            for channel in channels.values():
+                await channel.close(None)
 
     async def call(
         self, method: str, request: object, reply_type: type[_T], *, timeout_s: float | None = None
@@ -112,22 +108,32 @@ class Connection:
             GcsUnavailableError: Nothing answered within the time.
             GcsError: What the server refused, typed.
         """
-        loop = asyncio.get_running_loop()
         limit_s = self._options.call_timeout_s if timeout_s is None else timeout_s
+        return await self._call(method, request, reply_type, limit_s)
+
+    async def _call(self, method: str, request: object, reply_type: type[_T], limit_s: float) -> _T:
+        loop = asyncio.get_running_loop()
         deadline_s = loop.time() + limit_s
         attempt = 0
         while True:
             self.check_usable()
-            remaining_s = deadline_s - loop.time()
+            at = self._at
             try:
-                reply = await getattr(self._stub, method)(
-                    request, metadata=self.metadata, timeout=max(0.001, remaining_s)
+                stub = await self._greet(self._attempt_s(deadline_s - loop.time()))
+                if not method:
+                    return reply_type()
+                timeout_s = self._attempt_s(deadline_s - loop.time())
+                reply = await getattr(stub, method)(
+                    request, metadata=self.metadata, timeout=timeout_s
                 )
                 assert isinstance(reply, reply_type)
                 return reply
             except grpc.aio.AioRpcError as failure:
-                error = error_from_rpc(failure, self.address)
-                pause_s = backoff_s(self._options, attempt)
+                error = error_from_rpc(failure, self._addresses[at])
+                self.move_on(at, error)
+                # Only when all addresses have been tried is there something to wait for.
+                turn = (attempt + 1) % len(self._addresses)
+                pause_s = 0.0 if turn else backoff_s(self._options, attempt)
                 if not _may_retry(error) or loop.time() + pause_s >= deadline_s:
                     if isinstance(error, GcsUnavailableError):
                         error.message += f" (tried for {limit_s:g} s)"
@@ -138,6 +144,71 @@ class Connection:
                 raise
             await asyncio.sleep(pause_s)
             attempt += 1
+
+    def move_on(self, at: int, error: GcsError) -> None:
+        """Goes to the next address, if this error of address number ``at`` asks for it."""
+        elsewhere = isinstance(error, GcsUnavailableError | StorageUnavailableError)
+        # Calls that failed together move on once.
+        if elsewhere and at == self._at:
+            self._at = (at + 1) % len(self._addresses)
+            if len(self._addresses) > 1:
+                # A watch hears nothing from a server that is silent, and would stay.
+                for call in self._watches:
+                    call.cancel()
+
+    def _attempt_s(self, remaining_s: float) -> float:
+        if len(self._addresses) > 1:
+            remaining_s = min(remaining_s, self._options.attempt_timeout_s)
+        return max(0.001, remaining_s)
+
+    async def _greet(self, timeout_s: float) -> Any:
+        """The stub of the present address, which has said which store it serves."""
+        address = self.present_address
+        stub = self._greeted.get(address)
+        if stub is not None:
+            return stub
+        assert self._channels is not None
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = self._make_channel(address)
+        stub = _make_stub(channel)
+        reply = await stub.Hello(
+            gcs_pb2.HelloRequest(protocol_version=PROTOCOL_VERSION),
+            metadata=self.metadata,
+            timeout=timeout_s,
+        )
+        if self.cluster_id and reply.cluster_id != self.cluster_id:
+            raise ClusterMismatchError(
+                f"the GCS at {address} serves another store than the others of {self.address}",
+                hint="give addresses of services of one store",
+            )
+        self.cluster_id = reply.cluster_id
+        if self._channels is not None:
+            self._greeted[address] = stub
+        return stub
+
+    def _make_channel(self, address: str) -> grpc.aio.Channel:
+        # With another address to go to, a silent server is left sooner.
+        several = len(self._addresses) > 1
+        return grpc.aio.insecure_channel(
+            address,
+            options=[
+                # The address is the cluster's own: a proxy from the environment has no part in it.
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 1_000),
+                ("grpc.max_send_message_length", self._options.message_size_max),
+                ("grpc.max_receive_message_length", self._options.message_size_max),
+                # A watch on a network that went away would else wait for ever.
+                ("grpc.keepalive_time_ms", 10_000),
+                ("grpc.keepalive_timeout_ms", 2_000 if several else 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+                # Clients of several clusters or tests in one process must not share sockets.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
 
     async def stream(
         self, request: gcs_pb2.WatchRequest
@@ -151,17 +222,30 @@ class Connection:
             GcsError: What the server refused, typed.
         """
         self.check_usable()
-        call = self._stub.Watch(request, metadata=self.metadata)
+        at = self._at
+        call = None
         try:
+            stub = await self._greet(self._attempt_s(self._options.connect_timeout_s))
+            call = stub.Watch(request, metadata=self.metadata)
+            self._watches.add(call)
             async for reply in call:
                 yield reply
         except grpc.aio.AioRpcError as failure:
-            raise error_from_rpc(failure, self.address) from failure
-        except asyncio.CancelledError:
+            error = error_from_rpc(failure, self._addresses[at])
+            self.move_on(at, error)
+            raise error from failure
+        except asyncio.CancelledError as error:
             self.check_usable()
-            raise
+            task = asyncio.current_task()
+            if self._at == at or (task is not None and task.cancelling()):
+                raise
+            raise GcsUnavailableError(
+                f"no GCS answers at {self._addresses[at]}", address=self._addresses[at]
+            ) from error
         finally:
-            call.cancel()
+            if call is not None:
+                self._watches.discard(call)
+                call.cancel()
 
     def check_usable(self) -> None:
         """Refuses use after close and in a forked child.
@@ -175,7 +259,7 @@ class Connection:
                 f"the client of {self.address} was made before a fork, in pid {self._pid}",
                 hint="make a new client in this process",
             )
-        if self._channel is None:
+        if self._channels is None:
             raise ClientClosedError(
                 f"the client of {self.address} is not connected or was closed",
                 hint="call connect() first, or make a new client",
@@ -189,9 +273,16 @@ def backoff_s(options: ClientOptions, attempt: int) -> float:
 
 
 def _may_retry(error: GcsError) -> bool:
-    return isinstance(error, GcsUnavailableError | GcsOverloadedError)
+    return isinstance(
+        error,
+        GcsUnavailableError
+        | GcsOverloadedError
+        | StorageUnavailableError
+        | StorageFullError
+        | NotReplicatedError,
+    )
 
 
-def _make_stub(channel: grpc.aio.Channel) -> object:
+def _make_stub(channel: grpc.aio.Channel) -> Any:
     make: Callable[[grpc.aio.Channel], object] = gcs_pb2_grpc.GcsStub
     return make(channel)

@@ -25,10 +25,14 @@ logger = logging.getLogger("rostral.gcs.interceptor")
 _PREFIX = "Bearer "
 # A stranger must not be able to fill the disk with our log.
 _LOG_INTERVAL_S = 1.0
+# Tells only whether the server serves, and those who ask have no token.
+_OPEN = "/grpc.health.v1.Health/"
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-arg,unused-ignore]
     """Refuses each call whose metadata lacks the cluster token, as UNAUTHENTICATED.
+
+    The standard health service alone is open, where a server has one.
 
     Args:
         token: The cluster token.
@@ -50,6 +54,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-ar
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Lets the call through or answers it."""
+        if handler_call_details.method.startswith(_OPEN):
+            return await continuation(handler_call_details)
         for name, value in handler_call_details.invocation_metadata or ():
             if name == "authorization" and isinstance(value, str) and value.startswith(_PREFIX):
                 if tokens_match(value.removeprefix(_PREFIX), self._token):

@@ -110,6 +110,12 @@ class NodeLiveness:
         known.deadline_s = now_s + row.lease_s
         return row
 
+    def extend(self, node_id: NodeID, deadline_s: float) -> None:
+        """Takes in that somebody else has heard of the node: its lease runs until then."""
+        known = self._nodes.get(node_id)
+        if known is not None:
+            known.deadline_s = max(known.deadline_s, deadline_s)
+
     def expired(self, now_s: float) -> list[NodeRow]:
         """The live nodes whose lease ran out, as rows to be written DEAD. Call it regularly."""
         self._forgive_pause(now_s)

@@ -35,8 +35,10 @@ from rostral_gcs.errors import (
     TooLargeError,
     VersionMismatchError,
 )
+from rostral_gcs.health import Health
 from rostral_gcs.ids import NodeID
 from rostral_gcs.interceptor import TokenInterceptor
+from rostral_gcs.metrics import CallCounter, GcsStats, Page, serve_metrics
 from rostral_gcs.protocol import PROTOCOL_VERSION
 from rostral_gcs.requests import (
     check_columns,
@@ -81,6 +83,10 @@ class GcsServer:
         self._store = Store(config)
         self._server: grpc.aio.Server | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._tokens = TokenInterceptor(config.token)
+        self._counters = [] if config.metrics_port is None else [CallCounter()]
+        self._metrics: Page | None = None
+        self._health = Health(self._store.probe, config.health_interval_s)
         self._stopping = asyncio.Event()
         self._port = 0
 
@@ -106,7 +112,7 @@ class GcsServer:
         await self._store.open()
         try:
             server = grpc.aio.server(
-                interceptors=[TokenInterceptor(config.token)],
+                interceptors=[*self._counters, self._tokens],
                 options=[
                     # Without this a second server would share the port in silence.
                     ("grpc.so_reuseport", 0),
@@ -120,10 +126,15 @@ class GcsServer:
             servicer = _Servicer(self._store, config, self._stopping)
             _add_servicer(servicer, server)
             self._port = _bind(server, config)
+            if config.metrics_port is not None:
+                self._metrics = serve_metrics(config.metrics_port, self._counters[0], self._stats)
+            await self._health.start(server)
             await server.start()
             self._server = server
             self._upkeep = asyncio.create_task(self._run_upkeep(), name="gcs-upkeep")
         except BaseException:
+            self._end_metrics()
+            await self._health.stop()
             await self._store.close()
             raise
         logger.info("serving address=%s", self.address)
@@ -132,6 +143,8 @@ class GcsServer:
     async def stop(self) -> None:
         """Ends watches, lets calls under way finish, commits and closes. May be called twice."""
         self._stopping.set()
+        self._end_metrics()
+        await self._health.stop()
         if self._upkeep is not None:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -149,6 +162,28 @@ class GcsServer:
             StorageError: A shard cannot read.
         """
         await self._store.probe()
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the page of metrics is; 0 when there is none."""
+        return 0 if self._metrics is None else self._metrics.server_port
+
+    def _stats(self) -> GcsStats:
+        shards = self._store.shards
+        return GcsStats(
+            is_serving=self._health.is_serving,
+            is_insecure=self._config.insecure,
+            watches=self._store.hub.watcher_count,
+            refused_calls=self._tokens.refused,
+            queued_commands={shard.index: shard.queued_count for shard in shards},
+            last_sequences={shard.index: shard.last_sequence for shard in shards},
+        )
+
+    def _end_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.shutdown()
+            self._metrics.server_close()
+            self._metrics = None
 
     async def _run_upkeep(self) -> None:
         while True:

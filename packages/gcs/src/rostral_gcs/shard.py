@@ -15,9 +15,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from rostral_gcs.archive.schema import Filter
 from rostral_gcs.backends.base import (
@@ -29,6 +29,7 @@ from rostral_gcs.backends.base import (
     Opened,
     Queryable,
     Row,
+    SharedLeases,
 )
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import (
@@ -41,6 +42,15 @@ from rostral_gcs.errors import (
     StorageUnavailableError,
     TooLargeError,
 )
+from rostral_gcs.shard_commands import (
+    Append,
+    Command,
+    Read,
+    Write,
+    is_critical,
+    wanted_rows,
+    weight,
+)
 from rostral_gcs.shard_core import (
     Op,
     OpResult,
@@ -49,7 +59,7 @@ from rostral_gcs.shard_core import (
     encode_results,
     encode_run,
 )
-from rostral_gcs.tables.registry import Durability, TableSpec
+from rostral_gcs.tables.registry import TableSpec
 
 __all__ = ["Publish", "Shard"]
 
@@ -70,28 +80,6 @@ Publish = Callable[[int, list[Change]], None]
 """Called on the event loop with the shard's new last sequence and its watchable changes."""
 
 
-@dataclass(slots=True)
-class _Write:
-    request_id: bytes
-    ops: Sequence[Op]
-    future: asyncio.Future[list[OpResult]]
-
-
-@dataclass(slots=True)
-class _Append:
-    request_id: bytes
-    # Its first sequence is not known yet.
-    columns: Columns
-    future: asyncio.Future[None]
-
-
-@dataclass(slots=True)
-class _Read(Generic[_T]):
-    query: Callable[[Backend], _T]
-    future: asyncio.Future[_T]
-
-
-_Command = _Write | _Append | _Read[object]
 _Outcomes = list[tuple["asyncio.Future[object]", object]]
 
 
@@ -121,7 +109,7 @@ class Shard:
         self._config = config
         self._publish = publish
         self._restart = restart
-        self._queue: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_sequence = 0
@@ -143,6 +131,11 @@ class Shard:
     def trimmed_sequence(self) -> int:
         """History up to and including this sequence is gone."""
         return self._trimmed_sequence
+
+    @property
+    def queued_count(self) -> int:
+        """Commands that wait for the thread."""
+        return self._queue.qsize()
 
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
@@ -184,7 +177,7 @@ class Shard:
             StorageError: The disk failed; nothing of the request was applied.
         """
         future: asyncio.Future[list[OpResult]] = self._new_future()
-        self._submit(_Write(request_id, ops, future))
+        self._submit(Write(request_id, ops, future))
         return await future
 
     async def append(self, request_id: bytes, columns: Columns) -> None:
@@ -208,7 +201,7 @@ class Shard:
         future: asyncio.Future[None] = self._new_future()
         self._queued_size += size
         try:
-            self._submit(_Append(request_id, columns, future))
+            self._submit(Append(request_id, columns, future))
             await future
         finally:
             self._queued_size -= size
@@ -274,6 +267,28 @@ class Shard:
             backend.query, spec.number, filters, limit=limit, token=token
         )
 
+    @property
+    def shares_leases(self) -> bool:
+        """Whether other services may serve the same shard."""
+        return isinstance(self._backend, SharedLeases)
+
+    async def share_leases(self, leases_s: Mapping[bytes, float]) -> None:
+        """Tells other services of renewed leases; nothing, where there are none."""
+
+        def query(backend: Backend) -> None:
+            if isinstance(backend, SharedLeases):
+                backend.share_leases(leases_s)
+
+        await self._query(query)
+
+    async def remaining_leases(self, ids: Sequence[bytes]) -> dict[bytes, float]:
+        """Those leases that still run, as other services know them, in seconds."""
+
+        def query(backend: Backend) -> dict[bytes, float]:
+            return backend.remaining_leases(ids) if isinstance(backend, SharedLeases) else {}
+
+        return await self._query(query)
+
     async def history(self, after_sequence: int, limit: int) -> tuple[list[Change], int]:
         """Watchable changes after the sequence, and the sequence they are complete up to."""
 
@@ -290,10 +305,10 @@ class Shard:
 
     async def _query(self, query: Callable[[Backend], _T]) -> _T:
         future: asyncio.Future[_T] = self._new_future()
-        self._submit(cast("_Read[object]", _Read(query, future)))
+        self._submit(cast("Read[object]", Read(query, future)))
         return await future
 
-    def _submit(self, command: _Command) -> None:
+    def _submit(self, command: Command) -> None:
         if self._closing or self._thread is None:
             raise GcsOverloadedError("the server is stopping", hint="try again in a moment")
         if self._queue.qsize() >= self._config.queue_commands_max:
@@ -312,14 +327,14 @@ class Shard:
             if group:
                 self._handle_group(group)
 
-    def _next_group(self) -> tuple[list[_Command], bool]:
+    def _next_group(self) -> tuple[list[Command], bool]:
         """Waits for a command and takes with it all that wait, up to the group limit."""
-        group: list[_Command] = []
+        group: list[Command] = []
         ops_count = 0
         command = self._queue.get()
         while command is not None:
             group.append(command)
-            ops_count += _weight(command)
+            ops_count += weight(command)
             if ops_count >= self._config.group_ops_max:
                 return group, False
             try:
@@ -328,22 +343,22 @@ class Shard:
                 return group, False
         return group, True
 
-    def _handle_group(self, group: Sequence[_Command]) -> None:
+    def _handle_group(self, group: Sequence[Command]) -> None:
         wrote = False
         # In their order, since a conditional write must see the row that one before it appended.
-        for kind, run in groupby((c for c in group if not isinstance(c, _Read)), type):
+        for kind, run in groupby((c for c in group if not isinstance(c, Read)), type):
             wrote = True
-            if kind is _Append:
-                self._handle_appends([c for c in run if isinstance(c, _Append)])
+            if kind is Append:
+                self._handle_appends([c for c in run if isinstance(c, Append)])
             else:
-                self._handle_writes([c for c in run if isinstance(c, _Write)])
+                self._handle_writes([c for c in run if isinstance(c, Write)])
         for command in group:
-            if isinstance(command, _Read):
+            if isinstance(command, Read):
                 self._handle_read(command)
         if wrote:
             self._keep_house()
 
-    def _handle_read(self, command: _Read[object]) -> None:
+    def _handle_read(self, command: Read[object]) -> None:
         try:
             outcome = command.query(self._backend)
         except GcsError as error:
@@ -353,7 +368,7 @@ class Shard:
             outcome = GcsInternalError(f"query failed: {error!r}")
         self._deliver([(command.future, outcome)])
 
-    def _handle_writes(self, writes: Sequence[_Write]) -> None:
+    def _handle_writes(self, writes: Sequence[Write]) -> None:
         changes: list[Change] = []
         futures = [cast("asyncio.Future[object]", write.future) for write in writes]
         try:
@@ -363,7 +378,7 @@ class Shard:
             outcomes = self._failed(futures, error)
         self._deliver(outcomes, changes, published=True)
 
-    def _handle_appends(self, appends: Sequence[_Append]) -> None:
+    def _handle_appends(self, appends: Sequence[Append]) -> None:
         futures = [cast("asyncio.Future[object]", append.future) for append in appends]
         try:
             self._commit_appends(appends)
@@ -388,10 +403,10 @@ class Shard:
         failure = GcsInternalError(f"commit failed: {error!r}")
         return [(future, failure) for future in futures]
 
-    def _commit_appends(self, appends: Sequence[_Append]) -> None:
+    def _commit_appends(self, appends: Sequence[Append]) -> None:
         self._until_planned(lambda: self._plan_and_append(appends))
 
-    def _plan_and_append(self, appends: Sequence[_Append]) -> None:
+    def _plan_and_append(self, appends: Sequence[Append]) -> None:
         gathered = self._gather([append.request_id for append in appends], {})
         sequence = self._last_sequence
         columns: list[Columns] = []
@@ -409,7 +424,7 @@ class Shard:
             self._backend.append(columns, list(answers.values()))
         self._last_sequence = sequence
 
-    def _commit_writes(self, writes: Sequence[_Write]) -> tuple[list[Change], list[list[OpResult]]]:
+    def _commit_writes(self, writes: Sequence[Write]) -> tuple[list[Change], list[list[OpResult]]]:
         return self._until_planned(lambda: self._plan_and_commit(writes))
 
     def _until_planned(self, plan: Callable[[], _T]) -> _T:
@@ -438,9 +453,9 @@ class Shard:
         return gathered
 
     def _plan_and_commit(
-        self, writes: Sequence[_Write]
+        self, writes: Sequence[Write]
     ) -> tuple[list[Change], list[list[OpResult]]]:
-        gathered = self._gather([write.request_id for write in writes], _wanted_rows(writes))
+        gathered = self._gather([write.request_id for write in writes], wanted_rows(writes))
         planner = WritePlanner(self._last_sequence, gathered.rows)
         answers: dict[bytes, Answer] = {}
         results: list[list[OpResult]] = []
@@ -454,7 +469,7 @@ class Shard:
                 continue
             done = [planner.plan(op) for op in write.ops]
             answers[write.request_id] = Answer(write.request_id, encode_results(done), now_s)
-            durable = durable or _is_critical(write.ops)
+            durable = durable or is_critical(write.ops)
             results.append(done)
         if answers:
             self._backend.commit(planner.changes, list(answers.values()), durable=durable)
@@ -478,7 +493,7 @@ class Shard:
                 # Those who ask for something meet the same, and are told.
                 logger.debug("shard=%d cannot catch up: %s", self.index, error)
 
-        self._queue.put(cast("_Read[object]", _Read(query, self._loop.create_future())))
+        self._queue.put(cast("Read[object]", Read(query, self._loop.create_future())))
 
     def _catch_up(self) -> None:
         standing = self._backend.refresh()
@@ -564,23 +579,3 @@ class Shard:
     def _call_on_loop(self, call: Callable[[], None]) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call)
-
-
-def _weight(command: _Command) -> int:
-    if isinstance(command, _Write):
-        return len(command.ops)
-    return len(command.columns.sizes) if isinstance(command, _Append) else 1
-
-
-def _is_critical(ops: Sequence[Op]) -> bool:
-    return any(op.spec.durability is Durability.CRITICAL and not op.relaxed for op in ops)
-
-
-def _wanted_rows(writes: Sequence[_Write]) -> dict[int, list[bytes]]:
-    """The keys, by table, of the rows that decide what the writes do."""
-    wanted: dict[int, dict[bytes, None]] = {}
-    for write in writes:
-        for op in write.ops:
-            if op.needs_row:
-                wanted.setdefault(op.spec.number, {})[op.key] = None
-    return {table: list(keys) for table, keys in wanted.items()}

@@ -22,7 +22,13 @@ from rostral_gcs.backends.base import Change, Columns, Row
 from rostral_gcs.columns import split_columns
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.data_dir import DataDir
-from rostral_gcs.errors import GcsError, InvalidArgumentError, TooLargeError
+from rostral_gcs.errors import (
+    FencedError,
+    GcsError,
+    InvalidArgumentError,
+    NotFoundError,
+    TooLargeError,
+)
 from rostral_gcs.ids import NodeID
 from rostral_gcs.liveness import NodeLiveness, with_resources
 from rostral_gcs.shard import Publish, Shard
@@ -54,6 +60,8 @@ class Store:
         self._storage: DataDir | RedisStorage | None = None
         self._shards: list[Shard] = []
         self._hub: WatchHub | None = None
+        # Of nodes that renewed here, and other services have not been told.
+        self._renewed_s: dict[bytes, float] = {}
         self._liveness = NodeLiveness(
             lease_s_min=config.node_lease_s_min,
             lease_s_max=config.node_lease_s_max,
@@ -65,6 +73,11 @@ class Store:
         """16 random bytes made with the store."""
         assert self._storage is not None
         return self._storage.cluster_id
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """All shards, by index."""
+        return self._shards
 
     @property
     def hub(self) -> WatchHub:
@@ -122,8 +135,7 @@ class Store:
             FencedError: The writer is fenced; nothing was applied.
             NotFoundError: The writer's node is unknown; nothing was applied.
         """
-        if writer is not None:
-            self._liveness.check_writer(*writer)
+        await self._check_writer(writer)
         results: list[OpResult] = [op if isinstance(op, GcsError) else 0 for op in ops]
         by_shard: dict[int, list[int]] = {}
         for at, op in enumerate(ops):
@@ -163,8 +175,7 @@ class Store:
             FencedError: The writer is fenced; nothing was applied.
             NotFoundError: The writer's node is unknown; nothing was applied.
         """
-        if writer is not None:
-            self._liveness.check_writer(*writer)
+        await self._check_writer(writer)
         if len(self._shards) == 1:
             await self._shards[0].append(request_id, columns)
             return
@@ -276,7 +287,15 @@ class Store:
             FencedError: It is dead, or another epoch is current, or the lease has run out.
             InvalidArgumentError: A measure in the report is out of bounds.
         """
-        row = self._liveness.renew(node_id, epoch, time.monotonic())
+        try:
+            row = self._liveness.renew(node_id, epoch, time.monotonic())
+        except (NotFoundError, FencedError):
+            if not self._is_shared:
+                raise
+            await self._hear_of_nodes([node_id])
+            row = self._liveness.renew(node_id, epoch, time.monotonic())
+        if self._is_shared:
+            self._renewed_s[node_id.binary()] = row.lease_s
         changed = with_resources(row, resources_available, report)
         if changed is not None:
             # A conflict means that somebody wrote the row meanwhile; the next report will do. It
@@ -285,14 +304,49 @@ class Store:
         return row.lease_s
 
     async def bury_expired_nodes(self) -> None:
-        """Writes the nodes whose lease ran out as DEAD."""
-        for row in self._liveness.expired(time.monotonic()):
+        """Writes the nodes whose lease ran out as DEAD; first hears and tells other services."""
+        if self._renewed_s:
+            renewed_s, self._renewed_s = self._renewed_s, {}
+            await self._shards[0].share_leases(renewed_s)
+        expired = self._liveness.expired(time.monotonic())
+        if expired and self._is_shared:
+            await self._hear_of_nodes([row.node_id for row in expired])
+            expired = self._liveness.expired(time.monotonic())
+        for row in expired:
             logger.info("node=%s %s", row.node_id.hex(), row.death_cause)
             await self._write_node(replace(row, end_time_s=time.time()))
 
     def check_node_row(self, row: NodeRow) -> None:
         """Refuses a lease out of bounds."""
         self._liveness.check_row(row)
+
+    @property
+    def _is_shared(self) -> bool:
+        return self._shards[0].shares_leases
+
+    async def _hear_of_nodes(self, node_ids: Sequence[NodeID]) -> None:
+        """Takes in what other services know of these nodes: their rows and their leases."""
+        for shard in self._shards:
+            await shard.refresh()
+        ids = [node_id.binary() for node_id in node_ids]
+        remaining_s = await self._shards[0].remaining_leases(ids)
+        now_s = time.monotonic()
+        for node_id in node_ids:
+            left_s = remaining_s.get(node_id.binary())
+            if left_s is not None:
+                self._liveness.extend(node_id, now_s + left_s)
+
+    async def _check_writer(self, writer: tuple[NodeID, int] | None) -> None:
+        if writer is None:
+            return
+        try:
+            self._liveness.check_writer(*writer)
+        except (NotFoundError, FencedError):
+            if not self._is_shared:
+                raise
+            # It may have registered with another service just now.
+            await self._hear_of_nodes([writer[0]])
+            self._liveness.check_writer(*writer)
 
     async def _write_node(self, row: NodeRow, *, relaxed: bool = False) -> None:
         op = Op(_NODES, NODES.key_of(row), NODES.encode(row), row.version, relaxed)

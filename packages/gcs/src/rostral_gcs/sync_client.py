@@ -49,7 +49,7 @@ class GcsClient:
     The caller must ``close()`` it, or use it in a ``with`` statement.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``; several services of one store with commas between.
         token: The cluster token.
         options: Bounds; the defaults suit a cluster on one site.
 

@@ -14,7 +14,17 @@ from typing import Protocol, runtime_checkable
 
 from rostral_gcs.archive.schema import Filter
 
-__all__ = ["Answer", "Backend", "Change", "Columns", "Gathered", "Opened", "Queryable", "Row"]
+__all__ = [
+    "Answer",
+    "Backend",
+    "Change",
+    "Columns",
+    "Gathered",
+    "Opened",
+    "Queryable",
+    "Row",
+    "SharedLeases",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,4 +209,17 @@ class Queryable(Protocol):
         self, table: int, filters: Sequence[Filter], *, limit: int, token: bytes
     ) -> tuple[list[Row], bytes]:
         """A page of rows that meet all filters, and where the next begins; empty after the last."""
+        ...
+
+
+@runtime_checkable
+class SharedLeases(Protocol):
+    """A backend where services tell each other which leases were renewed."""
+
+    def share_leases(self, leases_s: Mapping[bytes, float]) -> None:
+        """Has each lease run for so many seconds from now on; one of 0 or less is dropped."""
+        ...
+
+    def remaining_leases(self, ids: Sequence[bytes]) -> dict[bytes, float]:
+        """How many seconds those of the leases still run that do."""
         ...

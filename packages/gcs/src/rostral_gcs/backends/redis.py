@@ -23,6 +23,8 @@ from rostral_gcs.backends.redis_keeper import RedisKeeper, Standing
 from rostral_gcs.backends.redis_layout import (
     COMMIT,
     FORGET,
+    LEASES_LEFT,
+    LEASES_RENEW,
     META_FIELDS,
     SCAN,
     TRIM,
@@ -265,6 +267,18 @@ class RedisBackend:
             replaced = (b"", b"", b"")
             if count < 256:
                 return dropped
+
+    def share_leases(self, leases_s: Mapping[bytes, float]) -> None:
+        """Has the leases run, by the primary's clock, which all services share."""
+        arguments: list[object] = []
+        for one, lease_s in leases_s.items():
+            arguments += (one, round(lease_s * 1000))
+        self._read([Call(LEASES_RENEW, [self._keys.leases], arguments)])
+
+    def remaining_leases(self, ids: Sequence[bytes]) -> dict[bytes, float]:
+        """Those that still run, in seconds."""
+        (left,) = self._read([Call(LEASES_LEFT, [self._keys.leases], list(ids))])
+        return {one: ms / 1000 for one, ms in zip(ids, left, strict=True) if ms > 0}
 
     # --- Reading, until there is a primary -------------------------------------------------
 

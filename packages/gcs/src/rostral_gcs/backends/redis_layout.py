@@ -10,6 +10,7 @@ that they lie in one slot of a cluster, and every script is given each key that 
 ``{P:N}:history``    zset   packed changes, with the sequence of the last one as the score
 ``{P:N}:answers``    hash   request id to answer
 ``{P:N}:times``      zset   request ids by the time of their answer
+``{P:N}:leases``     zset   node ids by the primary's time, in ms, at which their lease ends
 ==================== ====== ===================================================================
 
 A commit is one script, and so applied whole or not at all. It is compare-and-set on ``generation``,
@@ -34,6 +35,8 @@ __all__ = [
     "ADOPT",
     "COMMIT",
     "FORGET",
+    "LEASES_LEFT",
+    "LEASES_RENEW",
     "FORMAT",
     "META_FIELDS",
     "RAISE_WAIT",
@@ -358,5 +361,27 @@ if #ids > 0 then
   redis.call('ZREM', KEYS[2], unpack(ids))
 end
 return #ids
+"""
+)
+
+# KEYS: leases. ARGV: ids and for each how many milliseconds its lease runs from now.
+LEASES_RENEW: Final = Script(
+    """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 3600000)
+for i = 1, #ARGV, 2 do redis.call('ZADD', KEYS[1], now + ARGV[i + 1], ARGV[i]) end
+return #ARGV / 2
+"""
+)
+
+# KEYS: leases. ARGV: ids. Returns for each how many milliseconds are left; 0 or less: none.
+LEASES_LEFT: Final = Script(
+    """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local left = {}
+for i = 1, #ARGV do left[i] = (redis.call('ZSCORE', KEYS[1], ARGV[i]) or now) - now end
+return left
 """
 )
