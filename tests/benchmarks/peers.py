@@ -73,6 +73,16 @@ def store() -> Engine:
     )
 
 
+def policy_server() -> Engine:
+    """The installed wheel of policies and their server."""
+    return Engine(
+        name="rostral",
+        python=Path(sys.executable),
+        environment={},
+        distribution="rostral-rl",
+    )
+
+
 def standard(name: str) -> Engine:
     """What this interpreter and NumPy can do by themselves."""
     return Engine(name=name, python=Path(sys.executable), environment={}, distribution="numpy")
@@ -96,6 +106,13 @@ def ray() -> Engine:
     """Ray from PyPI, installed on first use."""
     requirements = (f"ray=={RAY_VERSION}", _same_numpy(), "psutil")
     python = _installed(f"ray-{RAY_VERSION}", requirements)
+    return Engine(name="ray", python=python, environment=RAY_ENVIRONMENT)
+
+
+def ray_serve() -> Engine:
+    """Ray Serve from PyPI, installed on first use; apart from Ray, for it brings a good deal."""
+    requirements = (f"ray[serve]=={RAY_VERSION}", _same_numpy())
+    python = _installed(f"ray-serve-{RAY_VERSION}", requirements)
     return Engine(name="ray", python=python, environment=RAY_ENVIRONMENT)
 
 

@@ -193,4 +193,4 @@ def test_a_slow_policy_runs_off_the_loop_and_requests_gather_meanwhile() -> None
 @pytest.mark.parametrize("name", ["slo_ms", "batch_max", "queue_rows_max", "deadline_ms"])
 def test_limits_must_be_positive(name: str) -> None:
     with pytest.raises(InvalidSettingError, match=name):
-        BatchConfig(**{name: 0})
+        BatchConfig(**{name: 0})  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rostral_rl.checkpoint import load_policy as load
     from rostral_rl.policy import Policy, PolicyInfo
     from rostral_rl.serve.client import PolicyClient
+    from rostral_rl.serve.embedded import embed
     from rostral_rl.simulate.adapter import VectorSource
     from rostral_rl.train.a2c import A2C
     from rostral_rl.train.apex import ApeX
@@ -56,6 +57,7 @@ __all__ = [
     "Run",
     "VectorSource",
     "cosine",
+    "embed",
     "evaluate",
     "linear",
     "load",

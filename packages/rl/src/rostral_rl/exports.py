@@ -22,6 +22,7 @@ LAZY = {
     "PolicyClient": ("rostral_rl.serve.client", "PolicyClient"),
     "PolicyInfo": ("rostral_rl.policy", "PolicyInfo"),
     "Run": ("rostral_rl.train.run", "Run"),
+    "embed": ("rostral_rl.serve.embedded", "embed"),
     "evaluate": ("rostral_rl.train.parts.evaluate", "evaluate"),
     "cosine": ("rostral_rl.train.parts.schedules", "cosine"),
     "linear": ("rostral_rl.train.parts.schedules", "linear"),

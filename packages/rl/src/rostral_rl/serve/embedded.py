@@ -1,0 +1,155 @@
+"""Serving within a cluster: policies in an actor, which tasks, actors and drivers ask directly.
+
+The paper's embedded serving (OSDI'18 section 5.2.3): a request is an actor call, its observations
+lie in shared memory where the asker put them, and requests of all askers share batches. No socket,
+no serialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import rostral
+from rostral_rl.arrays import SpaceArray
+from rostral_rl.errors import UnavailableError
+from rostral_rl.serve.batcher import BatchConfig
+from rostral_rl.serve.engine import Engine, EngineConfig, Reply
+from rostral_rl.serve.front import load
+from rostral_rl.serve.names import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from rostral_rl.serve.front import Source
+    from rostral_rl.serve.servable import AnyServable
+
+CALLS_MAX = 1024
+"""Requests that the actor has begun, at most; more wait in its mailbox."""
+
+
+class _PolicyActor:
+    """The engine as an async actor: one event loop, as in the other fronts."""
+
+    def __init__(self, models: Mapping[str, AnyServable], config: EngineConfig) -> None:
+        self._engine = Engine(models, config)
+
+    async def act(self, obs: npt.ArrayLike, which: dict[str, Any] | None = None) -> Reply:
+        """Answers; see `Engine.act`."""
+        return await self._engine.act(obs, **(which or {}))
+
+    async def swap(self, policy: AnyServable, model: str, version: int | None) -> int:
+        """Serves other weights; see `Engine.swap`."""
+        return self._engine.swap(policy, model=model, version=version)
+
+    async def end_session(self, session: str, model: str) -> bool:
+        """Forgets a session's state."""
+        return self._engine.end_session(session, model=model)
+
+    async def describe(self) -> dict[str, dict[str, Any]]:
+        """See `Engine.describe`."""
+        return self._engine.describe()
+
+
+class Pending(NamedTuple):
+    """A request under way; see `EmbeddedPolicy.submit`."""
+
+    ref: rostral.ObjectRef[Reply]
+
+    def reply(self, timeout_s: float | None = None) -> Reply:
+        """Waits for actions and version.
+
+        Raises:
+            GetTimeoutError: They did not come in time.
+            UnavailableError: The actor is dead.
+            RLError: What `Engine.act` raises.
+        """
+        try:
+            return rostral.get(self.ref, timeout=timeout_s)
+        except rostral.exceptions.ActorError as error:
+            raise UnavailableError(
+                f"the policy's actor is away: {error}", hint="it is restarted where it may be"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPolicy:
+    """A policy that an actor serves. May be sent to tasks and actors, which then ask it too.
+
+    `embed` makes one. Thread-safe.
+    """
+
+    _actor: Any
+
+    def act(self, obs: npt.ArrayLike, **which: Any) -> SpaceArray:
+        """Asks for the action of one observation, or of a batch; blocks.
+
+        Args:
+            obs: One observation of the policy's space, or (N, *shape). Large arrays travel through
+                the object store.
+            which: `model`, `version`, `session`, `reset`, `deadline_s` of `Engine.act`.
+
+        Raises:
+            UnavailableError: The actor is dead.
+            RLError: What `Engine.act` raises.
+        """
+        return self.submit(obs, **which).reply().actions
+
+    def submit(self, obs: npt.ArrayLike, **which: Any) -> Pending:
+        """As `act`, without waiting: `submit(obs).reply()` has actions and version."""
+        array = np.asarray(obs)
+        act = self._actor.act
+        return Pending(act.remote(array, which) if which else act.remote(array))
+
+    def swap(
+        self, policy: AnyServable, *, model: str = DEFAULT_MODEL, version: int | None = None
+    ) -> int:
+        """Serves other weights from the next batch on; blocks until then. See `Engine.swap`."""
+        swapped: int = rostral.get(self._actor.swap.remote(policy, model, version))
+        return swapped
+
+    def end_session(self, session: str, *, model: str = DEFAULT_MODEL) -> bool:
+        """Forgets a session's state; whether there was one."""
+        ended: bool = rostral.get(self._actor.end_session.remote(session, model))
+        return ended
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """See `Engine.describe`."""
+        described: dict[str, dict[str, Any]] = rostral.get(self._actor.describe.remote())
+        return described
+
+    def close(self) -> None:
+        """Ends the actor; requests under way fail."""
+        rostral.kill(self._actor)
+
+
+def embed(
+    policy: Source | Mapping[str, Source],
+    *,
+    slo_ms: float = 5.0,
+    restarts: int = 3,
+    config: EngineConfig | None = None,
+) -> EmbeddedPolicy:
+    """Serves a policy from an actor of the cluster that this process is in.
+
+    Args:
+        policy: A policy, or the folder of one; or several, by name.
+        slo_ms: Latency objective of a request; drives the batch size.
+        restarts: How often an actor that died is started again, with the weights given here; it
+            knows nothing of later swaps, and what was under way fails with `UnavailableError`.
+        config: All limits; `slo_ms` does not count then.
+
+    Raises:
+        PolicyNotFoundError: There is no policy folder of that name.
+        ModelRejectedError: A folder is damaged or of another format, or its policy cannot act.
+    """
+    sources = policy if isinstance(policy, Mapping) else {DEFAULT_MODEL: policy}
+    models = {name: load(source) for name, source in sources.items()}
+    limits = config or EngineConfig(batch=BatchConfig(slo_ms=slo_ms, eager=True))
+    Engine(models, limits)  # Errors are raised here, and not in the actor.
+    actor = rostral.remote(_PolicyActor).options(
+        max_concurrency=CALLS_MAX, max_restarts=restarts, num_cpus=0
+    )
+    return EmbeddedPolicy(actor.remote(models, limits))
