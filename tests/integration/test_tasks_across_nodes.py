@@ -16,6 +16,7 @@ import pytest
 import rostral
 from rostral.cluster_utils import Cluster, ClusterNode
 from rostral.exceptions import (
+    ActorUnavailableError,
     ObjectStoreError,
     TaskCancelledError,
     TaskDeadlineExceededError,
@@ -246,17 +247,68 @@ def test_a_deadline_holds_there() -> None:
 @pytest.mark.usefixtures("other")
 def test_what_cannot_travel_says_so() -> None:
     @rostral.remote(resources={"arm": 1})
-    def reference() -> Any:
-        return [rostral.put(1)]
-
-    @rostral.remote(resources={"arm": 1})
     def stream() -> Any:
         yield 1
 
-    with pytest.raises(ObjectStoreError, match="do not travel between nodes"):
-        rostral.get(reference.remote(), timeout=TIMEOUT_S)
+    class Counter:
+        def one(self) -> int:
+            return 1
+
+    @rostral.remote(resources={"arm": 1})
+    def call(counters: list[Any]) -> Any:
+        return rostral.get(counters[0].one.remote())
+
     with pytest.raises(ObjectStoreError, match="do not travel between nodes"):
         rostral.get(next(stream.remote()), timeout=TIMEOUT_S)
+    counter = rostral.remote(Counter).options(num_cpus=0).remote()
+    assert rostral.get(counter.one.remote(), timeout=TIMEOUT_S) == 1
+    with pytest.raises(ActorUnavailableError, match="calls do not cross nodes"):
+        rostral.get(call.remote([counter]), timeout=TIMEOUT_S)
+
+
+def test_values_with_references_bring_what_they_refer_to(other: ClusterNode) -> None:
+    @rostral.remote(resources={"arm": 1})
+    def make(depth: int) -> Any:
+        inner: Any = rostral.put(np.full(1 << 17, depth))
+        for i in range(depth):
+            inner = rostral.put([i, inner])
+        return {"here": [inner, inner], "pending": add.options(resources={}).remote(1, b=2)}
+
+    @rostral.remote(resources={"arm": 1})
+    def depth_of(made: Any) -> int:
+        depth, inner = 0, rostral.get(made["here"][0])
+        while isinstance(inner, list):
+            depth, inner = depth + 1, rostral.get(inner[1])
+        assert len(inner) == 1 << 17
+        return depth + int(rostral.get(made["pending"]))
+
+    made = make.remote(5)
+    value = rostral.get(made, timeout=TIMEOUT_S)
+    assert rostral.get(value["pending"], timeout=TIMEOUT_S) == 3
+    here = depth_of.options(resources={})
+    for depths in (here, depth_of):
+        assert rostral.get(depths.remote(made), timeout=TIMEOUT_S) == 8
+        assert rostral.get(depths.remote(value), timeout=TIMEOUT_S) == 8
+    del value, made
+    nothing_left(other, code=True)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_reference_to_what_is_not_there_yet_travels_once_it_is(tmp_path: Path) -> None:
+    @rostral.remote
+    def later(path: str) -> int:
+        while not Path(path, "go").exists():
+            time.sleep(0.01)
+        return 7
+
+    @rostral.remote(resources={"arm": 1})
+    def first(refs: list[rostral.ObjectRef[int]]) -> int:
+        return int(rostral.get(refs[0]))
+
+    ref = first.remote([later.remote(str(tmp_path))])
+    assert rostral.wait([ref], timeout=0.3) == ([], [ref])
+    Path(tmp_path, "go").touch()
+    assert rostral.get(ref, timeout=TIMEOUT_S) == 7
 
 
 def test_a_jobs_workers_end_with_it_on_every_node(cluster: Cluster) -> None:

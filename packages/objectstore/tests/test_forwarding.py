@@ -27,17 +27,11 @@ def claimed_payloads(tasks: Tasks, queue: int) -> list[bytes]:
     return found
 
 
-def test_the_oldest_are_taken_and_what_came_from_elsewhere_stays(
-    table: ObjectTable, tasks: Tasks
-) -> None:
+def test_the_oldest_are_taken_first(table: ObjectTable, tasks: Tasks) -> None:
     segment = table.segment
     queue = new_queue(segment)
     for i in range(5):
         submit(tasks, queue, b"%d" % i)
-    head, tail = forwarding.extent(segment, queue.loc)
-    assert (head, tail) == (0, 5)
-    # What this very process has submitted came from elsewhere, and is left alone.
-    assert forwarding.claim_last(segment, queue.loc, tail, head, 2) == ([], head)
     first = forwarding.claim_first(segment, queue.loc, 2)
     assert ids_of(segment, first) == [b"0", b"1"]
     assert claimed_payloads(tasks, queue.loc) == [b"2", b"3", b"4"]

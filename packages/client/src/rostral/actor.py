@@ -19,6 +19,7 @@ from rostral.exceptions import (
     ActorAlreadyExistsError,
     ActorExit,
     ActorNotFoundError,
+    ActorUnavailableError,
     ObjectNotFoundError,
     UnsupportedOptionError,
 )
@@ -339,6 +340,8 @@ class ActorHandle(Generic[T]):
             self._max_pending_calls,
             self._is_checkpointed,
         ) = pickle.loads(meta)
+        # The actor's node, where that is another one.
+        self._home = b""
         # Of all methods of this handle together, from its first call on.
         self._pending: PendingCalls | None = None
         self._numbers: dict[str, int] = {name: number for number, name in enumerate(methods)}
@@ -353,6 +356,13 @@ class ActorHandle(Generic[T]):
             raise AttributeError(
                 f"actor class {self.__dict__.get('_class_name')} has no method {name!r}"
                 + (f", did you mean {near[0]!r}?" if near else "")
+            )
+        if self._home:
+            raise ActorUnavailableError(
+                f"actor {self._class_name} ({self._actor_id.hex()}) lives on node "
+                f"{self._home.hex()}, and calls do not cross nodes",
+                hint="have the task that calls it run there: NodeAffinitySchedulingStrategy",
+                actor_id=self._actor_id,
             )
         options = self._method_options.get(name) or _DEFAULT_METHOD
         # Found without this call from now on. It knows the actor, not this handle: the two would
@@ -387,7 +397,20 @@ class ActorHandle(Generic[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle made by the user's own hand may live for ever, and must not make the actor.
         creation = self._creation if is_collecting() else None
-        return ActorHandle, (self._actor_id, self._mailbox, creation, self._meta)
+        home = self._home or runtime().node_id
+        arguments = (self._actor_id, self._mailbox, creation, self._meta, home)
+        return _rebuild_handle, arguments
+
+
+def _rebuild_handle(
+    actor_id: bytes, mailbox: int, creation: ObjectRef[Any] | None, meta: bytes, node_id: bytes
+) -> ActorHandle[Any]:
+    """A handle that was pickled on the node: elsewhere its mailbox would be something else."""
+    if node_id == runtime().node_id:
+        return ActorHandle(actor_id, mailbox, creation, meta)
+    handle: ActorHandle[Any] = ActorHandle(actor_id, 0, creation, meta)
+    handle._home = node_id
+    return handle
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:

@@ -3,9 +3,6 @@
 To everybody else on the node such a task is one that some process has claimed: the scheduler's slot
 is in its word, its submitter holds its inputs, and who cancels it sets the flag. Should the
 scheduler die, it is repaired like any dead claimer's.
-
-Taking from the back of a queue leaves the cell as it is, like a cancel: who comes to the cell finds
-that the task is not READY, or that it is another, and passes on.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
@@ -13,8 +10,7 @@ from libc.string cimport memcmp
 
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.queue cimport (
-    cells, claim_next, push, queue_at, wake_worker)
+from rostral_objectstore._native.queue cimport claim_next, push, queue_at, wake_worker
 from rostral_objectstore._native.segment cimport Segment, at, attachment
 from rostral_objectstore._native.task cimport (
     Tasks, dependencies_of, free_task, is_linked, payload_of, returns_of, unlink)
@@ -43,50 +39,6 @@ def claim_first(Segment segment not None, uint32_t queue_loc, uint32_t limit):
             break
         taken.append(loc)
     return taken
-
-
-def extent(Segment segment not None, uint32_t queue_loc):
-    """(head, tail) of a queue: the places of the oldest task and of the next one to come."""
-    cdef queue *q = queue_at(&segment.a, queue_loc)
-    if q == NULL:
-        raise QueueClosedError(f"no queue at locator {queue_loc}")
-    return load64(&q.head), load64(&q.tail)
-
-
-def claim_last(Segment segment not None, uint32_t queue_loc, uint64_t before, uint64_t down_to,
-               uint32_t limit):
-    """Claims up to `limit` tasks of the places below `before`, the youngest first.
-
-    Not those that this process has submitted. Returns (locators, the place where it stopped).
-    """
-    cdef attachment *a = &segment.a
-    cdef queue *q = queue_at(a, queue_loc)
-    cdef uint64_t cell, word
-    cdef uint64_t *c
-    cdef uint32_t loc
-    cdef task *t
-    taken = []
-    if q == NULL:
-        raise QueueClosedError(f"no queue at locator {queue_loc}")
-    c = cells(q)
-    while before > down_to and <uint32_t>len(taken) < limit:
-        before -= 1
-        cell = load64(&c[before & (q.capacity - 1)])
-        loc = <uint32_t>cell
-        if loc == 0 or cell >> 32 != LAP(before, q.capacity):
-            continue
-        t = <task *>at(a, loc)
-        word = load64(&t.word)
-        if (word & 0xff) != TASK_READY or t.queue != queue_loc or t.submitter == a.my_slot:
-            continue
-        # While the cell is as it was, the task has not been freed, so what was read was a task's.
-        if load64(&c[before & (q.capacity - 1)]) != cell:
-            continue
-        if cas64(&t.word, word, TASK_WORD(
-                TASK_CLAIMED, (word >> 8) & 0xff, a.my_slot, word >> 32)):
-            FAILPOINT(a.plan, CLAIM_STEP_CLAIMED)
-            taken.append(loc)
-    return taken, before
 
 
 cdef bint is_ours(attachment *a, uint64_t word) noexcept nogil:
@@ -206,8 +158,3 @@ def newest(Tasks tasks not None, bytes id not None):
         return 0
     loc = tasks.unfinished[(tasks.first + tasks.count - 1) % tasks.capacity]
     return loc if memcmp((<task *>at(&tasks.segment.a, loc)).id, <char *>id, 16) == 0 else 0
-
-
-def finished_count(Segment segment not None, uint32_t slot):
-    """How many tasks the processes that had the slot have finished."""
-    return load64(&segment.a.slots[slot].finished_count)

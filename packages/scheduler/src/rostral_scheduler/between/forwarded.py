@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.messages import (
@@ -25,27 +24,29 @@ from rostral_scheduler.between.messages import (
     Message,
     Outstanding,
     Push,
-    Result,
     Shape,
     Submit,
     Taken,
     Unknown,
 )
 from rostral_scheduler.between.node_view import NodeView
+from rostral_scheduler.between.outgoing import ForwardQueue, Peer, Sent, is_whole, located
 from rostral_scheduler.between.peer_link import PeerLink
 from rostral_scheduler.between.transit_memory import (
     CANCEL_CHILDREN,
     CANCELLED,
+    ERROR,
     LATE,
     RETRY_FOREVER,
     ClaimedTask,
     MissingExtraError,
+    NotSealedError,
     NotTransferableError,
     TransitMemory,
 )
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.resources import ResourceSet
-from rostral_scheduler.core.where import NodeFacts, Where, at_once, choose_node
+from rostral_scheduler.core.where import NodeFacts, at_once, choose_node
 from rostral_scheduler.errors import (
     NodeDiedError,
     SchedulerError,
@@ -60,50 +61,6 @@ logger = logging.getLogger("rostral.scheduler.forwarded")
 
 _FETCHES_MAX = 16
 _FAIL_RETRY_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardQueue:
-    """A ready queue that no worker is granted: what is in it, the scheduler places."""
-
-    loc: int
-    job_id: bytes
-    shape: ResourceSet
-    wire: Shape
-    where: Where
-    local_queue: Callable[[], int]
-    """The ready queue for the same tasks on this node. Raises UnschedulableError."""
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A task that is a host's, or on its way there."""
-
-    claimed: ClaimedTask
-    job_id: bytes
-    wire: Shape
-    queue: int
-    """Where it goes back to."""
-    host: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Peer:
-    """A host.
-
-    Invariant: `outstanding` has exactly those of `Forwarded.by_id` whose host it is.
-    """
-
-    node_id: bytes
-    link: PeerLink
-    outstanding: dict[bytes, Sent] = field(default_factory=dict)
-    is_open: bool = False
-    jobs: set[bytes] = field(default_factory=set)
-    """Those that it was told of, on this stream."""
-    ended: set[bytes] = field(default_factory=set)
-    """Those of which it does not know that they ended."""
-    functions: set[tuple[bytes, bytes]] = field(default_factory=set)
-    """(job, object) of the code that it has, on this stream."""
 
 
 class Forwarded:
@@ -143,6 +100,8 @@ class Forwarded:
         self._peers: dict[bytes, Peer] = {}
         self._function_ids: dict[int, bytes] = {}
         self._waiting: list[Sent] = []
+        self._unsealed: list[Sent] = []
+        self._fetched: dict[bytes, object] = {}
         self._arrived: deque[tuple[Sent | None, Done, bytes]] = deque()
         self._wake = asyncio.Event()
         self._store = ""
@@ -208,6 +167,10 @@ class Forwarded:
         waiting, self._waiting = self._waiting, []
         for sent in waiting:
             self._put_back(sent, sent.claimed.retries)
+        unsealed, self._unsealed = self._unsealed, []
+        for sent in unsealed:
+            if self._is_out(sent):
+                self._submit(self._peers[sent.host], sent)
         self.look()
 
     def _place(self, queue: ForwardQueue) -> None:
@@ -292,6 +255,9 @@ class Forwarded:
     def _submit(self, peer: Peer, sent: Sent) -> None:
         try:
             message = self._message(peer, sent)
+        except NotSealedError:
+            self._unsealed.append(sent)
+            return
         except RostralError as error:
             self._forget(sent)
             self._fail(sent, error)
@@ -338,11 +304,16 @@ class Forwarded:
                 continue
             given = self._transit.input(loc, self._inline_bytes)
             inputs.append(given)
-        if any(given.size and given.data is None for given in inputs):
+        failed = any(given.flags & ERROR for given in inputs)
+        if any(given.is_missing for given in inputs) and not failed:
+            raise NotSealedError("an object that the task only refers to is not sealed yet")
+        beside = self._transit.beside(inputs, self._inline_bytes)
+        if any(given.size and given.data is None for given in (*inputs, *beside)):
             if not self._store:
                 return None
             holders = (self._store,)
-            inputs = [_located(given, holders) for given in inputs]
+            inputs = [located(given, holders) for given in inputs]
+            beside = [located(given, holders) for given in beside]
         left_ns = 0
         if claimed.deadline_ns:
             left_ns = max(1, claimed.deadline_ns - time.monotonic_ns())
@@ -358,6 +329,7 @@ class Forwarded:
             retries=claimed.retries,
             flags=claimed.flags,
             deadline_left_ns=left_ns,
+            beside=beside,
         )
 
     def _code(self, peer: Peer, sent: Sent, loc: int) -> Input:
@@ -386,7 +358,7 @@ class Forwarded:
         match message:
             case Done():
                 sent = peer.outstanding.get(message.task_id)
-                if sent is not None and all(result.data is not None for result in message.results):
+                if sent is not None and is_whole(message):
                     self._forget(sent)
                 elif sent is not None:
                     self._spawn(self._fetch(peer, sent, message))
@@ -411,6 +383,7 @@ class Forwarded:
             await loop.run_in_executor(self._thread, self._seal_all, batch)
             taken: dict[bytes, list[bytes]] = {}
             for _, message, node_id in batch:
+                self._fetched.pop(message.task_id, None)
                 taken.setdefault(node_id, []).append(message.task_id)
             for node_id, task_ids in taken.items():
                 if (peer := self._peers.get(node_id)) is not None:
@@ -422,14 +395,14 @@ class Forwarded:
             if sent is None:
                 continue  # Taken before: the host has not heard so.
             try:
-                self._seal(sent.claimed, message.results)
+                self._seal(sent.claimed, message)
             except RostralError as error:
                 self._fail_now(sent.claimed, error)
             except Exception as error:
                 logger.exception("cannot take in results task=%s", sent.claimed.task_id.hex())
                 self._fail_now(sent.claimed, SchedulerError(f"results cannot be taken in: {error}"))
 
-    def _seal(self, claimed: ClaimedTask, results: list[Result]) -> None:
+    def _seal(self, claimed: ClaimedTask, message: Done) -> None:
         flags = self._transit.flags_of(claimed)
         if flags is None:
             return
@@ -437,22 +410,26 @@ class Forwarded:
             error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
             self._transit.fail(claimed, error)
             return
-        for index, result in enumerate(results[: len(claimed.results)]):
+        # Held until the results that refer to them are sealed.
+        held = [self._transit.hold(given) for given in message.beside]
+        for index, result in enumerate(message.results[: len(claimed.results)]):
             if result.data is not None:
                 self._transit.seal(claimed, index, result)
         self._transit.finish(claimed)
+        del held
 
     async def _fetch(self, peer: Peer, sent: Sent, message: Done) -> None:
         """Brings large results here; then the rest is as for small ones."""
         loop = asyncio.get_running_loop()
-        fetches = [
-            loop.run_in_executor(
-                self._fetchers,
-                self._transit.fetch,
-                *(sent.claimed.result_id(index), message.store, result.size),
-            )
+        large = [
+            (sent.claimed.result_id(index), result.size)
             for index, result in enumerate(message.results)
             if result.data is None
+        ]
+        large += [(given.id, given.size) for given in message.beside if given.data is None]
+        fetches = [
+            loop.run_in_executor(self._fetchers, self._transit.fetch, id, message.store, size)
+            for id, size in large
         ]
         try:
             # Held until it is known that all came: a task that runs again makes them anew.
@@ -462,9 +439,9 @@ class Forwarded:
             return
         if self._is_out(sent):
             self._forget(sent)
+            self._fetched[sent.claimed.task_id] = fetched
             self._arrived.append((sent, message, peer.node_id))
             self._wake.set()
-        del fetched
 
     async def _fetch_failed(self, peer: Peer, sent: Sent, error: RostralError) -> None:
         """If its host is dead, that is soon known, and the task runs again."""
@@ -571,9 +548,3 @@ class Forwarded:
                 peer.link.send(EndJob(job_id))
             else:
                 peer.ended.add(job_id)
-
-
-def _located(given: Input, holders: tuple[str, ...]) -> Input:
-    if given.size and given.data is None:
-        return Input(given.id, given.kind, given.flags, None, given.size, holders)
-    return given

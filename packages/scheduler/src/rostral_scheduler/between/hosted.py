@@ -30,12 +30,14 @@ from rostral_scheduler.between.messages import (
     Submit,
     Taken,
     Unknown,
+    parts_of,
 )
 from rostral_scheduler.between.stream import BEAT_INTERVAL_S, Outbox
 from rostral_scheduler.between.transit_memory import (
     LATE,
     HostedTask,
     MissingExtraError,
+    NotSealedError,
     TransitMemory,
     error_result,
 )
@@ -117,6 +119,7 @@ class Hosted:
         self._functions: dict[bytes, dict[bytes, Any]] = {}
         self._incoming: deque[tuple[Origin, Message]] = deque()
         self._wake = asyncio.Event()
+        self._unsealed: list[Guest] = []
         self._fetching: dict[bytes, set[bytes]] = {}
         self._store = ""
         self._inline_bytes = config.forward_inline_bytes
@@ -251,7 +254,8 @@ class Hosted:
             if error is not None:
                 self._refuse(guest, error)
                 continue
-            for given, handle in zip(guest.message.inputs, guest.inputs, strict=True):
+            wanted = [*guest.message.inputs, *guest.message.beside]
+            for given, handle in zip(wanted, guest.inputs, strict=True):
                 if given.holders and not self._transit.is_here(handle):
                     self._bring(guest, given)
             guest.inputs = []
@@ -267,7 +271,8 @@ class Hosted:
         for guest, queue in guests:
             try:
                 guest.inputs = self._inputs(guest.message)
-                guest.task = self._transit.submit(guest.message, queue, guest.inputs)
+                count = len(guest.message.inputs)
+                guest.task = self._transit.submit(guest.message, queue, guest.inputs[:count])
                 errors.append(None)
             except RostralError as error:
                 errors.append(error)
@@ -278,6 +283,8 @@ class Hosted:
 
     def _inputs(self, message: Submit) -> list[Any]:
         functions = self._functions.setdefault(message.job_id, {})
+        # Until what refers to them is sealed, and where they are yet to come, until they have.
+        held_beside = [self._transit.hold(given) for given in message.beside]
         held = []
         for index, given in enumerate(message.inputs):
             handle = functions.get(given.id) if given.known else None
@@ -286,7 +293,7 @@ class Hosted:
             if index == message.function:
                 functions[given.id] = handle
             held.append(handle)
-        return held
+        return [*held, *held_beside]
 
     def _bring(self, guest: Guest, given: Input) -> None:
         """Has the store fetch an input. Its tasks wait for it like for any other."""
@@ -354,6 +361,10 @@ class Hosted:
     def tick(self) -> None:
         """Reports what was, or is, made without a record of ours."""
         self.look()
+        unsealed, self._unsealed = self._unsealed, []
+        for guest in unsealed:
+            if self.by_id.get(guest.message.task_id) is guest:
+                self._report(guest)
         for guest in list(self.by_id.values()):
             if guest.has_ended or guest.task is None or guest.task.task:
                 continue
@@ -364,11 +375,20 @@ class Hosted:
     def _report(self, guest: Guest) -> None:
         assert guest.task is not None
         held = guest.task.results
-        results = [self._transit.result(handle, self._inline_bytes) for handle in held]
-        if any(result.data is None for result in results) and not self._store:
+        try:
+            results = [self._transit.result(handle, self._inline_bytes) for handle in held]
+            beside = self._transit.beside(results, self._inline_bytes)
+        except NotSealedError:
+            self._unsealed.append(guest)
+            return
+        except RostralError as error:
+            self._refuse(guest, error)
+            return
+        done = Done(guest.message.task_id, results, self._store, beside)
+        if any(part.data is None for part in parts_of(done)) and not self._store:
             self._spawn(self._report_later(guest))
             return
-        guest.done = Done(guest.message.task_id, results, self._store)
+        guest.done = done
         self._send(guest)
 
     async def _report_later(self, guest: Guest) -> None:

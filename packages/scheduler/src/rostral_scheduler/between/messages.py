@@ -32,6 +32,7 @@ __all__ = [
     "Unknown",
     "decode",
     "encode",
+    "parts_of",
 ]
 
 METHOD = "/rostral.scheduler.Peer/Exchange"
@@ -67,6 +68,14 @@ class Input(Struct, frozen=True, array_like=True):
     size: Size = 0
     holders: tuple[str, ...] = ()
     known: bool = False
+    buffers: list[bytes] = []
+    """Of a value with references: `data` is its in-band part."""
+    refs: list[ObjectBytes] = []
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether nothing is said of its value."""
+        return not self.known and self.data is None and self.size == 0
 
 
 class Result(Struct, frozen=True, array_like=True):
@@ -76,6 +85,8 @@ class Result(Struct, frozen=True, array_like=True):
     flags: Count
     size: Size
     data: bytes | None
+    buffers: list[bytes] = []
+    refs: list[ObjectBytes] = []
 
 
 class Job(Struct, frozen=True, array_like=True, tag=True):
@@ -96,6 +107,7 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
     Attributes:
         function: Which of `inputs` is its code.
         deadline_left_ns: Until its deadline; 0: it has none.
+        beside: What the inputs refer to, and what that does.
     """
 
     task_id: TaskBytes
@@ -109,6 +121,7 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
     retries: Count
     flags: Count
     deadline_left_ns: int = 0
+    beside: list[Input] = []
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag=True):
@@ -140,11 +153,22 @@ class Outstanding(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Done(Struct, frozen=True, array_like=True, tag=True):
-    """A task has ended; `store` is where to fetch results that do not come along."""
+    """A task has ended; `store` is where to fetch what does not come along.
+
+    `beside` is what the results refer to, and what that does.
+    """
 
     task_id: TaskBytes
     results: list[Result]
     store: str = ""
+    beside: list[Input] = []
+
+
+def parts_of(message: Submit | Done) -> list[Input | Result]:
+    """All values that it speaks of."""
+    first: Sequence[Input | Result]
+    first = message.inputs if isinstance(message, Submit) else message.results
+    return [*first, *message.beside]
 
 
 class Unknown(Struct, frozen=True, array_like=True, tag=True):

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 
-from rostral_scheduler.between.messages import Message, decode, encode
+from rostral_scheduler.between.messages import Done, Message, Submit, decode, encode, parts_of
 
 __all__ = ["BEAT_INTERVAL_S", "CHANNEL_OPTIONS", "Outbox", "receive"]
 
@@ -70,8 +70,11 @@ class Outbox:
 
 def _weight(message: Message) -> int:
     """About how many bytes its values take."""
-    parts = getattr(message, "inputs", None) or getattr(message, "results", None) or ()
-    return len(getattr(message, "payload", b"")) + sum(len(part.data or b"") for part in parts)
+    if not isinstance(message, Submit | Done):
+        return 0
+    payload = len(message.payload) if isinstance(message, Submit) else 0
+    parts = parts_of(message)
+    return payload + sum(len(part.data or b"") + sum(map(len, part.buffers)) for part in parts)
 
 
 async def receive(frames: AsyncIterable[bytes], handle: Callable[[Message], None]) -> None:

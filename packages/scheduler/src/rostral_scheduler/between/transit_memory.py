@@ -29,11 +29,13 @@ from rostral_scheduler.local.node_memory import KIND_PICKLE, NodeMemory, pickled
 __all__ = [
     "CANCELLED",
     "CANCEL_CHILDREN",
+    "ERROR",
     "LATE",
     "RETRY_FOREVER",
     "ClaimedTask",
     "HostedTask",
     "MissingExtraError",
+    "NotSealedError",
     "NotTransferableError",
     "TransitMemory",
     "error_result",
@@ -41,16 +43,24 @@ __all__ = [
 
 RETRY_FOREVER: Final = 0xFFFFFFFF
 CANCELLED: Final = int(layout.TaskFlag.CANCELLED)
-_ERROR: Final = int(layout.ObjectFlag.ERROR)
+ERROR: Final = int(layout.ObjectFlag.ERROR)
 _COMPOUND: Final = int(layout.ObjectFlag.COMPOUND)
 LATE: Final = int(layout.TaskFlag.LATE)
 CANCEL_CHILDREN: Final = int(layout.TaskFlag.CANCEL_CHILDREN)
 _IN_MEMORY: Final = (layout.ObjectState.SEALED, layout.ObjectState.SPILLED)
+PARTS_BYTES_MAX: Final = 16 << 20
+"""Of a value with references."""
+REFERENCES_MAX: Final = 100_000
+BESIDE_BYTES_MAX: Final = 32 << 20
 _SUBMIT_FLAGS: Final = int(layout.TaskFlag.DYNAMIC)
 
 
 class NotTransferableError(ObjectStoreError):
     """Something of a task cannot leave its node."""
+
+
+class NotSealedError(ObjectStoreError):
+    """Something that a task refers to is not there yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -134,25 +144,78 @@ class TransitMemory:
 
         Does not block: what is on disk is large. Raises NotTransferableError.
         """
-        handle = self._table.adopt_held(Handle, loc)
+        return self._describe(self._table.adopt_held(Handle, loc), inline_max)
+
+    def beside(self, parts: Sequence[Input | Result], inline_max: int) -> list[Input]:
+        """What these refer to and do not bring along, and so on: what is referred to comes first.
+
+        Raises NotSealedError while something of it is not there, NotTransferableError.
+        """
+        found: dict[bytes, Input] = {}
+        # (id, whether what it refers to has been visited): a chain may be longer than a stack.
+        todo = [(object_id, False) for part in parts for object_id in part.refs]
+        total = 0
+        while todo:
+            object_id, visited = todo.pop()
+            if visited:
+                found[object_id] = found.pop(object_id)
+                continue
+            if object_id in found:
+                continue
+            handle = self._table.find(Handle, object_id)
+            given = None if handle is None else self._describe(handle, inline_max)
+            if given is None or given.is_missing:
+                raise NotSealedError(f"object {object_id.hex()} is not sealed yet")
+            total += len(given.data or b"") + sum(map(len, given.buffers))
+            if len(found) >= REFERENCES_MAX or total > BESIDE_BYTES_MAX:
+                raise NotTransferableError(
+                    f"a value refers to more than {REFERENCES_MAX} objects, or to small ones of "
+                    f"more than {BESIDE_BYTES_MAX} bytes together: they do not travel at once",
+                    hint="pass fewer references in one value",
+                )
+            found[object_id] = given
+            todo.append((object_id, True))
+            todo += [(inner, False) for inner in given.refs]
+        return list(found.values())
+
+    def _describe(self, handle: Handle, inline_max: int) -> Input:
         state = self._table.state(handle)
         if state not in _IN_MEMORY:
             return Input(handle.binary())
         size = self._table.size(handle)
         if state == layout.ObjectState.SPILLED:
             return Input(handle.binary(), size=max(size, 1))
-        if self._table.references(handle):
-            raise NotTransferableError(
-                f"object {handle.hex()}, which a task needs, refers to other objects, and those do "
-                "not travel between nodes",
-                hint="pass the inner objects on their own, or have the task run where they are",
-            )
+        refs = self._table.references(handle)
+        if refs:
+            return self._describe_parts(handle, refs, inline_max)
         if size > inline_max:
             return Input(handle.binary(), size=size)
         read = self._table.read_raw(handle)
         assert read is not None
         kind, flags, data = read
         return Input(handle.binary(), kind, flags, bytes(data), size)
+
+    def _describe_parts(self, handle: Handle, refs: list[bytes], inline_max: int) -> Input:
+        """A value with references: in its block they name records of this node."""
+        size = self._table.size(handle)
+        if size > max(inline_max, PARTS_BYTES_MAX):
+            raise NotTransferableError(
+                f"object {handle.hex()} refers to other objects and has {size} bytes: with more "
+                f"than {PARTS_BYTES_MAX} it does not travel between nodes",
+                hint="put what is large apart, and refer to that",
+            )
+        read = self._table.read(handle)
+        assert read is not None
+        kind, is_error, inband, buffers = read
+        return Input(
+            handle.binary(),
+            kind,
+            ERROR if is_error else 0,
+            bytes(inband),
+            size,
+            buffers=[bytes(buffer) for buffer in buffers],
+            refs=refs,
+        )
 
     def object_id(self, loc: int) -> bytes:
         """The id of an object that a claimed task keeps."""
@@ -168,7 +231,7 @@ class TransitMemory:
         # By its id: while we come to it, its job may have ended.
         handle = self._table.find(Handle, claimed.result_id(index))
         if handle is not None:
-            self._write(handle, result.kind, result.flags, result.data)
+            self._write(handle, result)
 
     def finish(self, claimed: ClaimedTask) -> None:
         """All its results are sealed."""
@@ -178,7 +241,7 @@ class TransitMemory:
         """Seals what is missing of its results with the error, and ends it. May wait for room."""
         data = pickled(error)
         for index in range(len(claimed.results)):
-            self.seal(claimed, index, Result(KIND_PICKLE, _ERROR, len(data), data))
+            self.seal(claimed, index, Result(KIND_PICKLE, ERROR, len(data), data))
         self.finish(claimed)
 
     def requeue(self, claimed: ClaimedTask, queue: int, retries: int) -> bool:
@@ -211,7 +274,7 @@ class TransitMemory:
         """An input of a hosted task; with its bytes, sealed. May wait for room."""
         handle = self._table.expect(Handle, given.id)
         if given.data is not None:
-            self._write(handle, given.kind, given.flags, given.data)
+            self._write(handle, given)
         return handle
 
     def is_here(self, handle: Handle) -> bool:
@@ -255,25 +318,11 @@ class TransitMemory:
 
     def result(self, handle: Handle, inline_max: int) -> Result:
         """A result as it travels. Does not block."""
-        state, size = self._table.state(handle), self._table.size(handle)
-        if state == layout.ObjectState.SEALED:
-            if self._table.references(handle):
-                return error_result(
-                    NotTransferableError(
-                        f"the result {handle.hex()} has references to other objects, which do not "
-                        "travel between nodes",
-                        hint="return values, or have the task run where it is submitted",
-                    )
-                )
-            if size <= inline_max:
-                read = self._table.read_raw(handle)
-                assert read is not None
-                return Result(read[0], read[1], size, bytes(read[2]))
-        if state not in _IN_MEMORY:
-            return error_result(
-                ObjectStoreError(f"the result {handle.hex()} was lost before it was taken")
-            )
-        return Result(0, 0, size, None)
+        given = self._describe(handle, inline_max)
+        if given.is_missing:
+            error = ObjectStoreError(f"the result {handle.hex()} was lost before it was taken")
+            return error_result(error)
+        return Result(given.kind, given.flags, given.size, given.data, given.buffers, given.refs)
 
     def cancel(self, hosted: HostedTask, flags: int, error: Exception) -> bool:
         """Ends it with the error if it has not begun, else flags it. True: it runs."""
@@ -287,25 +336,27 @@ class TransitMemory:
                 flags,
                 KIND_PICKLE,
                 pickled(error),
-                _ERROR,
+                ERROR,
             )
         )
 
     # ---- both
 
-    def _write(self, handle: Handle, kind: int, flags: int, data: bytes) -> None:
-        """Seals an object with bytes that `read_raw` gave elsewhere, unless it is sealed."""
-        table = self._table
-        if not flags & _COMPOUND:
-            table.fill(handle, kind, data, [], [], flags)
+    def _write(self, handle: Handle, given: Input | Result) -> None:
+        """Seals an object with what another node said of it, unless it is sealed."""
+        table, data = self._table, given.data
+        assert data is not None
+        if given.refs or not given.flags & _COMPOUND:
+            held = [table.expect(Handle, object_id) for object_id in given.refs]
+            table.fill(handle, given.kind, data, given.buffers, held, given.flags)
             return
         try:
-            written, buffer = table.create(Handle, handle.binary(), len(data), kind)
+            written, buffer = table.create(Handle, handle.binary(), len(data), given.kind)
         except ObjectAlreadyExistsError:
             return
         try:
             memoryview(buffer).cast("B")[:] = data
-            table.seal_raw(written, flags)
+            table.seal_raw(written, given.flags)
         except BaseException:
             table.abort(written)
             raise
@@ -314,4 +365,4 @@ class TransitMemory:
 def error_result(error: Exception) -> Result:
     """A result that is an error."""
     data = pickled(error)
-    return Result(KIND_PICKLE, _ERROR, len(data), data)
+    return Result(KIND_PICKLE, ERROR, len(data), data)
