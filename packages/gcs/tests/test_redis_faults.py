@@ -102,13 +102,24 @@ def test_an_acl_user_limited_to_the_prefix_is_enough(
     redis_farm: RedisFarm, backend_of: Open
 ) -> None:
     server = redis_farm.server("--requirepass", "secret", password="secret")
-    rights = ("+@hash", "+@sortedset", "+@scripting", "+@pubsub", "+wait", "+ping", "+info")
+    rights = (
+        "+@hash",
+        "+@sortedset",
+        "+@scripting",
+        "+@pubsub",
+        "+wait",
+        "+ping",
+        "+info",
+        "+time",
+    )
     prefix = ("~{rostral:*", "&{rostral:*")
     server.ask("ACL", "SETUSER", "gcs", "on", ">word", *prefix, "-@all", *rights)
     backend = backend_of(f"redis://gcs:word@{server.address}")
     _write(backend, b"a")
     assert _present(backend, [b"a"]) == {b"a"}
     assert backend.trim(1) == 1
+    backend.share_leases({b"node": 60.0})
+    assert 59 < backend.remaining_leases([b"node", b"none"])[b"node"] <= 60
 
 
 # --- Put off -------------------------------------------------------------------------------------

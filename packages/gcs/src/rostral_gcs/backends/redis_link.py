@@ -239,8 +239,9 @@ class RedisLink:
     def _reply_error(self, error: Exception) -> ReplyError:
         text = str(error)
         code = _CODES.get(type(error).__name__, "")
-        if code == "NOAUTH" and getattr(error, "status_code", None):
-            code = str(getattr(error, "status_code", ""))
+        if code == "NOAUTH" and "invalid" in text:
+            # The library has one class for both, and not every version keeps the word.
+            code = "WRONGPASS"
         if not code:
             word, _, rest = text.partition(" ")
             code, text = (word, rest) if word.isupper() else ("ERR", text)
