@@ -27,7 +27,11 @@ class Installation:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        python = f"{BASE}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+        name = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+        # The system's own if it is of our version: one that was built in a home may have libraries
+        # there, which services do not see.
+        system = Path("/usr") / name
+        python = str(system) if system.exists() else f"{BASE}/{name}"
         machine.run(python, "-m", "venv", "--without-pip", str(PREFIX))
         ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
         packages = machine.run(f"{PREFIX}/bin/python", "-c", ask).stdout.strip()

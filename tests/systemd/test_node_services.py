@@ -153,6 +153,24 @@ def configuration_of(unit: str) -> str:
     return f"/etc/rostral/{unit.removeprefix('rostral-').removesuffix('.service')}.toml"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("rostral-gcs", "config"),
+        ("rostral-objectstore", "config"),
+        ("rostral-scheduler", "config", "local"),
+        ("rostral-scheduler", "config", "global"),
+    ],
+)
+def test_the_installed_configuration_is_good_to_who_looks(
+    node: Installation, command: tuple[str, ...]
+) -> None:
+    name, *more = command
+    checked = node.machine.run(node.command(name), *more, "check")
+    assert checked.stdout.startswith("/etc/rostral/")
+    assert checked.stdout.endswith(".toml is good\n")
+
+
 def run_job(node: Installation) -> str:
     return node.python(JOB, user=USER).stdout
 

@@ -182,6 +182,24 @@ def test_a_reload_says_what_only_a_restart_applies(write: Any) -> None:
         reload()
 
 
+def test_who_only_looks_is_told_of_the_files_faults_and_not_of_the_machines(write: Any) -> None:
+    def needs_a_place(values: Mapping[str, Any]) -> Oven:
+        problems = ["place is not set"] if values["place"] is None else []
+        problems += [] if values["trays"] < 10 else [f"trays is {values['trays']}"]
+        if problems:
+            raise ConfigError("wrong", problems=problems)
+        return Oven(**values)
+
+    settings = Settings("oven", settings_of(Oven, leave_out=["hidden"]), needs_a_place)
+    assert settings.look(write("trays = 3\n"), environ={}).values["trays"] == 3
+    with pytest.raises(ConfigError) as caught:
+        settings.look(write("trays = 12\n"), environ={})
+    (problem,) = caught.value.problems
+    assert problem.endswith("oven.toml:1: trays is 12")
+    with pytest.raises(ConfigError, match="place is not set"):
+        settings.read(write("trays = 3\n"), environ={})
+
+
 def test_config_show_says_where_each_value_is_from(write: Any) -> None:
     file = write("port = 7000\n")
     run = CliRunner(env={"ROSTRAL_GCS_BIND": "127.0.0.9"})

@@ -33,7 +33,7 @@ _UNITS = UnitFiles(
     "gcs",
     names=["rostral-gcs.service"],
     configuration=SETTINGS.default_file,
-    own_token=True,
+    token="token",
 )
 
 

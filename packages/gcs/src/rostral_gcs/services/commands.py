@@ -7,6 +7,7 @@ groups to its command.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,13 @@ from rostral_gcs.services.unit_files import UnitFiles
 __all__ = ["config_group", "config_option", "errors_shown", "systemd_group"]
 
 EXIT_CONFIG: Final = 78
+# What the units ask systemd for.
+_UNIT_FOLDERS: Final = {
+    "RUNTIME_DIRECTORY": "/run/rostral/{}",
+    "STATE_DIRECTORY": "/var/lib/rostral/{}",
+    "CACHE_DIRECTORY": "/var/cache/rostral/{}",
+    "CREDENTIALS_DIRECTORY": "/etc/rostral",
+}
 EXIT_FAILED: Final = 1
 
 config_option = click.option(
@@ -62,13 +70,26 @@ def config_group(
             return config_file
         return usual if usual.exists() else None
 
+    @contextlib.contextmanager
+    def seen_from_unit(file: Path | None) -> Iterator[None]:
+        """Sees the defaults as the system's unit does, where the file is the one that it reads."""
+        before = dict(os.environ)
+        if file == usual:
+            for variable, folder in _UNIT_FOLDERS.items():
+                os.environ.setdefault(variable, folder.format(settings.component))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
     @config.command()
     @config_option
     def check(config_file: Path | None) -> None:
         """Say what is wrong, with file and line; exit 78 if anything is."""
         file = chosen(config_file)
-        with errors_shown(f"rostral-{settings.component}"):
-            settings.read(file)
+        with errors_shown(f"rostral-{settings.component}"), seen_from_unit(file):
+            settings.look(file)
         click.echo(f"{file or 'the default configuration'} is good")
 
     @config.command()
@@ -82,8 +103,9 @@ def config_group(
         if as_default:
             click.echo(settings.default_file(initial), nl=False)
             return
-        with errors_shown(f"rostral-{settings.component}"):
-            configured = settings.read(chosen(config_file))
+        file = chosen(config_file)
+        with errors_shown(f"rostral-{settings.component}"), seen_from_unit(file):
+            configured = settings.look(file)
         click.echo(settings.show(configured, origin=origin), nl=False)
 
     return config

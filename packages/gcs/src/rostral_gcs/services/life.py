@@ -162,5 +162,8 @@ class ServiceLife:
                 except RostralError as error:
                     # It answers: what it cannot do, its callers are told.
                     logger.warning("the service does not do its work: %s", error)
+                except Exception:
+                    logger.exception("the service is broken: its watchdog will end it")
+                    return
             systemd.notify("WATCHDOG=1")
             await asyncio.sleep(interval_s)

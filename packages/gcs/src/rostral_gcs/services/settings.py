@@ -165,37 +165,66 @@ class Settings(Generic[T]):
         Raises:
             ConfigError: With every fault of every layer, each with its place.
         """
+        values, origins, faults = self._read_layers(file, flags or {}, environ)
+        config: T | None = None
+        try:
+            config = self._build(values)
+        except (ConfigError, InsecureBindError) as error:
+            if isinstance(error, InsecureBindError) and not faults.lines:
+                raise
+            for problem in _problems(error):
+                faults.add_checked(problem, origins)
+        if config is None or faults.lines:
+            raise self._wrong(faults)
+        return Configured(config, values, origins)
+
+    def look(
+        self, file: Path | None = None, *, environ: Mapping[str, str] = os.environ
+    ) -> Configured[None]:
+        """The same for somebody who only looks: not from within the service.
+
+        Faults that the bare defaults have as well are none of the file's: what they depend on, such
+        as directories, is there when the service runs.
+
+        Raises:
+            ConfigError: With every fault of file and environment, each with its place.
+        """
+        values, origins, faults = self._read_layers(file, {}, environ)
+        bare = self._faults_of(self._read_layers(None, {}, {})[0])
+        for problem in self._faults_of(values):
+            if problem not in bare:
+                faults.add_checked(problem, origins)
+        if faults.lines:
+            raise self._wrong(faults)
+        return Configured(None, values, origins)
+
+    def _faults_of(self, values: Mapping[str, Any]) -> list[str]:
+        try:
+            self._build(values)
+        except (ConfigError, InsecureBindError) as error:
+            return _problems(error)
+        return []
+
+    def _wrong(self, faults: _Faults) -> ConfigError:
+        return ConfigError(
+            f"the configuration of {self.component} is wrong:\n  " + "\n  ".join(faults.lines),
+            hint=_HINT,
+            problems=faults.lines,
+        )
+
+    def _read_layers(
+        self, file: Path | None, flags: Mapping[str, Flag], environ: Mapping[str, str]
+    ) -> tuple[dict[str, Any], dict[str, str], _Faults]:
         values: dict[str, Any] = {s.name: s.present_default() for s in self.settings}
         origins = dict.fromkeys(values, DEFAULT)
         faults = _Faults()
         if file is not None:
             self._read_file(file, values, origins, faults)
         self._read_environment(environ, values, origins, faults)
-        for name, flag in (flags or {}).items():
+        for name, flag in flags.items():
             values[name] = flag.value
             origins[name] = flag.name
-        config: T | None = None
-        try:
-            config = self._build(values)
-        except ConfigError as error:
-            *others, last = error.problems or (error.message,)
-            if error.hint is not None and error.hint != _HINT:
-                last = f"{last}; {error.hint}"
-            for problem in (*others, last):
-                faults.add_checked(problem, origins)
-            if not faults.lines:
-                raise
-        except InsecureBindError as error:
-            if not faults.lines:
-                raise
-            faults.add_checked(f"bind: {error.message}", origins)
-        if config is None or faults.lines:
-            raise ConfigError(
-                f"the configuration of {self.component} is wrong:\n  " + "\n  ".join(faults.lines),
-                hint=_HINT,
-                problems=faults.lines,
-            )
-        return Configured(config, values, origins)
+        return values, origins, faults
 
     def _read_file(
         self, file: Path, values: dict[str, Any], origins: dict[str, str], faults: _Faults
@@ -281,7 +310,7 @@ class Settings(Generic[T]):
             parts.append(f"{_comment(about)}\n{line}")
         return "\n\n".join(parts) + "\n"
 
-    def show(self, configured: Configured[T], *, origin: bool) -> str:
+    def show(self, configured: Configured[Any], *, origin: bool) -> str:
         """What holds, as a TOML file; with ``origin``, where each line is from."""
         lines = []
         for setting in self.settings:
@@ -312,6 +341,16 @@ class _Faults:
             return
         origin = origins.get(name, DEFAULT)
         self.lines.append(problem if origin == DEFAULT else f"{origin}: {problem}")
+
+
+def _problems(error: ConfigError | InsecureBindError) -> list[str]:
+    """What a check has found; its hint, if it has one of its own, is part of the last."""
+    if isinstance(error, InsecureBindError):
+        return [f"bind: {error.message}; {error.hint}"]
+    *others, last = error.problems or (error.message,)
+    if error.hint is not None and error.hint != _HINT:
+        last = f"{last}; {error.hint}"
+    return [*others, last]
 
 
 def _read_text(file: Path) -> str:

@@ -59,7 +59,8 @@ class UnitFiles:
             are listed, come with it.
         names: The units, without their folder.
         configuration: Makes the text of the service's first configuration file.
-        own_token: Whether the service's installation makes the cluster token if there is none.
+        token: The file of a token that the installation makes if there is none; None: it needs
+            none, or one that others make.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class UnitFiles:
         *,
         names: Sequence[str],
         configuration: Callable[[], str],
-        own_token: bool = False,
+        token: str | None = None,
     ) -> None:
         self.component = component
         self.names = tuple(names)
         self._folder = resources.files(package) / "units"
         self._configuration = configuration
-        self._own_token = own_token
+        self._token = token
 
     def plan(self, *, user: bool, root: Path = Path("/")) -> list[PlannedFile]:
         """Every file of an installation, in the order in which they are written.
@@ -101,8 +102,8 @@ class UnitFiles:
         return planned
 
     def token_path(self, *, user: bool, root: Path = Path("/")) -> Path | None:
-        """Where the cluster token is to lie, if this installation makes it."""
-        return _places(user=user, root=root)[1] / "token" if self._own_token else None
+        """Where the token is to lie, if this installation makes it."""
+        return None if self._token is None else _places(user=user, root=root)[1] / self._token
 
     def _plan_users_and_directories(self, root: Path) -> list[PlannedFile]:
         planned = []
@@ -157,7 +158,7 @@ class UnitFiles:
         from rostral_gcs.auth import write_token
 
         write_token(path)
-        return [f"wrote {path}, the cluster's token: copy it to the other nodes, mode 0600"]
+        return [f"wrote {path}, of mode 0600: whoever calls the service must show it"]
 
     def uninstall(self, *, user: bool, root: Path = Path("/")) -> list[str]:
         """Stops the services and removes what ``install`` wrote, but for configuration and data.
