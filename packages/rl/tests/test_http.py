@@ -32,7 +32,8 @@ from rostral_rl.errors import (
 )
 from rostral_rl.policy import Policy, PolicyInfo
 from rostral_rl.serve.client import PolicyClient
-from rostral_rl.serve.http import PolicyServer, ServeConfig
+from rostral_rl.serve.config import ServeConfig
+from rostral_rl.serve.http import PolicyServer
 from rostral_rl.serve.wire import decode_raw, encode_raw
 
 # Takes actions 0 or 1 by the sign of the first of two numbers.

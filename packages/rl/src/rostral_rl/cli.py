@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
 import sys
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import rostral_rl as rl
 from rostral.exceptions import RostralError
+from rostral.services import (
+    DEFAULT,
+    Flag,
+    Reloader,
+    ServiceLife,
+    UnitFiles,
+    config_group,
+    config_option,
+    configure_logging,
+    errors_shown,
+    given_flags,
+    load_token,
+    setting_options,
+    systemd_group,
+)
 from rostral_rl.errors import InvalidSettingError, UsageError
+from rostral_rl.serve.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from rostral_rl.serve.http import PolicyServer
 
 
 class _Group(click.Group):
@@ -33,7 +52,21 @@ class _Group(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log to stderr what happens inside.")
 def main(*, verbose: bool) -> None:
     """Simulate, train and serve reinforcement-learning policies."""
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING)
+    configure_logging("debug" if verbose else "warning")
+
+
+main.add_command(config_group(SETTINGS))
+main.add_command(
+    systemd_group(
+        UnitFiles(
+            "rostral_rl",
+            "policy-server",
+            names=["rostral-policy-server@.service"],
+            configuration=SETTINGS.default_file,
+            token="policy-token",
+        )
+    )
+)
 
 
 @main.command()
@@ -118,28 +151,54 @@ def evaluate(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--http", default=8080, show_default=True, help="Port; 0 takes a free one.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Anything but loopback needs --token-file.",
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@config_option
+@setting_options(
+    SETTINGS,
+    {
+        "--http": "port",
+        "--host": "host",
+        "--token-file": "token_file",
+        "--slo-ms": "slo_ms",
+        "--log-level": "log_level",
+    },
 )
-@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--slo-ms", default=5.0, show_default=True, help="Latency objective of a forward pass."
-)
-def serve(*, folder: Path, http: int, host: str, token_file: Path | None, slo_ms: float) -> None:
-    """Serve the policy in FOLDER until SIGTERM; the first line on stdout names the address."""
-    token = None if token_file is None else token_file.read_text("utf-8").strip()
-    server = rl.serve(folder, http=http, slo_ms=slo_ms, host=host, token=token)
+def serve(folder: Path | None, config_file: Path | None, **_: object) -> None:
+    """Serve the policy in FOLDER until SIGTERM; the first line on stdout names the address.
 
-    def announce() -> None:
-        click.echo(f"serving {folder} at {server.url}")
-        sys.stdout.flush()
+    SIGHUP reads the configuration again. All other settings: rostral-rl config show --default.
+    """
+    flags = given_flags(SETTINGS)
+    if folder is not None:
+        flags["folder"] = Flag("FOLDER", folder)
+    with errors_shown("rostral-rl"):
+        configured = SETTINGS.read(config_file, flags=flags)
+        token_file = configured.config.token_file
+        token = None if token_file is None else load_token(token_file)
+    if configured.origins["log_level"] != DEFAULT:
+        configure_logging(configured.values["log_level"])
+    # Here, so that other commands need no web framework.
+    from rostral_rl.serve.front import load
+    from rostral_rl.serve.http import PolicyServer, loop_factory
 
-    server.run(started=announce)
+    serving = configured.config
+    server = PolicyServer(load(serving.folder), replace(serving.config, token=token))
+    reload = Reloader(SETTINGS, config_file, flags, configured)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(server, serving.folder, reload))
+
+
+async def _serve(server: PolicyServer, folder: Path, reload: Reloader) -> None:
+    async with ServiceLife(probe=server.engine.probe, reload=reload) as life:
+
+        def announce() -> None:
+            life.ready(f"serving {folder} at {server.url}")
+            click.echo(f"serving {folder} at {server.url}")
+            sys.stdout.flush()
+
+        ending = asyncio.create_task(life.wait())
+        await server.serve_until(life.stopping, started=announce)
+        await ending
 
 
 def _parse(settings: tuple[str, ...]) -> dict[str, Any]:

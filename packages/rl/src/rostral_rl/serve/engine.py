@@ -32,6 +32,8 @@ from rostral_rl.serve.servable import AnyServable, Servable, is_recurrent
 from rostral_rl.serve.sessions import Session, SessionConfig, Sessions
 from rostral_rl.serve.tally import Tally
 
+_PROBE_SESSION = "rostral-probe"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -170,6 +172,17 @@ class Engine:
             memory = served.memory(session, reset=reset)
             actions, by = await served.step(batcher, batch, memory, deadline_s)
         return Reply(np.asarray(actions[0]) if single else actions, by)
+
+    async def probe(self) -> None:
+        """Returns when every model has acted on some observation: they do their work.
+
+        Raises:
+            OverloadedError, DeadlineError: Others were first.
+        """
+        for name, model in self._models.items():
+            session = None if model.state_width is None else _PROBE_SESSION
+            obs = model.observation_space.sample()
+            await self.act(obs, model=name, session=session, reset=session is not None)
 
     def end_session(self, session: str, *, model: str = DEFAULT_MODEL) -> bool:
         """Forgets a session's state; whether there was one."""

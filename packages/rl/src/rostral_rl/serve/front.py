@@ -37,8 +37,9 @@ def serve(
         MissingExtraError: The `serve` extra is not installed.
     """
     from rostral_rl.serve.batcher import BatchConfig
+    from rostral_rl.serve.config import ServeConfig
     from rostral_rl.serve.engine import EngineConfig
-    from rostral_rl.serve.http import PolicyServer, ServeConfig
+    from rostral_rl.serve.http import PolicyServer
     from rostral_rl.serve.names import DEFAULT_MODEL
 
     sources = policy if isinstance(policy, Mapping) else {DEFAULT_MODEL: policy}

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Self
 
 from rostral_rl.errors import (
-    InvalidSettingError,
     MissingExtraError,
     PortUnavailableError,
     ServerError,
 )
-from rostral_rl.serve.engine import Engine, EngineConfig
+from rostral_rl.serve.config import ServeConfig, is_loopback
+from rostral_rl.serve.engine import Engine
 from rostral_rl.serve.http_app import PolicyApp
 from rostral_rl.serve.metrics import exposition
 from rostral_rl.serve.names import DEFAULT_MODEL
@@ -41,40 +39,6 @@ except ImportError as error:
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
-    """Settings of one policy server.
-
-    Attributes:
-        host: Address to listen on.
-        port: 0 takes a free one.
-        token: Where given, every call but the two probes must carry `Authorization: Bearer
-            <token>`.
-        body_bytes_max: A longer body is refused before it is read.
-        connections_max: Requests under way at once; one beyond is answered 503 by Uvicorn.
-        hosts: What `Host` may say, without port. By default what loopback is called, and any
-            where we listen elsewhere: there a token keeps pages of other sites out.
-        engine: Limits of the engine.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    token: str | None = field(default=None, repr=False)
-    body_bytes_max: int = 8 << 20
-    connections_max: int = 4096
-    hosts: tuple[str, ...] = ()
-    engine: EngineConfig = field(default_factory=EngineConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port < 65536:
-            raise InvalidSettingError(f"port must lie in 0..65535, got {self.port!r}")
-        if self.token is None and not _is_loopback(self.host):
-            raise InvalidSettingError(
-                f"refusing to listen on {self.host} without a token",
-                hint="listen on 127.0.0.1, or give a token",
-            )
 
 
 class _Server(uvicorn.Server):
@@ -161,14 +125,28 @@ class PolicyServer:
             number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            # Modules and weights are here to stay: looking through them again and again made the
-            # slowest hundredth of requests twice as slow.
-            gc.collect()
-            gc.freeze()
+            _settle()
             self._run(started)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    async def serve_until(
+        self, stopping: asyncio.Event, *, started: Callable[[], None] | None = None
+    ) -> None:
+        """Serves on the running event loop until the event is set, and leaves signals alone.
+
+        Args:
+            stopping: Once it is set, requests under way are finished.
+            started: Called once, when connections are accepted.
+        """
+        _settle()
+        serving = asyncio.create_task(self._serve(started))
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        self._server.should_exit = True
+        await serving
 
     def __enter__(self) -> Self:
         ready = threading.Event()
@@ -206,7 +184,7 @@ class PolicyServer:
         return self.engine.swap(policy, model=model, version=version)
 
     def _run(self, started: Callable[[], None] | None) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(self._serve(started))
 
     async def _serve(self, started: Callable[[], None] | None) -> None:
@@ -214,7 +192,14 @@ class PolicyServer:
         await self._server.serve([self._socket])
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _settle() -> None:
+    # Modules and weights are here to stay: looking through them again and again made the slowest
+    # hundredth of requests twice as slow.
+    gc.collect()
+    gc.freeze()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's, where it is installed: it answers a sixth more requests from the same core."""
     try:
         import uvloop
@@ -225,7 +210,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _hosts(config: ServeConfig) -> tuple[str, ...]:
-    if config.hosts or not _is_loopback(config.host):
+    if config.hosts or not is_loopback(config.host):
         return config.hosts
     return ("127.0.0.1", "localhost", "[::1]", config.host)
 
@@ -248,12 +233,3 @@ def _bind(host: str, port: int) -> socket.socket:
             hint="port 0 takes a free one",
         ) from error
     return sock
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,0 +1,46 @@
+"""What a service that is built on Rostral needs of the machine: settings, a life, systemd units.
+
+Re-exports, for packages above this one; the code and its documentation are in
+``rostral_gcs.services``.
+"""
+
+from __future__ import annotations
+
+from rostral_gcs.auth import load_token
+from rostral_gcs.errors import ConfigError
+from rostral_gcs.services.commands import (
+    config_group,
+    config_option,
+    errors_shown,
+    systemd_group,
+)
+from rostral_gcs.services.flags import given_flags, setting_options
+from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
+from rostral_gcs.services.life import ServiceLife
+from rostral_gcs.services.reloading import Reloader
+from rostral_gcs.services.settings import DEFAULT, Flag, Setting, Settings, settings_of
+from rostral_gcs.services.systemd import configure_logging, credential
+from rostral_gcs.services.unit_files import UnitFiles
+
+__all__ = [
+    "DEFAULT",
+    "KINDS",
+    "LOG_LEVEL",
+    "ConfigError",
+    "Flag",
+    "Reloader",
+    "ServiceLife",
+    "Setting",
+    "Settings",
+    "UnitFiles",
+    "config_group",
+    "config_option",
+    "configure_logging",
+    "credential",
+    "errors_shown",
+    "given_flags",
+    "load_token",
+    "setting_options",
+    "settings_of",
+    "systemd_group",
+]
