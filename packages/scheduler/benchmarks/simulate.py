@@ -37,11 +37,9 @@ def summary_of(settings: SimulationSettings, measures: Measures, cpu_s: float) -
         "placed_where_submitted": measures.placed_locally,
         "decisions": measures.decisions,
         "decisions_per_s": measures.decisions_per_s(),
-        "decision_us": 1e6 * measures.decision_cpu_s / max(1, measures.decisions),
-        "report_us": 1e6
-        * measures.report_cpu_s
-        / max(1, measures.reports * settings.scheduler_count),
-        "reports": measures.reports,
+        "decision_us": 1e6 * measures.deciding.total_s / max(1, measures.deciding.work),
+        "report_us": 1e6 * measures.reporting.total_s / max(1, measures.reporting.work),
+        "reports_taken_in": measures.reporting.work,
         "tasks_rerun": measures.tasks_rerun,
         "infeasible": measures.infeasible,
         "wait_over_best": {
@@ -68,7 +66,8 @@ def show(found: dict[str, Any]) -> None:
     print(
         f"{found['nodes']:>6} nodes {found['schedulers']} schedulers: "
         f"{found['tasks_per_virtual_s']:>10,.0f} tasks/s, "
-        f"{found['decisions_per_s']:>8,.0f} decisions/s, "
+        f"{found['decisions_per_s']:>8,.0f} decisions/s of CPU time "
+        f"({found['decision_us']:.1f} us each, {found['report_us']:.1f} us a report), "
         f"wait over best {found['wait_over_best']['mean']:.3f} "
         f"(p99 {found['wait_over_best']['p99']:.3f}), "
         f"estimate off by {error['bias']:+.0%} in the mean, {error['median']:.0%} in the median, "

@@ -131,6 +131,9 @@ class LocalSchedulerConfig:
         forwarded_per_node_max: Tasks of this node that one other may have at a time: enough that it
             does not run dry between two messages; what waits here can still go elsewhere.
         forwarded_functions_max: Ids of functions that are remembered, to name them to other nodes.
+        group_hold_s: How long bundles that were prepared for a placement group on several nodes are
+            kept before it is asked whether the group was placed: long against the milliseconds that
+            placing takes, and what a coordinator's death costs.
         node_lease_s: The node is found dead when it has not renewed for this long.
         allow_shutdown: Whether a client of the same user may stop the scheduler by request.
     """
@@ -200,6 +203,7 @@ class LocalSchedulerConfig:
     forward_inline_bytes_max: int = 16 << 20
     forwarded_per_node_max: int = 1024
     forwarded_functions_max: int = 10_000
+    group_hold_s: float = 5.0
     node_lease_s: float = 10.0
     allow_shutdown: bool = True
 

@@ -20,7 +20,7 @@ from rostral_scheduler.core.group_commit import GroupState, GroupView
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.resources import ResourceSet
 
-__all__ = ["GroupMember", "Ledger", "MemberAction", "PolicyLedger", "ReadGroup", "TakeBack"]
+__all__ = ["GroupMember", "Ledger", "PolicyLedger", "ReadGroup", "TakeBack"]
 
 
 class Ledger(Protocol):
@@ -45,9 +45,6 @@ class TakeBack:
     """Write the row if it still has ``view.version``, then read it again and tell of it."""
 
     view: GroupView
-
-
-MemberAction = ReadGroup | TakeBack
 
 
 class PolicyLedger:
@@ -181,16 +178,16 @@ class GroupMember:
         if part is not None and part.version <= version:
             self._give_back(group_id)
 
-    def handle_tick(self, now_s: float) -> list[MemberAction]:
+    def handle_tick(self, now_s: float) -> list[ReadGroup]:
         """Asks for the rows of attempts whose time is up, and of what is to be compared."""
-        actions: list[MemberAction] = []
+        actions: list[ReadGroup] = []
         for group_id, part in self.parts.items():
             if part.look_at_s <= now_s:
                 part.look_at_s = now_s + (self._audit_s if part.committed else self._retry_s)
                 actions.append(ReadGroup(group_id))
         return actions
 
-    def handle_row(self, group_id: bytes, view: GroupView | None) -> list[MemberAction]:
+    def handle_row(self, group_id: bytes, view: GroupView | None) -> list[TakeBack]:
         """The row that was asked for; None: there is none."""
         part = self.parts.get(group_id)
         if part is None:

@@ -117,6 +117,10 @@ class NodeView:
     def __lt__(self, other: NodeView) -> bool:
         return self.node_id < other.node_id
 
+    def room(self) -> dict[str, int]:
+        """What is free of each resource, in units, less what was sent there since the report."""
+        return dict(self._available)
+
     def has(self, shape: ResourceSet) -> bool:
         """Whether an idle node of this kind has room for the shape."""
         total = self._total

@@ -241,6 +241,16 @@ class PlacementPolicy:
     ) -> tuple[NodeView, float] | None:
         """The node with the shortest queue and transfer together, and that wait."""
         limits, shape = self.limits, candidates.shape
+        if len(inputs) == 1 and len(inputs[0].node_ids) == 1:
+            # By far the most: one input, on one node, which could begin at once.
+            holder = self.nodes.get(inputs[0].node_ids[0])
+            if (
+                holder is not None
+                and holder.is_open
+                and holder in candidates.members
+                and holder.start_s(shape, now_s) <= now_s
+            ):
+                return holder, 0.0
         total = 0
         for one in inputs:
             total += one.size_bytes

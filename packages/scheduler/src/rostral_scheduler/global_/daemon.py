@@ -18,6 +18,7 @@ from rostral_gcs import AsyncGcsClient
 from rostral_gcs.errors import GcsError
 from rostral_scheduler.global_ import rows
 from rostral_scheduler.global_.config import GlobalSchedulerConfig
+from rostral_scheduler.global_.groups import GroupPlacer
 from rostral_scheduler.global_.placer import Placer
 from rostral_scheduler.global_.rows import SchedulerRow
 from rostral_scheduler.global_.service import PlacementServer
@@ -47,6 +48,7 @@ class GlobalScheduler:
         self._gcs = AsyncGcsClient(config.gcs_address, config.token) if gcs is None else gcs
         self._owns_gcs = gcs is None
         self.placer = Placer(self._gcs, config.limits)
+        self.groups = GroupPlacer(self._gcs, self.placer.policy)
         self._server = PlacementServer(config, self.placer)
         self._row = SchedulerRow(
             key=secrets.token_bytes(16), address="", pid=os.getpid(), lease_s=config.row_lease_s
@@ -73,6 +75,8 @@ class GlobalScheduler:
             self.placer.start()
             stack.push_async_callback(self.placer.stop)
             await self.placer.synced.wait()
+            self.groups.start()
+            stack.push_async_callback(self.groups.stop)
             port = await self._server.start()
             stack.push_async_callback(self._server.stop)
             host = self._config.advertise or self._config.bind

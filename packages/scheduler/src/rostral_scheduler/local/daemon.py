@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rostral_gcs import AsyncGcsClient
     from rostral_scheduler.between.crossing import Crossing
     from rostral_scheduler.local.gcs_link import GcsLink
+    from rostral_scheduler.local.group_link import GroupLink
 
 __all__ = ["LocalScheduler"]
 
@@ -130,6 +131,9 @@ class LocalScheduler:
                     # Before the client that it uses is closed.
                     stack.push_async_callback(self.crossing.stop)
                 await self.gcs.start()
+                self.group_link = self._make_group_link(self.gcs)
+                self.group_link.start()
+                stack.push_async_callback(self.group_link.stop)
             if self.crossing is not None:
                 self.crossing.start()
             self.memory.watch(self.look_soon, self.config.poke_interval_s)
@@ -248,6 +252,17 @@ class LocalScheduler:
             load=self.load,
             listen=self._listen,
             fenced=self.stopping.set,
+        )
+
+    def _make_group_link(self, gcs: GcsLink) -> GroupLink:
+        from rostral_scheduler.local.group_link import GroupLink
+
+        return GroupLink(
+            gcs.client,
+            node_id=self.memory.node_id,
+            policy=self.policy,
+            tell=self.tell,
+            hold_s=self.config.group_hold_s,
         )
 
     async def stop(self) -> None:

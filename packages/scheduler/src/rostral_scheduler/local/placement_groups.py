@@ -158,7 +158,10 @@ class PlacementGroups:
 
     def placed(self, group_id: bytes) -> None:
         """The policy has set its bundles aside."""
-        self.by_id[group_id].stage = GroupStage.CREATED
+        group = self.by_id.get(group_id)
+        # Else it is one that lies on several nodes, which this node is part of (``group_link.py``).
+        if group is not None:
+            group.stage = GroupStage.CREATED
 
     def get(self, group_id: bytes) -> PlacementGroup:
         """The group, removed or not. Raises PlacementGroupNotFoundError."""
