@@ -82,12 +82,12 @@ class Load:
 
     def answered(self, connection: Connection, latency_s: float, failure: str) -> None:
         """One answer."""
+        now = time.perf_counter()
         if failure:
             self.failed += 1
             self.first_failure = self.first_failure or failure
-        else:
+        elif self._rate or now < self._until_s:
             self.latencies_s.append(latency_s)
-        now = time.perf_counter()
         if self._due:
             connection.ask(self._due.popleft())
         elif self._rate or now >= self._until_s:

@@ -34,7 +34,7 @@ def test_the_limit_stays_between_one_and_its_bound() -> None:
         limit.record(limit.rows, latency_s=0.001, saturated=True)
     assert limit.rows == 3
     for _ in range(100):
-        limit.record(limit.rows, latency_s=1.0, saturated=True)
+        limit.record(limit.rows, latency_s=0.02 * limit.rows, saturated=True)
     assert limit.rows == 1
 
 
@@ -55,6 +55,36 @@ def test_the_limit_settles_where_latency_meets_the_objective() -> None:
         limit.record(limit.rows, latency_s=latency_s, saturated=True)
         seen.append(limit.rows)
     assert 36 <= min(seen[100:]) <= max(seen[100:]) <= 42
+
+
+def test_a_model_that_is_late_at_any_size_is_not_made_slower_by_small_batches() -> None:
+    """Simulated: 7 ms and 0.01 ms a row, where 5 ms are allowed."""
+    limit = BatchLimit(slo_s=0.005, batch_max=200)
+    for _ in range(400):
+        limit.record(limit.rows, latency_s=0.007 + 0.00001 * limit.rows, saturated=True)
+    assert limit.rows == 200
+
+
+def test_an_idle_batcher_that_is_eager_answers_in_the_callers_own_turn() -> None:
+    sizes: list[int] = []
+
+    def act(obs: SpaceArray) -> SpaceArray:
+        sizes.append(len(obs))
+        return obs[:, 0]
+
+    async def main() -> None:
+        batcher = Batcher(current(act), BatchConfig(eager=True))
+        asking = batcher.submit(rows(1.0))
+        with pytest.raises(StopIteration) as answered:
+            asking.send(None)
+        assert answered.value.value.actions.tolist() == [1.0]
+        assert batcher.tally.requests == 1
+        batcher._pass_s = 1.0  # As after a measured slow pass.
+        waiting = [asyncio.ensure_future(ask(batcher, rows(i))) for i in (2.0, 3.0)]
+        assert [(await w).tolist() for w in waiting] == [[2.0], [3.0]]
+        await batcher.close()
+
+    asyncio.run(main())
 
 
 def test_a_large_request_that_was_fast_is_evidence_for_its_size() -> None:

@@ -166,6 +166,8 @@ def evaluate(
 def serve(folder: Path | None, config_file: Path | None, **_: object) -> None:
     """Serve the policy in FOLDER until SIGTERM; the first line on stdout names the address.
 
+    FOLDER may be an ONNX file, or a zip of Stable-Baselines3, too.
+
     SIGHUP reads the configuration again. All other settings: rostral-rl config show --default.
     """
     flags = given_flags(SETTINGS)
@@ -199,6 +201,22 @@ async def _serve(server: PolicyServer, folder: Path, reload: Reloader) -> None:
         ending = asyncio.create_task(life.wait())
         await server.serve_until(life.stopping, started=announce)
         await ending
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def export(*, folder: Path, file: Path) -> None:
+    """Write the policy in FOLDER, or in a zip of Stable-Baselines3, to FILE as ONNX."""
+    from rostral_rl.policy import Policy
+    from rostral_rl.serve.export import export_onnx
+    from rostral_rl.serve.front import load
+
+    policy = load(folder)
+    if not isinstance(policy, Policy):
+        raise InvalidSettingError(f"{folder} is ONNX already")
+    export_onnx(policy, file)
+    click.echo(f"exported {folder} to {file}")
 
 
 def _parse(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from rostral_rl.serve.tally import Tally
 
 BACK_OFF = 0.9
 """Small, because the best size moves little; Clipper's figure."""
+FIXED_SHARE_MAX = 0.8
+"""A pass whose fixed cost is more of the objective than this is late at any size worth having."""
+FORGETTING = 0.98
 INLINE_S_MAX = 1e-3
 """Passes faster than this run on the event loop: the way to a thread and back costs as much."""
 
@@ -63,6 +66,10 @@ class BatchConfig:
 class BatchLimit:
     """The batch size that the latency objective allows just now.
 
+    Departs from Clipper where a pass takes about as long as the objective whatever its size,
+    because the model is slow or the machine busy: smaller batches would then be as late, and only
+    lengthen the queue, so the limit rises.
+
     Invariant: 1 <= `rows` <= `batch_max`.
 
     Args:
@@ -74,6 +81,7 @@ class BatchLimit:
         self._slo_s = slo_s
         self._batch_max = batch_max
         self._limit = 1.0
+        self._cost = _CostLine()
 
     @property
     def rows(self) -> int:
@@ -89,10 +97,33 @@ class BatchLimit:
             saturated: Whether the limit kept it from being larger. A batch that was small because
                 nobody else asked says nothing about larger ones, and does not raise the limit.
         """
-        if latency_s > self._slo_s:
+        self._cost.add(rows, latency_s)
+        is_late = latency_s > self._slo_s
+        if is_late and self._cost.fixed_s < FIXED_SHARE_MAX * self._slo_s:
             self._limit = max(1.0, self._limit * BACK_OFF)
         elif saturated:
             self._limit = min(float(self._batch_max), max(self._limit, float(rows)) + 1.0)
+
+
+class _CostLine:
+    """Least squares of a pass's seconds over its rows; older passes count less and less."""
+
+    def __init__(self) -> None:
+        self._sums = [0.0] * 5  # of 1, rows, seconds, rows^2, rows * seconds
+
+    def add(self, rows: int, seconds: float) -> None:
+        new = (1.0, rows, seconds, rows * rows, rows * seconds)
+        self._sums = [FORGETTING * old + term for old, term in zip(self._sums, new, strict=True)]
+
+    @property
+    def fixed_s(self) -> float:
+        """Seconds of a pass without rows; of one row, where no other size was seen."""
+        n, x, y, xx, xy = self._sums
+        spread = n * xx - x * x
+        if spread <= 1e-6 * xx * n:
+            return y / n if x <= 1.001 * n else 0.0
+        slope = max((n * xy - x * y) / spread, 0.0)
+        return (y - slope * x) / n
 
 
 Pass: TypeAlias = Callable[[SpaceArray, FloatArray | None], tuple[SpaceArray, FloatArray | None]]

@@ -135,7 +135,7 @@ def embed(
     """Serves a policy from an actor of the cluster that this process is in.
 
     Args:
-        policy: A policy, or the folder of one; or several, by name.
+        policy: As for `rl.serve`.
         slo_ms: Latency objective of a request; drives the batch size.
         restarts: How often an actor that died is started again, with the weights given here; it
             knows nothing of later swaps, and what was under way fails with `UnavailableError`.

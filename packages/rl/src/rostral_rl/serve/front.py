@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from rostral_rl.errors import ModelRejectedError
 
 if TYPE_CHECKING:
     from rostral_rl.serve.http import PolicyServer
@@ -24,7 +27,8 @@ def serve(
     """Makes a policy server; `with rl.serve("cartpole/", http=8080): ...` serves from a thread.
 
     Args:
-        policy: A policy, or the folder of one; or several, by name.
+        policy: A policy, or where one lies: a folder of ours, an ONNX file, a zip of
+            Stable-Baselines3; or several of these, by name.
         http: Port; 0 takes a free one, which `server.port` then tells.
         slo_ms: Latency objective of a request; drives the batch size.
         host: Address to listen on; anything but loopback needs a token.
@@ -49,14 +53,30 @@ def serve(
 
 
 def load(source: Source) -> AnyServable:
-    """A policy as it is, or from its folder.
+    """A policy as it is, or from a folder of ours, an ONNX file or a zip of Stable-Baselines3.
 
     Raises:
-        PolicyNotFoundError: There is no policy folder of that name.
-        ModelRejectedError: It is damaged, or of another format.
+        PolicyNotFoundError: There is no such folder or file.
+        ModelRejectedError: It is damaged, of another format, or would have to be unpickled.
+        MissingExtraError: An ONNX file, without the `onnx` extra.
     """
-    from rostral_rl.checkpoint import load_policy
+    if not isinstance(source, str | os.PathLike):
+        return source
+    match Path(source).suffix:
+        case ".onnx":
+            from rostral_rl.serve.onnx import load_onnx
 
-    if isinstance(source, str | os.PathLike):
-        return load_policy(source)
-    return source
+            return load_onnx(source)
+        case ".zip":
+            from rostral_rl.serve.sb3 import load_sb3
+
+            return load_sb3(source)
+        case ".pkl" | ".pickle" | ".pt" | ".pth":
+            raise ModelRejectedError(
+                f"{os.fspath(source)} would have to be unpickled, which runs whatever it holds",
+                hint="save a policy folder, or export it as ONNX",
+            )
+        case _:
+            from rostral_rl.checkpoint import load_policy
+
+            return load_policy(source)

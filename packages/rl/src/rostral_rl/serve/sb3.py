@@ -1,0 +1,200 @@
+"""Policies of Stable-Baselines3: its zip files, read as data and turned into policies of ours.
+
+A zip of that library holds JSON in which some values are pickles, and weights that torch saved.
+Neither is unpickled here: spaces and settings are read from the text that the library writes beside
+each pickle, weights by torch's loader that builds tensors and nothing else. So what is loaded acts,
+is served and is exported like any policy of ours, without the library; and what cannot be read like
+that is refused. Policies "MlpPolicy" of PPO, A2C, DQN, SAC and TD3.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces as gym_spaces
+
+from rostral_rl import spaces
+from rostral_rl.arrays import Weights
+from rostral_rl.errors import ModelRejectedError, PolicyNotFoundError
+from rostral_rl.forward import Activation, NetSpec
+from rostral_rl.heads import HeadKind
+from rostral_rl.policy import Policy, PolicyInfo
+
+MEMBER_BYTES_MAX = 1 << 30
+"""An unpacked member beyond this is no net that this file can read."""
+
+# Where each algorithm keeps the layers of its actor, in the order in which they are applied.
+_TOWERS: dict[str, tuple[str, ...]] = {
+    "actor_critic": ("mlp_extractor.policy_net", "action_net"),
+    "dqn": ("q_net.q_net",),
+    "sac": ("actor.latent_pi", "actor.mu"),
+    "td3": ("actor.mu",),
+}
+# By what a file is known to be of one, in this order.
+_MARKS = {
+    "actor_critic": "action_net.",
+    "dqn": "q_net.q_net.",
+    "sac": "actor.latent_pi.",
+    "td3": "actor.mu.",
+}
+
+
+def load_sb3(file: str | os.PathLike[str]) -> Policy:
+    """Reads a policy that Stable-Baselines3 saved; unpickles nothing.
+
+    Raises:
+        PolicyNotFoundError: There is no such file.
+        ModelRejectedError: Not such a file, or of a policy that is not a plain perceptron.
+    """
+    name = str(file)
+    try:
+        with zipfile.ZipFile(Path(file)) as archive:
+            data = json.loads(_member(archive, "data", name))
+            tensors = _tensors(_member(archive, "policy.pth", name), name)
+    except OSError as error:
+        raise PolicyNotFoundError(f"cannot read {name}: {error.strerror}") from error
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ModelRejectedError(f"{name} is no file of Stable-Baselines3: {error}") from error
+    observation_space = _space(data, "observation_space", name)
+    action_space = _space(data, "action_space", name)
+    kind = _kind(tensors, name)
+    weights, widths = _layers(kind, tensors, name)
+    head = _head(kind, action_space)
+    if "log_std" in tensors and head == "gaussian":
+        weights["log_std"] = tensors["log_std"]
+    if widths[0] != spaces.feature_count(observation_space):
+        raise ModelRejectedError(
+            f"{name}: the net reads {widths[0]} numbers, observations of {observation_space} "
+            f"have {spaces.feature_count(observation_space)}",
+            hint="only MlpPolicy on plain observations can be read",
+        )
+    return Policy(
+        observation_space=observation_space,
+        action_space=action_space,
+        spec=NetSpec(
+            inputs=widths[0],
+            hidden=tuple(widths[1:-1]),
+            outputs=widths[-1],
+            activation=_activation(kind, data, name),
+            head=head,
+            parts=spaces.choices(action_space),
+        ),
+        weights=weights,
+        info=PolicyInfo(algorithm=f"sb3-{kind}", env_steps=int(data["num_timesteps"])),
+    )
+
+
+def _member(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
+    try:
+        info = archive.getinfo(member)
+    except KeyError as error:
+        raise ModelRejectedError(f"{name} holds no {member}") from error
+    if info.file_size > MEMBER_BYTES_MAX:
+        raise ModelRejectedError(f"{name}: {member} would unpack to {info.file_size} bytes")
+    return archive.read(info)
+
+
+def _tensors(content: bytes, name: str) -> Weights:
+    import torch  # Here alone: to act, and to serve what was converted, nobody needs it.
+
+    try:
+        # Refuses whatever is no tensor, before any code of it could run.
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return {key: tensor.float().numpy() for key, tensor in state.items()}
+    except Exception as error:
+        raise ModelRejectedError(f"{name}: its weights cannot be read: {error}") from error
+
+
+def _kind(tensors: Weights, name: str) -> str:
+    for kind, mark in _MARKS.items():
+        if any(key.startswith(mark) for key in tensors):
+            return kind
+    raise ModelRejectedError(f"{name} holds no actor that is known here", hint="PPO, A2C, DQN, ...")
+
+
+def _layers(kind: str, tensors: Weights, name: str) -> tuple[Weights, list[int]]:
+    """Our names for the layers, and the widths before and after each."""
+    found: list[str] = []
+    for prefix in _TOWERS[kind]:
+        of_it = [key.removesuffix(".weight") for key in tensors if key.endswith(".weight")]
+        of_it = [k for k in of_it if re.fullmatch(rf"{re.escape(prefix)}(\.\d+)?", k)]
+        found += sorted(of_it, key=lambda key: int("0" + key.removeprefix(prefix).strip(".")))
+    weights: Weights = {}
+    widths: list[int] = []
+    for i, key in enumerate(found):
+        weight = tensors[f"{key}.weight"]
+        if weight.ndim != 2 or (widths and widths[-1] != weight.shape[1]):
+            raise ModelRejectedError(f"{name}: {key} is no layer of a perceptron")
+        weights[f"pi.{i}.weight"] = np.ascontiguousarray(weight.T)
+        weights[f"pi.{i}.bias"] = tensors[f"{key}.bias"]
+        widths = widths or [weight.shape[1]]
+        widths.append(weight.shape[0])
+    return weights, widths
+
+
+def _head(kind: str, space: spaces.Space) -> HeadKind:
+    match kind:
+        case "dqn":
+            return "greedy"
+        case "sac" | "td3":  # SAC's deviations are left out: only its means act.
+            return "deterministic"
+        case _:
+            return spaces.usual_head(space)
+
+
+def _activation(kind: str, data: dict[str, Any], name: str) -> Activation:
+    """What the caller chose, else the library's default."""
+    said = str(data.get("policy_kwargs", {}).get("activation_fn", ""))
+    if not said:
+        return "tanh" if kind == "actor_critic" else "relu"
+    for activation, theirs in (("tanh", "Tanh'"), ("relu", "ReLU'")):
+        if theirs in said:
+            return "tanh" if activation == "tanh" else "relu"
+    raise ModelRejectedError(f"{name}: activation {said[:80]} is not tanh or relu")
+
+
+def _space(data: dict[str, Any], key: str, name: str) -> spaces.Space:
+    described = data.get(key)
+    kinds: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
+        "Box": _box,
+        "Discrete": lambda d: gym_spaces.Discrete(int(d["n"]), start=int(d["start"])),
+        "MultiDiscrete": lambda d: gym_spaces.MultiDiscrete(_numbers(d["nvec"]).astype(np.int64)),
+        "MultiBinary": lambda d: gym_spaces.MultiBinary(int(d["n"])),
+    }
+    try:
+        assert isinstance(described, dict)
+        kind = re.search(r"\.(\w+)'>$", described[":type:"])
+        assert kind is not None
+        return kinds[kind[1]](described)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ModelRejectedError(f"{name}: its {key} cannot be read: {error!r}") from error
+
+
+def _box(described: dict[str, Any]) -> spaces.Space:
+    shape = tuple(int(length) for length in described["_shape"])
+    dtype = np.dtype(described["dtype"])
+    low, high = (_bound(described, key, shape) for key in ("low", "high"))
+    return gym_spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+
+
+def _bound(described: dict[str, Any], key: str, shape: tuple[int, ...]) -> Any:
+    """The bound as the library printed it: a long array in brief, and then by its common value."""
+    values = _numbers(described.get(f"{key}_repr") or described[key])
+    if values.size != int(np.prod(shape)):
+        values = _numbers(described[key])
+    if values.size == 1:
+        return np.full(shape, values[0])
+    return values.reshape(shape)
+
+
+def _numbers(text: object) -> Any:
+    found = re.findall(r"[-+]?(?:inf|\d+\.?\d*(?:e[-+]?\d+)?)", str(text))
+    return np.array([float(number) for number in found])
