@@ -21,8 +21,9 @@ from rostral_rl.arrays import SpaceArray
 from rostral_rl.forward import NetSpec
 from rostral_rl.policy import Policy, PolicyInfo
 from rostral_rl.serve.batcher import BatchConfig
+from rostral_rl.serve.config import ServeConfig
 from rostral_rl.serve.engine import EngineConfig
-from rostral_rl.serve.http import PolicyServer, ServeConfig
+from rostral_rl.serve.http import PolicyServer
 
 HIDDEN = (64, 64)
 INPUTS = 4
