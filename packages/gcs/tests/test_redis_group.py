@@ -13,7 +13,8 @@ import pytest
 from rostral_gcs import errors
 from rostral_gcs.backends.base import Answer, Change
 from rostral_gcs.backends.redis import RedisBackend
-from rostral_gcs.backends.redis_layout import Keys
+from rostral_gcs.backends.redis_layout import META_FIELDS, Keys, Meta
+from rostral_gcs.backends.redis_primary import set_role
 from rostral_gcs.backends.redis_storage import RedisStorage
 from rostral_gcs.redis_options import RedisOptions
 
@@ -221,6 +222,39 @@ def test_a_server_with_data_of_others_is_not_emptied(
     _write(backend, b"a")
     time.sleep(0.2)  # Ten turns of looking after the members.
     assert third.ask("GET", "theirs") == b"kept"
+
+
+def test_a_replica_that_a_failover_left_over_is_taken_back(
+    redis_farm: RedisFarm, backend_of: Open
+) -> None:
+    servers = redis_farm.group(3)
+    backend = backend_of(group_url(servers))
+    _until_replicated(backend, servers[0])
+    servers[2].ask("REPLICAOF", "NO", "ONE")
+    servers[0].wait(lambda: servers[0].info("connected_slaves") == "2")
+    assert servers[2].info("role") == "slave"
+    _write(backend, b"a")
+    assert (backend._standing() or pytest.fail("no primary")).epoch == 1
+
+
+def test_a_decision_on_an_epoch_that_is_over_changes_no_server(
+    redis_farm: RedisFarm, backend_of: Open
+) -> None:
+    first, second = redis_farm.group(2)
+    backend = backend_of(group_url([first, second]))
+    _until_replicated(backend, first)
+    fields = first.ask("HMGET", META, *META_FIELDS)
+    seen = Meta.read(fields)
+    assert seen is not None
+    backend.close()
+    link = second.link()
+    keys = Keys("rostral", 0)
+    assert not set_role(link, keys, replace(seen, epoch=0), "NO", "ONE")
+    assert not set_role(link, keys, None, "NO", "ONE")
+    assert second.info("role") == "slave"
+    assert set_role(link, keys, seen, "NO", "ONE")
+    assert second.info("role") == "master"
+    link.close()
 
 
 # --- Sentinel ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from rostral_gcs.backends.redis_layout import META_FIELDS, RAISE_WAIT, Keys, Meta
 from rostral_gcs.backends.redis_link import LinkBrokenError, RedisLink, ReplyError, first_error
-from rostral_gcs.backends.redis_primary import read_info
+from rostral_gcs.backends.redis_primary import read_info, set_role
 from rostral_gcs.redis_options import RedisOptions, RedisTarget, Topology
 
 __all__ = ["RedisKeeper", "Standing"]
@@ -70,6 +70,8 @@ class RedisKeeper:
             for turn, name in ((self._listen, "gcs-redis-hints"), (self._tend, "gcs-redis-members"))
         ]
         self._links: dict[str, RedisLink] = {}
+        # Members that follow nobody, by what their replication id was at the last look.
+        self._detached: dict[str, str] = {}
         self._subscribed: tuple[str, RedisLink] | None = None
 
     def start(self) -> None:
@@ -173,14 +175,27 @@ class RedisKeeper:
             return
         if info.get("role") == "master":
             was_away = meta is None or meta.epoch < standing.epoch
+            if meta is not None and meta.epoch == standing.epoch:
+                was_away = self._is_left_over(address, info, meta, standing)
         else:
             was_away = info.get("master_link_status") == "down" and (
                 info.get("master_sync_in_progress") == "0" and _followed(info) != standing.address
             )
         if was_away:
             host, _, port = standing.address.rpartition(":")
-            logger.warning("redis=%s was away and follows %s now", address, standing.address)
-            self._link(address).ask_one("REPLICAOF", host.strip("[]"), port)
+            if set_role(self._link(address), self._keys, meta, host.strip("[]"), port):
+                logger.warning("redis=%s was away and follows %s now", address, standing.address)
+
+    def _is_left_over(
+        self, address: str, info: dict[str, str], meta: Meta, standing: Standing
+    ) -> bool:
+        """Whether a service took it from the primary for a failover that came to nothing.
+
+        One that is on its way lasts milliseconds, so only what is so at two looks is left over.
+        """
+        replid = info.get("master_replid", "")
+        was_so, self._detached[address] = self._detached.get(address) == replid, replid
+        return was_so and meta.replid == standing.replid
 
     def _link(self, address: str) -> RedisLink:
         link = self._links.get(address)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from rostral_gcs.backends.redis_layout import ADOPT, FORMAT, META_FIELDS, Keys, Meta
 from rostral_gcs.backends.redis_link import LinkBrokenError, RedisLink, ReplyError, first_error
-from rostral_gcs.backends.redis_members import Adopt, Detach, Hold, Member, choose
+from rostral_gcs.backends.redis_members import Detach, Hold, Member, choose
 from rostral_gcs.errors import (
     ConfigError,
     StorageError,
@@ -24,7 +24,7 @@ from rostral_gcs.errors import (
 )
 from rostral_gcs.redis_options import RedisOptions, RedisTarget, Topology
 
-__all__ = ["Identity", "Primary", "PrimaryFinder", "read_info"]
+__all__ = ["Identity", "Primary", "PrimaryFinder", "read_info", "set_role"]
 
 logger = logging.getLogger("rostral.gcs.redis")
 
@@ -201,25 +201,22 @@ class PrimaryFinder:
         if isinstance(decision, Hold):
             return decision.reason
         if isinstance(decision, Detach):
+            metas = {member.address: member.meta for member in members}
             for address in decision.addresses:
-                logger.warning("redis=%s is promoted: its primary does not answer", address)
-                self._probe(address).ask_one("REPLICAOF", "NO", "ONE")
+                # Another service may have been quicker, and this one follow its choice already.
+                if set_role(self._probe(address), self._keys, metas[address], "NO", "ONE"):
+                    logger.warning("redis=%s left its primary, which does not answer", address)
             # Whoever did not answer just now need not be asked again for the next look.
             silent.update(set(self._target.nodes) - {member.address for member in members})
             return ""
-        found = self._adopt(decision.address, decision.wait)
-        if isinstance(found, Primary):
-            self._attach(decision)
-        return found
-
-    def _attach(self, decision: Adopt) -> None:
+        # First, so that none of them can be taken back by the old primary and acknowledge for it.
+        metas = {member.address: member.meta for member in members}
         host, _, port = decision.address.rpartition(":")
         for address in decision.followers:
-            try:
-                self._probe(address).ask_one("REPLICAOF", host.strip("[]"), port)
-            except (LinkBrokenError, ReplyError) as error:
-                # It is looked after again as soon as it answers.
-                logger.warning("redis=%s cannot follow %s: %s", address, decision.address, error)
+            probe = self._probe(address)
+            if not set_role(probe, self._keys, metas[address], host.strip("[]"), port):
+                return f"{address} has changed while it was looked at"
+        return self._adopt(decision.address, decision.wait)
 
     def _survey(self, silent: set[str]) -> list[Member]:
         members: list[Member] = []
@@ -331,6 +328,30 @@ class PrimaryFinder:
             )
             self._probes[address] = link
         return link
+
+
+def set_role(link: RedisLink, keys: Keys, seen: Meta | None, host: str, port: str) -> bool:
+    """Has a server follow another (``NO``, ``ONE``: nobody), if its epoch is still the one seen.
+
+    Services that decide at the same time must not undo what another has done since they looked.
+
+    Returns:
+        False: the shard's row has changed, and nothing was done.
+
+    Raises:
+        LinkBrokenError: As for ``RedisLink.ask``.
+        ReplyError: A command was refused.
+    """
+    epoch = None if seen is None else str(seen.epoch).encode()
+    link.ask_one("WATCH", keys.meta)
+    if link.ask_one("HGET", keys.meta, "epoch") != epoch:
+        link.ask_one("UNWATCH")
+        return False
+    replies = link.ask([("MULTI",), ("REPLICAOF", host, port), ("EXEC",)])
+    error = first_error(replies)
+    if error is not None:
+        raise error
+    return replies[2] is not None
 
 
 def read_info(text: bytes) -> dict[str, str]:
