@@ -34,7 +34,6 @@ class _Connection(Protocol):
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
-    def pack_commands(self, commands: Sequence[Command]) -> Any: ...
     def send_packed_command(self, command: Any, *, check_health: bool = True) -> None: ...
     def read_response(self, *, disconnect_on_error: bool = True) -> Any: ...
     def can_read(self, timeout: float = 0) -> bool: ...
@@ -164,7 +163,7 @@ class RedisLink:
         connection = self._connection
         try:
             self._connect()
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            connection.send_packed_command([_pack(commands)], check_health=False)
             replies: list[Any] = []
             for _ in commands:
                 try:
@@ -256,6 +255,20 @@ class RedisLink:
 def first_error(replies: Sequence[Any]) -> ReplyError | None:
     """The first refusal among the replies."""
     return next((reply for reply in replies if isinstance(reply, ReplyError)), None)
+
+
+def _pack(commands: Sequence[Command]) -> bytes:
+    """The commands as they travel. The library's own packing takes most of a large commit's time.
+
+    Numbers go as their text.
+    """
+    parts: list[bytes] = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        for argument in command:
+            data = argument if type(argument) is bytes else str(argument).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
 
 
 def _make_connection(
