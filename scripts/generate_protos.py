@@ -19,7 +19,7 @@ from pathlib import Path
 
 GENERATOR = "1.62.3"
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE_ROOTS = [ROOT / "packages" / name / "src" for name in ("gcs", "scheduler")]
+SOURCE_ROOTS = [ROOT / "packages" / name / "src" for name in ("gcs", "scheduler", "rl")]
 
 
 def generate(source_root: Path, out: Path) -> list[Path]:

@@ -21,6 +21,8 @@ class ServeConfig:
     Attributes:
         host: Address to listen on.
         port: 0 takes a free one.
+        grpc_port: Where gRPC is answered too, with the `grpc` extra: 0 takes a free one, -1, the
+            default, answers none.
         token: Where given, every call but the two probes must carry `Authorization: Bearer
             <token>`.
         body_bytes_max: A longer body is refused before it is read.
@@ -32,6 +34,7 @@ class ServeConfig:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int = -1
     token: str | None = field(default=None, repr=False)
     body_bytes_max: int = 8 << 20
     connections_max: int = 4096
@@ -41,6 +44,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise InvalidSettingError(f"port must lie in 0..65535, got {self.port!r}")
+        if not -1 <= self.grpc_port < 65536:
+            raise InvalidSettingError(f"grpc_port must lie in -1..65535, got {self.grpc_port!r}")
         if self.token is None and not is_loopback(self.host):
             raise InvalidSettingError(
                 f"refusing to listen on {self.host} without a token",

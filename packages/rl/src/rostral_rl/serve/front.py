@@ -20,6 +20,7 @@ def serve(
     policy: Source | Mapping[str, Source],
     *,
     http: int = 8080,
+    grpc: int | None = None,
     slo_ms: float = 5.0,
     host: str = "127.0.0.1",
     token: str | None = None,
@@ -30,6 +31,7 @@ def serve(
         policy: A policy, or where one lies: a folder of ours, an ONNX file, a zip of
             Stable-Baselines3; or several of these, by name.
         http: Port; 0 takes a free one, which `server.port` then tells.
+        grpc: Port for gRPC beside it, `server.grpc_port`; none by default.
         slo_ms: Latency objective of a request; drives the batch size.
         host: Address to listen on; anything but loopback needs a token.
         token: Callers must present it.
@@ -49,7 +51,14 @@ def serve(
     sources = policy if isinstance(policy, Mapping) else {DEFAULT_MODEL: policy}
     models = {name: load(source) for name, source in sources.items()}
     engine = EngineConfig(batch=BatchConfig(slo_ms=slo_ms))
-    return PolicyServer(models, ServeConfig(host=host, port=http, token=token, engine=engine))
+    config = ServeConfig(
+        host=host,
+        port=http,
+        grpc_port=-1 if grpc is None else grpc,
+        token=token,
+        engine=engine,
+    )
+    return PolicyServer(models, config)
 
 
 def load(source: Source) -> AnyServable:

@@ -81,6 +81,13 @@ class PolicyServer:
         self._socket = _bind(config.host, config.port)
         self.host = config.host
         self.port = int(self._socket.getsockname()[1])
+        self._config = config
+        #: Port of gRPC; -1 where there is none.
+        try:
+            self.grpc_port = _free_port(config.host, config.grpc_port)
+        except Exception:
+            self._socket.close()
+            raise
         self._server = _Server(
             uvicorn.Config(
                 PolicyApp(
@@ -189,7 +196,42 @@ class PolicyServer:
 
     async def _serve(self, started: Callable[[], None] | None) -> None:
         self._server.on_started = started
-        await self._server.serve([self._socket])
+        if self.grpc_port < 0:
+            await self._server.serve([self._socket])
+            return
+        from rostral_rl.serve.grpc import GrpcFront
+
+        front = GrpcFront(
+            self.engine,
+            host=self.host,
+            port=self.grpc_port,
+            token=self._config.token,
+            body_bytes_max=self._config.body_bytes_max,
+        )
+        await front.start()
+        try:
+            await self._server.serve([self._socket])
+        finally:
+            await front.stop(STOP_TIMEOUT_S)
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port that gRPC shall bind by itself; -1 for none.
+
+    Raises:
+        PortUnavailableError: It is taken.
+        MissingExtraError: The `grpc` extra is not installed.
+    """
+    if port < 0:
+        return port
+    try:
+        import rostral_rl.serve.grpc  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise MissingExtraError(
+            f"serving over gRPC needs {error.name}", hint="pip install 'rostral-rl[grpc]'"
+        ) from error
+    with _bind(host, port) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _settle() -> None:

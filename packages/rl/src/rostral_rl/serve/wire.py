@@ -65,6 +65,20 @@ def decode_raw(body: bytes, headers: Mapping[str, str]) -> SpaceArray:
             f"{SHAPE_HEADER} is {shape_text!r}", hint="for example 8,4; empty for a scalar"
         )
     shape = tuple(int(part) for part in parts)
+    return array_of(body, dtype, shape)
+
+
+def array_of(body: bytes, dtype: str, shape: tuple[int, ...]) -> SpaceArray:
+    """The array of bytes in C order; a read-only view of them.
+
+    Raises:
+        ShapeError: Another dtype than those of `DTYPES`, or not as many bytes as that needs.
+    """
+    if dtype not in DTYPES or len(shape) > DIMENSIONS_MAX:
+        raise ShapeError(
+            f"a tensor of {dtype[:80]!r} with {len(shape)} dimensions",
+            hint=f"at most {DIMENSIONS_MAX}; one of {', '.join(sorted(DTYPES))}",
+        )
     size = _DTYPE_OF[dtype].itemsize
     for length in shape:
         size *= length
