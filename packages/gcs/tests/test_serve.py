@@ -152,6 +152,25 @@ def test_wrong_usage_and_wrong_configuration_have_their_exit_statuses(tmp_path: 
     assert not list(tmp_path.glob("data/*.sqlite"))
 
 
+def test_shards_are_added_by_command(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    with GcsClient(server.address, server.token) as client:
+        for at in range(100):
+            client.kv_put(b"%d" % at, b"v")
+        where = [f"--address={server.address}", f"--token-file={tmp_path / 'token'}"]
+        done = _run("add-shards", "4", *where)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("4 shards; ")
+        refused = _run("add-shards", "3", *where)
+        assert refused.returncode == 1
+        assert "shards can be added, not taken away" in refused.stderr
+        assert len(client.kv_keys()) == 100
+    server.end(signal.SIGKILL)
+    again = serve()
+    with GcsClient(again.address, again.token) as client:
+        assert len(client.kv_keys()) == 100
+
+
 def test_the_token_command_makes_a_private_file(tmp_path: Path) -> None:
     done = _run("token", str(tmp_path / "t"))
     assert (done.returncode, done.stdout) == (0, f"token written to {tmp_path / 't'}\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from rostral_gcs.auth import write_token
+from rostral_gcs.auth import load_token, write_token
 from rostral_gcs.cli_status import status
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import StorageError
@@ -57,6 +57,28 @@ def token(file: Path) -> None:
     with errors_shown("rostral-gcs"):
         write_token(file)
     click.echo(f"token written to {file}")
+
+
+@main.command(name="add-shards")
+@click.argument("shard_count", type=int)
+@click.option("--address", default="127.0.0.1:6380", show_default=True, help="Of the server.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    default=lambda: default_data_dir() / "token",
+    help="The cluster token; by default the one in the data directory.",
+)
+def add_shards(shard_count: int, address: str, token_file: Path) -> None:
+    """Add shards to a running server until it has SHARD_COUNT; it goes on serving."""
+    # Here, so that `--help` and usage errors do not wait for grpc.
+    from rostral_gcs.sync_client import GcsClient
+
+    with errors_shown("rostral-gcs"), GcsClient(address, load_token(token_file)) as client:
+        done = client.add_shards(shard_count)
+    click.echo(
+        f"{done.shard_count} shards; {done.moved_rows} rows moved, writes to them waited for "
+        f"{done.blocked_s * 1e3:.0f} ms"
+    )
 
 
 @main.command()

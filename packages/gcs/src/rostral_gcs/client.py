@@ -21,6 +21,7 @@ from rostral_gcs.connection import Connection
 from rostral_gcs.errors import AlreadyExistsError, ConflictError, GcsError, NotFoundError
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID
 from rostral_gcs.row_client import RowClient
+from rostral_gcs.shard_map import GrowthSummary
 from rostral_gcs.tables.actors import ACTORS, ActorRow, ActorState
 from rostral_gcs.tables.functions import (
     FUNCTION_CHUNKS,
@@ -381,6 +382,32 @@ class AsyncGcsClient(LineageMethods, PlacementMethods):
         """All keys of the namespace that begin with the prefix, in order."""
         rows = await self._rows.scan(KV, kv_prefix(namespace, prefix))
         return [row.key for row in rows]
+
+    # --- Shards ------------------------------------------------------------------------------
+
+    async def add_shards(self, shard_count: int, *, timeout_s: float = 3600.0) -> GrowthSummary:
+        """Adds shards to the store until there are so many; calls are served meanwhile.
+
+        Rows that move are copied first; writes to them then wait for a moment (``blocked_s``),
+        nothing else does. Watches begin again with RESYNC. With as many as there are, nothing is
+        done. A compare-and-set whose answer is lost at that very moment may, when it is sent again,
+        find its own write and raise ConflictError.
+
+        Args:
+            shard_count: How many there shall be, 256 at most.
+            timeout_s: How long to wait. The server goes on when nobody waits any more.
+
+        Raises:
+            InvalidArgumentError: There are more, or the store is in Redis.
+            StorageError: The disk is full or failed; the store is as it was.
+        """
+        reply = await self._connection.call(
+            "AddShards",
+            gcs_pb2.AddShardsRequest(shard_count=max(0, shard_count)),
+            gcs_pb2.AddShardsReply,
+            timeout_s=timeout_s,
+        )
+        return GrowthSummary(reply.shard_count, reply.moved_rows, reply.blocked_s)
 
     # --- Watches -----------------------------------------------------------------------------
 

@@ -29,8 +29,8 @@ class GcsConfig:
         port: TCP port; 0 lets the system choose, so that many clusters fit on one machine.
         insecure: Allows a bind to more than loopback though the channel is not encrypted.
         redis: Keeps the rows in Redis. None: in files of ``data_dir``.
-        shard_count: Number of shards, fixed when the data directory is made. One by default: on one
-            disk a single file groups the most writes into each sync.
+        shard_count: Number of shards when the data directory is made; more can be added. One by
+            default: on one disk a single file groups the most writes into each sync.
         key_size_max: Longest key in bytes.
         value_size_max: Largest value in bytes; larger function blobs are stored in chunks.
         message_size_max: Largest gRPC message in bytes, either way.

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ class DataDir:
 
     Attributes:
         cluster_id: 16 random bytes made with the directory.
+        shard_count: How many shards there are; the store's own table of shards may say more.
 
     Args:
         path: Made with mode 0700 when missing.
@@ -41,6 +43,7 @@ class DataDir:
     """
 
     cluster_id: bytes
+    shard_count: int
 
     def __init__(
         self,
@@ -76,6 +79,23 @@ class DataDir:
         """The file of a shard."""
         return self._path / f"shard-{index:03d}.sqlite"
 
+    def remove_shard(self, index: int) -> None:
+        """Deletes the files of a shard that is not, or no longer, of the store."""
+        for path in self._path.glob(f"shard-{index:03d}.*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def write_shard_count(self, shard_count: int) -> None:
+        """Notes how many shards there are now. The store's own table of shards is the truth."""
+        path = self._path / "cluster.json"
+        found = json.loads(path.read_bytes())
+        if found["shard_count"] != shard_count:
+            found.setdefault("made_with", found["shard_count"])
+            found["shard_count"] = shard_count
+            self._write_identity(found)
+
     def backend(self, index: int) -> EmbeddedBackend:
         """The storage of a shard, not yet open."""
         return EmbeddedBackend(
@@ -94,31 +114,37 @@ class DataDir:
         path = self._path / "cluster.json"
         if not path.exists():
             fresh = {"cluster_id": secrets.token_hex(16), "shard_count": shard_count}
-            scratch = path.with_suffix(".new")
-            descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                os.write(descriptor, json.dumps(fresh).encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            scratch.rename(path)
-            self._sync_directory()
+            self._write_identity(fresh)
         try:
             found = json.loads(path.read_bytes())
             cluster_id = bytes.fromhex(found["cluster_id"])
-            made_with = int(found["shard_count"])
+            made_with = int(found.get("made_with", found["shard_count"]))
+            self.shard_count = int(found["shard_count"])
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{path} is damaged: {error}", hint="restore it from a backup of the directory"
             ) from error
-        if made_with != shard_count:
+        # One that has grown goes on with the configuration that it was made with.
+        if shard_count not in (made_with, self.shard_count):
             raise ConfigError(
                 f"data directory {self._path} was made with shard_count {made_with}, asked for "
                 f"{shard_count}",
-                hint=f"start with {made_with} shards",
+                hint=f"start with {made_with} shards; `rostral-gcs add-shards` adds to them",
                 problems=(f"shard_count is {shard_count}; this directory has {made_with}",),
             )
         return cluster_id
+
+    def _write_identity(self, identity: dict[str, object]) -> None:
+        path = self._path / "cluster.json"
+        scratch = path.with_suffix(".new")
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(identity).encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        scratch.rename(path)
+        self._sync_directory()
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)

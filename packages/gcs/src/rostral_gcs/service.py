@@ -217,7 +217,7 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
         return gcs_pb2.HelloReply(
             protocol_version=PROTOCOL_VERSION,
             cluster_id=self._store.cluster_id,
-            shard_count=self._config.shard_count,
+            shard_count=self._store.shard_count,
             server_version=__version__,
         )
 
@@ -295,6 +295,21 @@ class _Servicer(gcs_pb2_grpc.GcsServicer):
                         for row in rows
                     ],
                     page_token=token,
+                )
+        except GcsError as error:
+            await abort_with(context, error)
+
+    async def AddShards(  # noqa: N802
+        self, request: gcs_pb2.AddShardsRequest, context: _Context
+    ) -> gcs_pb2.AddShardsReply:
+        try:
+            with _internal_errors("AddShards"):
+                # A caller that gives up must not leave the store half grown.
+                done = await asyncio.shield(self._store.add_shards(request.shard_count))
+                return gcs_pb2.AddShardsReply(
+                    shard_count=done.shard_count,
+                    moved_rows=done.moved_rows,
+                    blocked_s=done.blocked_s,
                 )
         except GcsError as error:
             await abort_with(context, error)

@@ -26,6 +26,7 @@ from rostral_gcs.backends.base import (
     Change,
     Columns,
     Gathered,
+    Movable,
     Opened,
     Queryable,
     Row,
@@ -288,6 +289,21 @@ class Shard:
             return backend.remaining_leases(ids) if isinstance(backend, SharedLeases) else {}
 
         return await self._query(query)
+
+    async def adopt(self, spec: TableSpec, rows: Sequence[Row], last_sequence: int) -> None:
+        """Takes in rows of another shard, with the versions that they have there."""
+
+        def query(backend: Backend) -> None:
+            assert isinstance(backend, Movable)  # Nothing else is asked to grow.
+            backend.adopt(spec.number, rows, last_sequence)
+            self._last_sequence = max(self._last_sequence, last_sequence)
+            self._trimmed_sequence = max(self._trimmed_sequence, last_sequence)
+
+        await self._query(query)
+
+    async def drop(self, spec: TableSpec, keys: Sequence[bytes]) -> None:
+        """Deletes rows that another shard has now; nobody is told."""
+        await self._query(lambda backend: cast(Movable, backend).drop(spec.number, keys))
 
     async def history(self, after_sequence: int, limit: int) -> tuple[list[Change], int]:
         """Watchable changes after the sequence, and the sequence they are complete up to."""

@@ -11,10 +11,9 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rostral_gcs.archive.files import archive_form
 from rostral_gcs.archive.schema import Filter, check_filters, schema_of
@@ -33,9 +32,17 @@ from rostral_gcs.ids import NodeID
 from rostral_gcs.liveness import NodeLiveness, with_resources
 from rostral_gcs.shard import Publish, Shard
 from rostral_gcs.shard_core import Op, OpResult
+from rostral_gcs.shard_growth import (
+    Flight,
+    Growth,
+    copy_moving_rows,
+    drop_moved_rows,
+    switch,
+)
+from rostral_gcs.shard_map import SHARD_COUNT_MAX, GrowthSummary, ShardMap
 from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NODES, NodeRow
-from rostral_gcs.tables.registry import TableSpec, shard_for, table_spec
+from rostral_gcs.tables.registry import TableSpec, table_spec
 from rostral_gcs.watch import WatchHub
 
 if TYPE_CHECKING:
@@ -45,7 +52,12 @@ __all__ = ["Store"]
 
 logger = logging.getLogger("rostral.gcs.store")
 
+_T = TypeVar("_T")
 _NODES = table_spec("nodes")
+_SHARDS = table_spec("shards")
+_MAP_KEY: Final = b"owners"
+# There while a shard may still hold copies of rows that have moved.
+_COPIES_KEY: Final = b"copies"
 
 
 class Store:
@@ -62,6 +74,12 @@ class Store:
         self._hub: WatchHub | None = None
         # Of nodes that renewed here, and other services have not been told.
         self._renewed_s: dict[bytes, float] = {}
+        self._map = ShardMap.uniform(config.shard_count)
+        self._flight = Flight()
+        self._growth: Growth | None = None
+        self._growing = asyncio.Lock()
+        # While old copies of moved rows wait to be dropped, rows are told from copies.
+        self._has_copies = False
         self._liveness = NodeLiveness(
             lease_s_min=config.node_lease_s_min,
             lease_s_max=config.node_lease_s_max,
@@ -97,21 +115,128 @@ class Store:
         storage = _open_storage(config)
         self._storage = storage
         try:
-            for index in range(config.shard_count):
-                shard = Shard(
-                    index=index,
-                    backend=storage.backend(index),
-                    config=config,
-                    publish=self._publisher(index),
-                    restart=self._restarter(index),
-                )
-                self._shards.append(shard)
-                await shard.start()
-            self._hub = WatchHub(self._shards, config)
+            await self._start_shard(storage)
+            self._map = await self._load_map(storage)
+            while len(self._shards) < self._map.shard_count:
+                await self._start_shard(storage)
+            await self._end_interrupted_growth(storage)
+            self._hub = WatchHub(self._shards, config, self._belongs)
             await self._load_nodes()
         except BaseException:
             await self.close()
             raise
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are."""
+        return self._map.shard_count
+
+    async def _start_shard(self, storage: DataDir | RedisStorage) -> Shard:
+        index = len(self._shards)
+        shard = Shard(
+            index=index,
+            backend=storage.backend(index),
+            config=self._config,
+            publish=self._publisher(index),
+            restart=self._restarter(index),
+        )
+        self._shards.append(shard)
+        await shard.start()
+        return shard
+
+    async def _load_map(self, storage: DataDir | RedisStorage) -> ShardMap:
+        found = await self._shards[0].read(_SHARDS, [_MAP_KEY])
+        if found:
+            return ShardMap.decode(found[_MAP_KEY].value)
+        made_with = storage.shard_count if isinstance(storage, DataDir) else None
+        return ShardMap.uniform(made_with or self._config.shard_count)
+
+    async def _end_interrupted_growth(self, storage: DataDir | RedisStorage) -> None:
+        """Undoes, or ends, the growth that a death interrupted."""
+        if not isinstance(storage, DataDir):
+            return
+        for index in range(self._map.shard_count, SHARD_COUNT_MAX):
+            storage.remove_shard(index)
+        if await self._shards[0].read(_SHARDS, [_COPIES_KEY]):
+            self._has_copies = True
+            await self._drop_copies(storage)
+
+    async def add_shards(self, shard_count: int) -> GrowthSummary:
+        """Adds shards until there are so many, while calls are served; see ``shard_growth.py``.
+
+        Raises:
+            InvalidArgumentError: There are more already, or it is too many, or the backend cannot.
+            StorageError: The disk is full or failed; the store is as it was.
+        """
+        async with self._growing:
+            storage = self._storage
+            present = self._map
+            if not present.shard_count <= shard_count <= SHARD_COUNT_MAX:
+                raise InvalidArgumentError(
+                    f"asked for {shard_count} shards; allowed: {present.shard_count}, as many as "
+                    f"there are, to {SHARD_COUNT_MAX}",
+                    hint="shards can be added, not taken away",
+                )
+            if shard_count == present.shard_count:
+                return GrowthSummary(shard_count)
+            if not isinstance(storage, DataDir):
+                raise InvalidArgumentError(
+                    "shards cannot be added to a store in Redis", hint="make a new store with more"
+                )
+            return await self._grow(storage, present, present.grown(shard_count))
+
+    async def _grow(self, storage: DataDir, present: ShardMap, later: ShardMap) -> GrowthSummary:
+        growth = Growth(present.moved_slots(later))
+        growth.gate.set()
+        earlier, self._flight = self._flight, Flight()
+        self._growth = growth
+        try:
+            for _ in range(present.shard_count, later.shard_count):
+                await self._start_shard(storage)
+            # What began before is not noted as dirty, so it must be done before rows are copied.
+            await earlier.wait_idle()
+            moved = await copy_moving_rows(self._shards, growth)
+            blocked_s = await switch(self._shards, present, growth, lambda: self._store_map(later))
+            # One step for the event loop: whoever looks sees both or neither.
+            self._map = later
+            self._has_copies = True
+            self.hub.handle_growth(self._shards[present.shard_count :])
+        except BaseException:
+            for shard in self._shards[present.shard_count :]:
+                await shard.close()
+                storage.remove_shard(shard.index)
+            del self._shards[present.shard_count :]
+            raise
+        finally:
+            self._growth = None
+            growth.gate.set()
+        await self._drop_copies(storage)
+        logger.info("shards=%d moved rows=%d", later.shard_count, moved)
+        return GrowthSummary(later.shard_count, moved, blocked_s)
+
+    async def _store_map(self, later: ShardMap) -> None:
+        results = await self._shards[0].write(
+            NodeID.from_random().binary(),
+            [Op(_SHARDS, _MAP_KEY, later.encode(), None), Op(_SHARDS, _COPIES_KEY, b"1", None)],
+        )
+        for result in results:
+            if isinstance(result, GcsError):
+                raise result
+
+    async def _drop_copies(self, storage: DataDir) -> None:
+        await drop_moved_rows(self._shards, self._map)
+        await asyncio.to_thread(storage.write_shard_count, self._map.shard_count)
+        op = Op(_SHARDS, _COPIES_KEY, None, None)
+        await self._shards[0].write(NodeID.from_random().binary(), [op])
+        self._has_copies = False
+
+    def _belongs(self, index: int, spec: TableSpec, key: bytes) -> bool:
+        return (
+            not self._has_copies
+            or spec.appended
+            or spec.name == _SHARDS.name
+            or self._map.shard_for(spec, key) == index
+        )
 
     async def close(self) -> None:
         """Commits what is queued, closes the shards and gives the storage back."""
@@ -135,12 +260,31 @@ class Store:
             FencedError: The writer is fenced; nothing was applied.
             NotFoundError: The writer's node is unknown; nothing was applied.
         """
+        growth = self._growth
+        touched: list[tuple[str, bytes]] = []
+        while growth is not None and (touched := growth.touched(ops)):
+            if growth.gate.is_set():
+                break
+            await growth.gate.wait()
+            growth = self._growth
+        if growth is None or not touched:
+            with self._flight:
+                return await self._write(request_id, ops, writer)
+        with growth.flight:
+            try:
+                return await self._write(request_id, ops, writer)
+            finally:
+                growth.dirty.update(touched)
+
+    async def _write(
+        self, request_id: bytes, ops: Sequence[Op | GcsError], writer: tuple[NodeID, int] | None
+    ) -> list[OpResult]:
         await self._check_writer(writer)
         results: list[OpResult] = [op if isinstance(op, GcsError) else 0 for op in ops]
         by_shard: dict[int, list[int]] = {}
         for at, op in enumerate(ops):
             if not isinstance(op, GcsError):
-                index = shard_for(op.spec, op.key, len(self._shards))
+                index = self._map.shard_for(op.spec, op.key)
                 by_shard.setdefault(index, []).append(at)
 
         async def write_part(index: int, places: list[int]) -> None:
@@ -179,7 +323,7 @@ class Store:
         if len(self._shards) == 1:
             await self._shards[0].append(request_id, columns)
             return
-        parts = split_columns(columns, lambda key: shard_for(spec, key, len(self._shards)))
+        parts = split_columns(columns, lambda key: self._map.shard_for(spec, key))
         outcomes = await asyncio.gather(
             *(self._shards[index].append(request_id, part) for index, part in parts.items()),
             return_exceptions=True,
@@ -200,13 +344,17 @@ class Store:
                 f"rows of table {spec.name} cannot be read by prefixes this short",
                 hint="give whole keys, or scan",
             )
-        by_shard: dict[int, list[bytes]] = {}
-        for prefix in prefixes:
-            index = shard_for(spec, prefix, len(self._shards))
-            by_shard.setdefault(index, []).append(prefix)
-        found: dict[bytes, list[Row]] = {}
-        for index, part in by_shard.items():
-            found.update(await self._shards[index].read_prefixes(spec, part))
+
+        async def read() -> dict[bytes, list[Row]]:
+            by_shard: dict[int, list[bytes]] = {}
+            for prefix in prefixes:
+                by_shard.setdefault(self._map.shard_for(spec, prefix), []).append(prefix)
+            found: dict[bytes, list[Row]] = {}
+            for index, part in by_shard.items():
+                found.update(await self._shards[index].read_prefixes(spec, part))
+            return found
+
+        found = await self._of_one_map(read)
         return [row for prefix in prefixes for row in found[prefix]]
 
     async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> list[Row]:
@@ -215,12 +363,19 @@ class Store:
         Raises:
             TooLargeError: Their values would not fit in one message.
         """
-        by_shard: dict[int, list[bytes]] = {}
-        for key in keys:
-            by_shard.setdefault(shard_for(spec, key, len(self._shards)), []).append(key)
-        found: dict[bytes, Row] = {}
-        for index, part in by_shard.items():
-            found.update(await self._shards[index].read(spec, part))
+
+        async def read() -> dict[bytes, Row]:
+            by_shard: dict[int, list[bytes]] = {}
+            for key in keys:
+                by_shard.setdefault(self._map.shard_for(spec, key), []).append(key)
+            found: dict[bytes, Row] = {}
+            for index, part in by_shard.items():
+                found.update(await self._shards[index].read(spec, part))
+            return found
+
+        found = await self._of_one_map(read)
+        if spec.appended and len(found) < len(keys) and self._map.has_grown:
+            found |= await self._read_anywhere(spec, [key for key in keys if key not in found])
         size_max = self._config.message_size_max // 2
         if sum(len(row.value) for row in found.values()) > size_max:
             raise TooLargeError(
@@ -229,6 +384,23 @@ class Store:
                 limit_bytes=size_max,
             )
         return [found[key] for key in keys if key in found]
+
+    async def _of_one_map(self, read: Callable[[], Awaitable[_T]]) -> _T:
+        """Reads again when shards were added meanwhile: what was looked for may have moved."""
+        while True:
+            present = self._map
+            result = await read()
+            if self._map is present:
+                return result
+
+    async def _read_anywhere(self, spec: TableSpec, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """Rows that were written before their slot moved: the newest of each key."""
+        newest: dict[bytes, Row] = {}
+        for shard in self._shards:
+            for key, row in (await shard.read(spec, keys)).items():
+                if key not in newest or newest[key].version < row.version:
+                    newest[key] = row
+        return newest
 
     async def probe(self) -> None:
         """Returns when every shard has read a row, or looked for one. Raises StorageError."""
@@ -239,18 +411,33 @@ class Store:
         self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
     ) -> tuple[list[Row], bool]:
         """A page of rows in key order over all shards, and whether more may follow."""
-        shards = self._shards
+        return await self._of_one_map(lambda: self._scan(spec, prefix, after_key, limit))
+
+    async def _scan(
+        self, spec: TableSpec, prefix: bytes, after_key: bytes, limit: int
+    ) -> tuple[list[Row], bool]:
+        shards = self._shards[: self._map.shard_count]
         if spec.route_size and len(prefix) >= spec.route_size:
-            shards = [self._shards[shard_for(spec, prefix, len(self._shards))]]
+            shards = [self._shards[self._map.shard_for(spec, prefix)]]
         pages = [
             await shard.scan(spec, prefix=prefix, after_key=after_key, limit=limit)
             for shard in shards
         ]
         # A shard that has more hides its keys above its page's last, so the merge ends there.
         ends = [rows[-1].key for rows, more in pages if more]
-        merged = heapq.merge(*(rows for rows, _ in pages), key=lambda row: row.key)
-        rows = list(islice((row for row in merged if not ends or row.key <= min(ends)), limit))
-        return rows, bool(ends) or sum(len(page) for page, _ in pages) > len(rows)
+        parts = [
+            [row for row in rows if self._belongs(shard.index, spec, row.key)]
+            for shard, (rows, _) in zip(shards, pages, strict=True)
+        ]
+        merged: list[Row] = []
+        for row in heapq.merge(*parts, key=lambda row: (row.key, -row.version)):
+            if ends and row.key > min(ends):
+                break
+            # Of a row that was written anew after its slot moved, the newest.
+            if not merged or merged[-1].key != row.key:
+                merged.append(row)
+        rows = merged[:limit]
+        return rows, bool(ends) or len(merged) > len(rows)
 
     async def query(
         self, spec: TableSpec, filters: Sequence[Filter], *, limit: int, token: bytes
@@ -268,10 +455,18 @@ class Store:
                 hint="give back the one of the page before",
             )
         rows, token = await self._shards[index].query(spec, filters, limit, token)
+        if self._map.has_grown:
+            rows = await self._newest_of(spec, rows, index)
         if not token:
             index += 1
         done = index == len(self._shards)
         return rows, b"" if done else index.to_bytes(2, "big") + token
+
+    async def _newest_of(self, spec: TableSpec, rows: Sequence[Row], index: int) -> list[Row]:
+        """The rows but for those that were written anew in the shard that has their slot now."""
+        foreign = [row.key for row in rows if self._map.shard_for(spec, row.key) != index]
+        newest = await self._read_anywhere(spec, foreign)
+        return [row for row in rows if row.key not in newest or newest[row.key] == row]
 
     async def renew_node_lease(
         self,

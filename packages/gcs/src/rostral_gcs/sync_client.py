@@ -25,6 +25,7 @@ from rostral_gcs.ids import (
     PlacementGroupID,
     TaskID,
 )
+from rostral_gcs.shard_map import GrowthSummary
 from rostral_gcs.tables.actors import ActorRow
 from rostral_gcs.tables.checkpoints import CheckpointRow
 from rostral_gcs.tables.events import EventRow, EventSeverity
@@ -338,6 +339,10 @@ class GcsClient:
     def kv_keys(self, prefix: bytes = b"", *, namespace: str = "") -> list[bytes]:
         """All keys of the namespace that begin with the prefix, in order."""
         return self._wait(self._core.kv_keys(prefix, namespace=namespace))
+
+    def add_shards(self, shard_count: int, *, timeout_s: float = 3600.0) -> GrowthSummary:
+        """Adds shards to the store until there are so many; calls are served meanwhile."""
+        return self._wait(self._core.add_shards(shard_count, timeout_s=timeout_s))
 
     def watch(
         self,

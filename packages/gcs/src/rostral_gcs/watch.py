@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,10 +128,16 @@ class WatchHub:
     Args:
         shards: All shards, started.
         config: Bounds.
+        belongs: Whether a row that lies in a shard is that shard's, and not to be dropped.
     """
 
-    def __init__(self, shards: Sequence[Shard], config: GcsConfig) -> None:
-        self._shards = shards
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        config: GcsConfig,
+        belongs: Callable[[int, TableSpec, bytes], bool],
+    ) -> None:
+        self._shards = list(shards)
         self._config = config
         self._rings = [
             Ring(
@@ -143,6 +149,8 @@ class WatchHub:
         ]
         self._wakers: dict[int, set[asyncio.Event]] = {}
         self._watcher_count = 0
+        self._growths = 0
+        self._belongs = belongs
 
     @property
     def watcher_count(self) -> int:
@@ -155,6 +163,29 @@ class WatchHub:
         for table in {change.table for change in changes}:
             for waker in self._wakers.get(table, ()):
                 waker.set()
+
+    def handle_growth(self, added: Sequence[Shard]) -> None:
+        """Takes shards in. Every watch ends: its position says nothing of the new ones."""
+        self._shards = [*self._shards, *added]
+        self._rings += [
+            Ring(
+                start_sequence=shard.last_sequence,
+                count_max=self._config.ring_count_max,
+                size_max=self._config.ring_size_max,
+            )
+            for shard in added
+        ]
+        self._growths += 1
+        for wakers in self._wakers.values():
+            for waker in wakers:
+                waker.set()
+
+    def _check_not_grown(self, growths: int) -> None:
+        if growths != self._growths:
+            raise ResyncRequiredError(
+                f"shards were added; there are {len(self._shards)} now",
+                hint="watch again from a snapshot",
+            )
 
     def handle_restart(self, shard: int, sequence: int) -> None:
         """The shard's history below the sequence is not what it was: all its watchers look anew."""
@@ -189,6 +220,7 @@ class WatchHub:
             )
         if cursors is not None:
             await self._check_cursors(cursors)
+        growths = self._growths
         waker = asyncio.Event()
         self._wakers.setdefault(spec.number, set()).add(waker)
         self._watcher_count += 1
@@ -199,13 +231,16 @@ class WatchHub:
                 }
                 async with contextlib.aclosing(self._snapshot(spec, prefix, position)) as pages:
                     async for page in pages:
+                        self._check_not_grown(growths)
                         yield page
+                self._check_not_grown(growths)
                 yield WatchPage([], [], dict(position), synced=True)
             else:
                 position = dict(cursors)
             while True:
                 # Cleared before reading: a change that comes while we read sets it again.
                 waker.clear()
+                self._check_not_grown(growths)
                 async with contextlib.aclosing(self._changes(spec, prefix, position)) as pages:
                     async for page in pages:
                         yield page
@@ -215,6 +250,16 @@ class WatchHub:
             self._watcher_count -= 1
 
     async def _check_cursors(self, cursors: Mapping[int, int]) -> None:
+        if (
+            cursors
+            and set(cursors) == set(range(len(cursors)))
+            and len(cursors) < len(self._shards)
+        ):
+            raise ResyncRequiredError(
+                f"the position is from when there were {len(cursors)} shards; there are "
+                f"{len(self._shards)} now",
+                hint="watch again from a snapshot",
+            )
         if set(cursors) != {shard.index for shard in self._shards}:
             raise InvalidArgumentError(
                 f"cursors are for shards {sorted(cursors)[:20]}, the store has {len(self._shards)}",
@@ -269,7 +314,12 @@ class WatchHub:
                 )
                 if rows:
                     after_key = rows[-1].key
-                    old = [row for row in rows if row.version <= position[shard.index]]
+                    old = [
+                        row
+                        for row in rows
+                        if row.version <= position[shard.index]
+                        and self._belongs(shard.index, spec, row.key)
+                    ]
                     yield WatchPage([(shard.index, row) for row in old], [], {})
 
     async def _changes(

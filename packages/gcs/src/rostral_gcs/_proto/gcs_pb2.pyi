@@ -236,6 +236,22 @@ class WatchReply(_message.Message):
     synced: bool
     def __init__(self, events: _Optional[_Iterable[_Union[WatchEvent, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[Cursor, _Mapping]]] = ..., synced: bool = ...) -> None: ...
 
+class AddShardsRequest(_message.Message):
+    __slots__ = ("shard_count",)
+    SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    shard_count: int
+    def __init__(self, shard_count: _Optional[int] = ...) -> None: ...
+
+class AddShardsReply(_message.Message):
+    __slots__ = ("shard_count", "moved_rows", "blocked_s")
+    SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MOVED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_S_FIELD_NUMBER: _ClassVar[int]
+    shard_count: int
+    moved_rows: int
+    blocked_s: float
+    def __init__(self, shard_count: _Optional[int] = ..., moved_rows: _Optional[int] = ..., blocked_s: _Optional[float] = ...) -> None: ...
+
 class RenewNodeLeaseRequest(_message.Message):
     __slots__ = ("node_id", "epoch", "has_resources", "resources_available", "report")
     class ResourcesAvailableEntry(_message.Message):

@@ -50,6 +50,11 @@ class GcsStub(object):
                 request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WatchRequest.SerializeToString,
                 response_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.WatchReply.FromString,
                 )
+        self.AddShards = channel.unary_unary(
+                '/rostral.gcs.v1.Gcs/AddShards',
+                request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.AddShardsRequest.SerializeToString,
+                response_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.AddShardsReply.FromString,
+                )
         self.RenewNodeLease = channel.unary_unary(
                 '/rostral.gcs.v1.Gcs/RenewNodeLease',
                 request_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.RenewNodeLeaseRequest.SerializeToString,
@@ -108,6 +113,13 @@ class GcsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddShards(self, request, context):
+        """Adds shards until there are so many, while other calls are served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewNodeLease(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -151,6 +163,11 @@ def add_GcsServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.WatchRequest.FromString,
                     response_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.WatchReply.SerializeToString,
+            ),
+            'AddShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddShards,
+                    request_deserializer=rostral__gcs_dot___proto_dot_gcs__pb2.AddShardsRequest.FromString,
+                    response_serializer=rostral__gcs_dot___proto_dot_gcs__pb2.AddShardsReply.SerializeToString,
             ),
             'RenewNodeLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewNodeLease,
@@ -283,6 +300,23 @@ class Gcs(object):
         return grpc.experimental.unary_stream(request, target, '/rostral.gcs.v1.Gcs/Watch',
             rostral__gcs_dot___proto_dot_gcs__pb2.WatchRequest.SerializeToString,
             rostral__gcs_dot___proto_dot_gcs__pb2.WatchReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def AddShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/rostral.gcs.v1.Gcs/AddShards',
+            rostral__gcs_dot___proto_dot_gcs__pb2.AddShardsRequest.SerializeToString,
+            rostral__gcs_dot___proto_dot_gcs__pb2.AddShardsReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -20,6 +20,7 @@ __all__ = [
     "Change",
     "Columns",
     "Gathered",
+    "Movable",
     "Opened",
     "Queryable",
     "Row",
@@ -222,4 +223,20 @@ class SharedLeases(Protocol):
 
     def remaining_leases(self, ids: Sequence[bytes]) -> dict[bytes, float]:
         """How many seconds those of the leases still run that do."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A backend whose rows can be put and dropped as they are: no new version, no history."""
+
+    def adopt(self, table: int, rows: Sequence[Row], last_sequence: int) -> None:
+        """Takes in rows with their versions; further writes get sequences above ``last_sequence``.
+
+        History is as if trimmed up to there. Safe on disk when it returns.
+        """
+        ...
+
+    def drop(self, table: int, keys: Sequence[bytes]) -> None:
+        """Deletes rows without a trace."""
         ...

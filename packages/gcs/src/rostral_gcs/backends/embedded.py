@@ -318,6 +318,33 @@ class EmbeddedBackend:
             ).fetchone()
         return None if found is None else bytes(found[0])
 
+    def adopt(self, table: int, rows: Sequence[Row], last_sequence: int) -> None:
+        """Puts rows with the versions that they have."""
+        with self._transaction():
+            self._db.executemany(_PUT, [(table, row.key, row.value, row.version) for row in rows])
+            for name in ("last_sequence", "trimmed_sequence"):
+                self._put_meta(name, max(self._meta(name, 0), last_sequence))
+
+    def drop(self, table: int, keys: Sequence[bytes]) -> None:
+        """Deletes rows without a trace."""
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM rows WHERE tbl = ? AND key = ?", [(table, key) for key in keys]
+            )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translated():
+            self._set_synchronous("FULL")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
     def forget(self, before_s: float) -> None:
         """Drops answers older than the time."""
         self.log.forget(before_s)

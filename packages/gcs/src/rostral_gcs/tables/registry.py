@@ -7,13 +7,12 @@ server treats values as opaque bytes; the few that it must understand are decode
 from __future__ import annotations
 
 import enum
-import zlib
 from dataclasses import dataclass
 from typing import Final
 
 from rostral_gcs.errors import NoSuchTableError
 
-__all__ = ["TABLES", "Durability", "TableSpec", "shard_for", "table_spec"]
+__all__ = ["TABLES", "Durability", "TableSpec", "table_spec"]
 
 
 class Durability(enum.Enum):
@@ -42,6 +41,7 @@ class TableSpec:
             columns.
         appended: Its rows go into the lineage log: written in bulk, overwritten but never deleted,
             and moved to files when they are old. Not watchable.
+        pinned: All its rows lie in shard 0, however many shards there are.
     """
 
     name: str
@@ -52,6 +52,7 @@ class TableSpec:
     route_size: int = 0
     key_size: int = 0
     appended: bool = False
+    pinned: bool = False
 
 
 _CRITICAL: Final = Durability.CRITICAL
@@ -77,6 +78,8 @@ TABLES: Final[dict[str, TableSpec]] = {
         TableSpec(name="placement_group_names", number=10, durability=_CRITICAL),
         # 16 bytes of actor id: all checkpoints of an actor in one shard.
         TableSpec(name="checkpoints", number=11, durability=_CRITICAL, route_size=16, key_size=24),
+        # One row, in shard 0: the table of shards of a store that has grown.
+        TableSpec(name="shards", number=14, durability=_CRITICAL, pinned=True),
         TableSpec(
             name="tasks",
             number=12,
@@ -109,11 +112,3 @@ def table_spec(name: str) -> TableSpec:
             f"no table {name[:80]!r}; tables are {', '.join(TABLES)}", hint="check the spelling"
         )
     return spec
-
-
-def shard_for(spec: TableSpec, key: bytes, shard_count: int) -> int:
-    """The index of the shard that holds the key."""
-    if shard_count == 1:
-        return 0
-    route = key[: spec.route_size] if spec.route_size else key
-    return zlib.crc32(route, spec.number) % shard_count
