@@ -6,7 +6,7 @@ import ast
 import contextlib
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,27 +86,30 @@ def test_every_call_of_the_global_scheduler_refuses_every_wrong_token(
     assert token not in global_scheduler.said()
 
 
+def flight_calls(client: Any, options: Any) -> dict[str, Callable[[], object]]:
+    """Every method that Flight has, by name."""
+    descriptor, schema = flight.FlightDescriptor.for_path("x"), pa.schema([])
+    return {
+        "do_get": lambda: client.do_get(flight.Ticket(b"x"), options).read_all(),
+        "do_action": lambda: list(client.do_action("rostral.bytes", options)),
+        "list_actions": lambda: client.list_actions(options),
+        "list_flights": lambda: list(client.list_flights(options=options)),
+        "get_flight_info": lambda: client.get_flight_info(descriptor, options),
+        "get_schema": lambda: client.get_schema(descriptor, options),
+        "do_put": lambda: client.do_put(descriptor, schema, options)[0].close(),
+        "do_exchange": lambda: client.do_exchange(descriptor, options)[0].close(),
+    }
+
+
 def test_every_call_of_the_transfer_server_refuses_every_wrong_token(
     gcs_with_token: tuple[Service, Path], store: Service
 ) -> None:
     token = load_token(gcs_with_token[1])
-    descriptor = flight.FlightDescriptor.for_path("x")
-    schema = pa.schema([])
     with flight.connect(f"grpc://{store.address}") as client:
         for wrong, header in wrong_headers(token).items():
             headers = [] if header is None else [(b"authorization", header.encode())]
             options: Any = flight.FlightCallOptions(headers=headers, timeout=TIMEOUT_S)
-            calls = {
-                "do_get": lambda o=options: client.do_get(flight.Ticket(b"x"), o).read_all(),
-                "do_action": lambda o=options: list(client.do_action("rostral.bytes", o)),
-                "list_actions": lambda o=options: client.list_actions(o),
-                "list_flights": lambda o=options: list(client.list_flights(options=o)),
-                "get_flight_info": lambda o=options: client.get_flight_info(descriptor, o),
-                "get_schema": lambda o=options: client.get_schema(descriptor, o),
-                "do_put": lambda o=options: client.do_put(descriptor, schema, o)[0].close(),
-                "do_exchange": lambda o=options: client.do_exchange(descriptor, o)[0].close(),
-            }
-            for name, call in calls.items():
+            for name, call in flight_calls(client, options).items():
                 # Of one of its calls Arrow raises the same refusal as a plain OSError.
                 with pytest.raises((flight.FlightUnauthenticatedError, OSError), match="not shown"):
                     call()

@@ -17,7 +17,6 @@ import pytest
 
 from rostral_objectstore import ObjectHandle, StoreClient
 from rostral_objectstore._native.table import Handle, ObjectTable
-from rostral_objectstore.cli import SIZE
 from rostral_objectstore.errors import (
     ObjectCorruptError,
     ObjectLostError,
@@ -422,14 +421,6 @@ def test_a_size_that_is_none_is_a_usage_error(folder: Path, size: str) -> None:
     refused = serve(folder, "--memory", size)
     assert refused.returncode == 2
     assert "is no size" in refused.stderr or "No such option" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "size_bytes"),
-    [("65536", 65536), ("64K", 65536), ("4G", 4 << 30), ("1.5MiB", 3 << 19), ("2 tb", 2 << 40)],
-)
-def test_sizes_have_units(text: str, size_bytes: int) -> None:
-    assert SIZE.convert(text, None, None) == size_bytes
 
 
 def test_every_spill_directory_that_cannot_be_used_is_named_at_once(folder: Path) -> None:
