@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +65,32 @@ def test_a_model_that_is_late_at_any_size_is_not_made_slower_by_small_batches() 
     for _ in range(400):
         limit.record(limit.rows, latency_s=0.007 + 0.00001 * limit.rows, saturated=True)
     assert limit.rows == 200
+
+
+def test_one_slow_pass_does_not_move_a_fast_policy_off_the_loop_but_three_of_five_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a clock of its own, which only passes move on."""
+    threads: list[int] = []
+    passes_s = [0.0, 0.0, 0.01, 0.0, 0.0, 0.01, 0.01, 0.01, 0.01]
+    clock = types.SimpleNamespace(now_s=0.0)
+    clock.perf_counter = clock.monotonic = lambda: clock.now_s
+    monkeypatch.setattr(sys.modules[Batcher.__module__], "time", clock)
+
+    def act(obs: SpaceArray) -> SpaceArray:
+        clock.now_s += passes_s[len(threads)]
+        threads.append(threading.get_ident())
+        return obs[:, 0]
+
+    async def main() -> None:
+        batcher = Batcher(current(act), BatchConfig())
+        for _ in passes_s:
+            await ask(batcher, rows(1.0))
+        await batcher.close()
+
+    asyncio.run(main())
+    loop = threading.get_ident()
+    assert [thread == loop for thread in threads] == [True] * 7 + [False] * 2
 
 
 def test_an_idle_batcher_that_is_eager_answers_in_the_callers_own_turn() -> None:

@@ -31,6 +31,7 @@ INLINE_S_MAX = 1e-3
 """Passes faster than this run on the event loop: the way to a thread and back costs as much."""
 
 EAGER_S_MAX = 1e-4
+RECENT_PASSES = 5
 RETRY_S_MAX = 5.0
 
 
@@ -182,6 +183,7 @@ class Batcher:
         self._rows = 0
         self._scheduled = False
         self._pass_s = 0.0
+        self._recent_s: deque[float] = deque(maxlen=RECENT_PASSES)
         self._row_s = 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rostral-rl-act")
         self._running: asyncio.Task[None] | None = None
@@ -342,8 +344,9 @@ class Batcher:
         start = time.perf_counter()
         actions, state = run(obs, state)
         took_s = time.perf_counter() - start
-        # Smoothed, so that one preemption does not move a fast policy to the thread.
-        self._pass_s += 0.1 * (took_s - self._pass_s)
+        # The median: one pass that was preempted shall not move a fast policy to the thread.
+        self._recent_s.append(took_s)
+        self._pass_s = sorted(self._recent_s)[len(self._recent_s) // 2]
         self._row_s += 0.1 * (took_s / len(obs) - self._row_s)
         saturated = len(obs) >= self._limit.rows or bool(self._waiting)
         self._limit.record(len(obs), latency_s=took_s, saturated=saturated)

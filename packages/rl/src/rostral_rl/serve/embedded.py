@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +30,34 @@ CALLS_MAX = 1024
 """Requests that the actor has begun, at most; more wait in its mailbox."""
 
 
+PACKED_BYTES_MAX = 512
+Packed: TypeAlias = tuple[bytes, str, tuple[int, ...], int] | tuple[SpaceArray, int]
+"""A reply on its way. A small array as plain bytes: to pickle it takes longer than to choose it."""
+
+
+def _pack(reply: Reply) -> Packed:
+    actions, version = reply
+    if actions.nbytes > PACKED_BYTES_MAX:
+        return actions, version
+    return actions.tobytes(), actions.dtype.str, actions.shape, version
+
+
+def _unpack(packed: Packed) -> Reply:
+    if len(packed) == 2:
+        return Reply(*packed)
+    data, dtype, shape, version = packed
+    return Reply(np.frombuffer(data, dtype).reshape(shape), version)
+
+
 class _PolicyActor:
     """The engine as an async actor: one event loop, as in the other fronts."""
 
     def __init__(self, models: Mapping[str, AnyServable], config: EngineConfig) -> None:
         self._engine = Engine(models, config)
 
-    async def act(self, obs: npt.ArrayLike, which: dict[str, Any] | None = None) -> Reply:
+    async def act(self, obs: npt.ArrayLike, which: dict[str, Any] | None = None) -> Packed:
         """Answers; see `Engine.act`."""
-        return await self._engine.act(obs, **(which or {}))
+        return _pack(await self._engine.act(obs, **(which or {})))
 
     async def swap(self, policy: AnyServable, model: str, version: int | None) -> int:
         """Serves other weights; see `Engine.swap`."""
@@ -56,7 +75,7 @@ class _PolicyActor:
 class Pending(NamedTuple):
     """A request under way; see `EmbeddedPolicy.submit`."""
 
-    ref: rostral.ObjectRef[Reply]
+    ref: rostral.ObjectRef[Packed]
 
     def reply(self, timeout_s: float | None = None) -> Reply:
         """Waits for actions and version.
@@ -67,7 +86,7 @@ class Pending(NamedTuple):
             RLError: What `Engine.act` raises.
         """
         try:
-            return rostral.get(self.ref, timeout=timeout_s)
+            return _unpack(rostral.get(self.ref, timeout=timeout_s))
         except rostral.exceptions.ActorError as error:
             raise UnavailableError(
                 f"the policy's actor is away: {error}", hint="it is restarted where it may be"
