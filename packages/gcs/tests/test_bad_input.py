@@ -152,6 +152,12 @@ REFUSALS = [
         "its keys have 16",
     ),
     Refusal(
+        "the table of shards",
+        lambda c: _write(c, table="shards", key=b"owners", value=b"v"),
+        errors.InvalidArgumentError,
+        "is the store's own",
+    ),
+    Refusal(
         "task deleted",
         lambda c: _write(c, table="tasks", key=b"k" * 16),
         errors.InvalidArgumentError,

@@ -79,9 +79,12 @@ class DataDir:
         """The file of a shard."""
         return self._path / f"shard-{index:03d}.sqlite"
 
-    def remove_shard(self, index: int) -> None:
-        """Deletes the files of a shard that is not, or no longer, of the store."""
-        for path in self._path.glob(f"shard-{index:03d}.*"):
+    def remove_shards(self, first: int) -> None:
+        """Deletes the files of shards that are not of the store: of this number or a higher one."""
+        for path in self._path.glob("shard-*"):
+            number = path.name[len("shard-") :].partition(".")[0]
+            if not number.isdecimal() or int(number) < first:
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -47,6 +47,11 @@ def parse_op(message: gcs_pb2.WriteOp, config: GcsConfig) -> Op | GcsError:
         spec = table_spec(message.table)
         _check_key(message.key, config)
         value = message.value if message.HasField("value") else None
+        if spec.pinned:
+            return InvalidArgumentError(
+                f"table {spec.name} is the store's own and cannot be written",
+                hint="add shards with `rostral-gcs add-shards`",
+            )
         if spec.key_size and len(message.key) != spec.key_size:
             return InvalidKeyError(
                 f"key of {len(message.key)} bytes for table {spec.name}; its keys have "

@@ -155,8 +155,7 @@ class Store:
         """Undoes, or ends, the growth that a death interrupted."""
         if not isinstance(storage, DataDir):
             return
-        for index in range(self._map.shard_count, SHARD_COUNT_MAX):
-            storage.remove_shard(index)
+        storage.remove_shards(self._map.shard_count)
         if await self._shards[0].read(_SHARDS, [_COPIES_KEY]):
             self._has_copies = True
             await self._drop_copies(storage)
@@ -204,7 +203,7 @@ class Store:
         except BaseException:
             for shard in self._shards[present.shard_count :]:
                 await shard.close()
-                storage.remove_shard(shard.index)
+            storage.remove_shards(present.shard_count)
             del self._shards[present.shard_count :]
             raise
         finally:
