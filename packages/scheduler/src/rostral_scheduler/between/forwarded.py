@@ -255,6 +255,7 @@ class Forwarded:
     def _submit(self, peer: Peer, sent: Sent) -> None:
         try:
             message = self._message(peer, sent)
+            job = None if sent.job_id in peer.jobs else self._describe_job(sent.job_id)
         except NotSealedError:
             self._unsealed.append(sent)
             return
@@ -265,9 +266,9 @@ class Forwarded:
         if message is None:
             self._spawn(self._submit_later(peer, sent))
             return
-        if sent.job_id not in peer.jobs:
+        if job is not None:
             peer.jobs.add(sent.job_id)
-            peer.link.send(self._describe_job(sent.job_id))
+            peer.link.send(job)
         peer.functions.add((sent.job_id, message.inputs[message.function].id))
         peer.link.send(message)
 

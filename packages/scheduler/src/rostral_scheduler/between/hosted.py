@@ -215,7 +215,13 @@ class Hosted:
         if guests:
             await self._submit_all(guests)
         if self._incoming and not isinstance(self._incoming[0][1], Submit):
-            self._do(*self._incoming.popleft())
+            origin, other = self._incoming.popleft()
+            try:
+                self._do(origin, other)
+            except Exception:
+                # What one message does wrong must not stop all that come after it: tasks of a job
+                # that could not be made known are refused one by one.
+                logger.exception("cannot do what an origin asks: %s", type(other).__name__)
 
     def _do(self, origin: Origin, message: Message) -> None:
         match message:

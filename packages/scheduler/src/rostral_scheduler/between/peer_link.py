@@ -135,8 +135,13 @@ class PeerLink:
 
     def _hear(self, message: Message) -> None:
         self._heard_at_s = asyncio.get_running_loop().time()
-        if not isinstance(message, Beat):
+        if isinstance(message, Beat):
+            return
+        try:
             self._handle(message)
+        except Exception:
+            # What one message does wrong must not end the stream, which would bring it again.
+            logger.exception("cannot take in what a host says: %s", type(message).__name__)
 
     async def _is_refused(self) -> bool:
         host, _, port = self.address.rpartition(":")
