@@ -113,6 +113,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--schedulers", type=int, default=4)
     parser.add_argument("--load", type=float, default=0.9, help="share of all CPUs kept busy")
+    parser.add_argument(
+        "--shortest", type=float, default=0.1, help="shortest mean length of a function, seconds"
+    )
     parser.add_argument("--report-interval", type=float, default=1.0, help="seconds")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="SVG or PNG; runs smaller clusters too")
@@ -123,7 +126,7 @@ def main() -> None:
         seed=options.seed,
         scheduler_count=options.schedulers,
         report_interval_s=options.report_interval,
-        workload=WorkloadSettings(load=options.load),
+        workload=WorkloadSettings(load=options.load, length_s_min=options.shortest),
     )
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     found = run(settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["NODE_ID_LABEL", "Selector", "matches", "selector_of"]
+__all__ = ["NODE_ID_LABEL", "Selector", "matches", "selector_of", "values_of"]
 
 NODE_ID_LABEL = "ray.io/node-id"
 """A label that every node has."""
