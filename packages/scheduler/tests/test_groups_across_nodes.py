@@ -15,6 +15,7 @@ from rostral_gcs import (
     GcsClient,
     GcsConfig,
     GcsServer,
+    JobRow,
     PlacementGroupRow,
     PlacementGroupState,
 )
@@ -71,10 +72,13 @@ class Cluster:
         scheduler = self.loop.run(start())
         self.stack.callback(lambda: self.loop.run(scheduler.stop()))
 
-    def add_group(self, strategy: str, *cpus: float) -> PlacementGroupID:
+    def add_group(
+        self, strategy: str, *cpus: float, job_id: JobID | None = None, detached: bool = False
+    ) -> PlacementGroupID:
         row = PlacementGroupRow(
             group_id=PlacementGroupID(os.urandom(16)),
-            job_id=JobID.from_random(),
+            job_id=job_id or JobID.from_random(),
+            detached=detached,
             bundles=tuple(BundleRow(resources={"CPU": one}) for one in cpus),
             strategy=strategy,
         )
@@ -214,6 +218,27 @@ def test_a_node_that_is_gone_is_replaced(cluster: Cluster) -> None:
     kept = [one for one in before.bundles if one.node_id != lost]
     assert kept[0] in after.bundles
     assert lost not in [bundle.node_id for bundle in after.bundles]
+
+
+def test_groups_end_with_their_job_but_for_detached_ones(cluster: Cluster) -> None:
+    """1. Two groups of one job; it ends. 2. One stays. 3. A group that comes too late ends too."""
+    cluster.add_node()
+    cluster.add_scheduler()
+    job_id = JobID.from_random()
+    cluster.gcs.add_job(JobRow(job_id=job_id))
+    detached = cluster.add_group("PACK", 1, job_id=job_id, detached=True)
+    ending = cluster.add_group("PACK", 1, job_id=job_id)
+    eventually(lambda: cluster.free() == [0.0], "both groups")
+    cluster.gcs.finish_job(job_id)
+    eventually(lambda: cluster.free() == [1.0], "the end of one")
+    late = cluster.add_group("PACK", 1, job_id=job_id)
+    for group_id in (ending, late):
+        eventually(
+            lambda group_id=group_id: cluster.row(group_id).state is PlacementGroupState.REMOVED,  # type: ignore[misc]
+            "its end",
+        )
+    assert created(cluster, detached)
+    eventually(lambda: cluster.free() == [1.0], "no more than one group")
 
 
 def test_bundles_take_what_idle_workers_hold(cluster: Cluster) -> None:

@@ -11,18 +11,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import msgspec
 
 from rostral_gcs import (
+    JOBS,
     KV,
     PLACEMENT_GROUPS,
     AsyncGcsClient,
+    JobState,
     KvRow,
     PlacementGroupRow,
+    PlacementGroupState,
     WatchKind,
 )
 from rostral_gcs.errors import ConflictError, GcsError
+from rostral_gcs.ids import JobID
 from rostral_gcs.tables.kv import kv_prefix
 from rostral_scheduler.core.group_commit import (
     GroupAction,
@@ -44,6 +49,7 @@ logger = logging.getLogger("rostral.scheduler.global")
 _PAUSE_S = 0.5
 _TICK_S = 0.1
 _ID_SIZE = 16
+_ENDED_JOBS_MAX = 10_000
 
 
 class GroupPlacer:
@@ -60,12 +66,14 @@ class GroupPlacer:
         self._coordinators: dict[bytes, GroupCoordinator] = {}
         self._rows: dict[bytes, PlacementGroupRow] = {}
         self._votes: dict[bytes, dict[bytes, Vote]] = {}
+        # Of late: a group's row may come after the end of its job.
+        self._ended_jobs: dict[JobID, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begins to follow the GCS."""
-        for work in (self._repeat(self._follow_groups), self._repeat(self._follow_votes)):
-            self._spawn(work)
+        for follow in (self._follow_groups, self._follow_votes, self._follow_jobs):
+            self._spawn(self._repeat(follow))
         self._spawn(self._tick())
 
     async def stop(self) -> None:
@@ -124,9 +132,28 @@ class GroupPlacer:
             self._policy.set_group(group_id, placed)
         else:
             self._policy.remove_group(group_id)
+        if row.job_id in self._ended_jobs:
+            self._end_with_job(row)
         # A vote may have come before the row that it answers.
         for node_id, vote in list(self._votes.get(group_id, {}).items()):
             self._take_vote(group_id, node_id, vote)
+
+    async def _follow_jobs(self) -> None:
+        events = self._gcs.watch(JOBS)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                job = event.row
+                if job is None or job.state is not JobState.FINISHED:
+                    continue
+                if len(self._ended_jobs) >= _ENDED_JOBS_MAX:
+                    del self._ended_jobs[next(iter(self._ended_jobs))]
+                self._ended_jobs[job.job_id] = None
+                for row in [one for one in self._rows.values() if one.job_id == job.job_id]:
+                    self._end_with_job(row)
+
+    def _end_with_job(self, row: PlacementGroupRow) -> None:
+        if not row.detached and row.state is not PlacementGroupState.REMOVED:
+            self._spawn(self._write(replace(row, state=PlacementGroupState.REMOVED)))
 
     def _forget(self, group_id: bytes) -> None:
         self._policy.remove_group(group_id)
