@@ -218,7 +218,8 @@ def test_one_of_two_schedulers_is_killed_in_a_burst_and_nothing_is_lost(play: Pl
     async def scenario(cluster: Cluster) -> None:
         for _ in range(2):
             await cluster.start_scheduler()
-        async with client_of(cluster) as client:
+        # A loaded machine may take long to answer; who is killed is refused at once.
+        async with client_of(cluster, call_timeout_s=30.0, timeout_s=60.0) as client:
             answered = 0
 
             async def ask(asker: int) -> list[object]:
