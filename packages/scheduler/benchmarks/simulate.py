@@ -33,7 +33,7 @@ def summary_of(settings: SimulationSettings, measures: Measures, cpu_s: float) -
         "schedulers": settings.scheduler_count,
         "tasks": measures.tasks_ended,
         "virtual_s": measures.virtual_s,
-        "tasks_per_virtual_s": measures.tasks_ended / measures.virtual_s,
+        "tasks_per_virtual_s": measures.tasks_per_s(),
         "placed_where_submitted": measures.placed_locally,
         "decisions": measures.decisions,
         "decisions_per_s": measures.decisions_per_s(),

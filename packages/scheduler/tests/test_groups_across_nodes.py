@@ -232,11 +232,9 @@ def test_groups_end_with_their_job_but_for_detached_ones(cluster: Cluster) -> No
     cluster.gcs.finish_job(job_id)
     eventually(lambda: cluster.free() == [1.0], "the end of one")
     late = cluster.add_group("PACK", 1, job_id=job_id)
-    for group_id in (ending, late):
-        eventually(
-            lambda group_id=group_id: cluster.row(group_id).state is PlacementGroupState.REMOVED,  # type: ignore[misc]
-            "its end",
-        )
+    removed = PlacementGroupState.REMOVED
+    eventually(lambda: cluster.row(ending).state is removed, "its end")
+    eventually(lambda: cluster.row(late).state is removed, "the end of the late one")
     assert created(cluster, detached)
     eventually(lambda: cluster.free() == [1.0], "no more than one group")
 

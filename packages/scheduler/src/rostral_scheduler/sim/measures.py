@@ -101,6 +101,8 @@ class Measures:
     infeasible: int = 0
     retried: int = 0
     virtual_s: float = 0.0
+    ended_while_submitting: int = 0
+    submitting_s: float = 0.0
     quality: list[float] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)
     slowdowns: list[float] = field(default_factory=list)
@@ -116,6 +118,10 @@ class Measures:
             self.waits.append((estimated_s, true_s))
         elif (at := self._rng.randrange(self._compared)) < _KEPT_MAX:
             self.waits[at] = estimated_s, true_s
+
+    def tasks_per_s(self) -> float:
+        """In virtual time, while tasks came: the last ones that run alone are no throughput."""
+        return self.ended_while_submitting / self.submitting_s if self.submitting_s else 0.0
 
     def decisions_per_s(self) -> float:
         """On one core, with the reports of nodes that came meanwhile."""

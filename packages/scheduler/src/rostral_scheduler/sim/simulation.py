@@ -137,6 +137,8 @@ class Simulation:
             if measures.tasks_submitted < task_count and next_task_s <= events[0][0]:
                 self.now_s = next_task_s
                 measures.tasks_submitted += 1
+                measures.ended_while_submitting = measures.tasks_ended
+                measures.submitting_s = self.now_s
                 self._submit(self.workload.next_task())
                 next_task_s += self.workload.next_gap_s()
                 continue
