@@ -145,7 +145,9 @@ def rostral_table3(model: str, seconds: float) -> None:
 
     stub = STUBS[model]
     with rostral.init("local", num_cpus=2, object_store_memory=512_000_000):
-        policy = rl.embed(stub, config=EngineConfig(batch=BatchConfig(slo_ms=100.0)))
+        policy = rl.embed(
+            stub, config=EngineConfig(batch=BatchConfig(slo_ms=100.0, batch_max=STATES))
+        )
         states = np.zeros((STATES, stub.state_bytes), np.uint8)
         for _ in range(5):
             policy.act(states)

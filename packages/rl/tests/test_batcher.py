@@ -59,12 +59,15 @@ def test_the_limit_settles_where_latency_meets_the_objective() -> None:
     assert 36 <= min(seen[100:]) <= max(seen[100:]) <= 42
 
 
-def test_a_model_that_is_late_at_any_size_is_not_made_slower_by_small_batches() -> None:
-    """Simulated: 7 ms and 0.01 ms a row, where 5 ms are allowed."""
+def test_who_is_behind_catches_up_by_larger_batches() -> None:
+    """Simulated: 7 ms and 0.01 ms a row, where 5 ms are allowed and requests queue for 50 ms."""
     limit = BatchLimit(slo_s=0.005, batch_max=200)
     for _ in range(400):
-        limit.record(limit.rows, latency_s=0.007 + 0.00001 * limit.rows, saturated=True)
+        latency_s = 0.007 + 0.00001 * limit.rows
+        limit.record(limit.rows, latency_s=latency_s, saturated=True, waited_s=0.05)
     assert limit.rows == 200
+    limit.record(200, latency_s=0.009, saturated=True, waited_s=0.004)
+    assert limit.rows == 180
 
 
 def test_one_slow_pass_does_not_move_a_fast_policy_off_the_loop_but_three_of_five_do(

@@ -24,9 +24,6 @@ from rostral_rl.serve.tally import Tally
 
 BACK_OFF = 0.9
 """Small, because the best size moves little; Clipper's figure."""
-FIXED_SHARE_MAX = 0.8
-"""A pass whose fixed cost is more of the objective than this is late at any size worth having."""
-FORGETTING = 0.98
 INLINE_S_MAX = 1e-3
 """Passes faster than this run on the event loop: the way to a thread and back costs as much."""
 
@@ -67,9 +64,9 @@ class BatchConfig:
 class BatchLimit:
     """The batch size that the latency objective allows just now.
 
-    Departs from Clipper where a pass takes about as long as the objective whatever its size,
-    because the model is slow or the machine busy: smaller batches would then be as late, and only
-    lengthen the queue, so the limit rises.
+    Departs from Clipper where requests waited longer than a pass may take: we are behind then, and
+    smaller batches would only lengthen the queue, on a busy machine without end. So the limit rises
+    until the queue is short again.
 
     Invariant: 1 <= `rows` <= `batch_max`.
 
@@ -82,14 +79,15 @@ class BatchLimit:
         self._slo_s = slo_s
         self._batch_max = batch_max
         self._limit = 1.0
-        self._cost = _CostLine()
 
     @property
     def rows(self) -> int:
         """Rows that the next batch may have."""
         return int(self._limit)
 
-    def record(self, rows: int, *, latency_s: float, saturated: bool) -> None:
+    def record(
+        self, rows: int, *, latency_s: float, saturated: bool, waited_s: float = 0.0
+    ) -> None:
         """Learns from one batch.
 
         Args:
@@ -97,34 +95,12 @@ class BatchLimit:
             latency_s: Seconds its forward pass took.
             saturated: Whether the limit kept it from being larger. A batch that was small because
                 nobody else asked says nothing about larger ones, and does not raise the limit.
+            waited_s: Seconds that its oldest request had waited before the pass.
         """
-        self._cost.add(rows, latency_s)
-        is_late = latency_s > self._slo_s
-        if is_late and self._cost.fixed_s < FIXED_SHARE_MAX * self._slo_s:
+        if latency_s > self._slo_s and waited_s <= self._slo_s:
             self._limit = max(1.0, self._limit * BACK_OFF)
         elif saturated:
             self._limit = min(float(self._batch_max), max(self._limit, float(rows)) + 1.0)
-
-
-class _CostLine:
-    """Least squares of a pass's seconds over its rows; older passes count less and less."""
-
-    def __init__(self) -> None:
-        self._sums = [0.0] * 5  # of 1, rows, seconds, rows^2, rows * seconds
-
-    def add(self, rows: int, seconds: float) -> None:
-        new = (1.0, rows, seconds, rows * rows, rows * seconds)
-        self._sums = [FORGETTING * old + term for old, term in zip(self._sums, new, strict=True)]
-
-    @property
-    def fixed_s(self) -> float:
-        """Seconds of a pass without rows; of one row, where no other size was seen."""
-        n, x, y, xx, xy = self._sums
-        spread = n * xx - x * x
-        if spread <= 1e-6 * xx * n:
-            return y / n if x <= 1.001 * n else 0.0
-        slope = max((n * xy - x * y) / spread, 0.0)
-        return (y - slope * x) / n
 
 
 Pass: TypeAlias = Callable[[SpaceArray, FloatArray | None], tuple[SpaceArray, FloatArray | None]]
@@ -183,6 +159,9 @@ class Batcher:
         self._rows = 0
         self._scheduled = False
         self._pass_s = 0.0
+        # Of the batch under way: whether the limit made it smaller, and its oldest request's wait.
+        self._left_some = False
+        self._waited_s = 0.0
         self._recent_s: deque[float] = deque(maxlen=RECENT_PASSES)
         self._row_s = 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rostral-rl-act")
@@ -267,6 +246,7 @@ class Batcher:
 
     def _at_once(self, obs: SpaceArray, state: FloatArray | None) -> Answer:
         try:
+            self._left_some, self._waited_s = False, 0.0
             answer = self._pass(obs, state)
         except Exception:
             self.tally.failed += 1
@@ -328,6 +308,8 @@ class Batcher:
                 continue
             batch.append(request)
             rows += len(request.obs)
+        self._left_some = bool(self._waiting)
+        self._waited_s = now - batch[0].arrived_s if batch else 0.0
         return batch
 
     def _measured(self, batch: list[_Request]) -> Answer:
@@ -348,8 +330,8 @@ class Batcher:
         self._recent_s.append(took_s)
         self._pass_s = sorted(self._recent_s)[len(self._recent_s) // 2]
         self._row_s += 0.1 * (took_s / len(obs) - self._row_s)
-        saturated = len(obs) >= self._limit.rows or bool(self._waiting)
-        self._limit.record(len(obs), latency_s=took_s, saturated=saturated)
+        saturated = len(obs) >= self._limit.rows or self._left_some
+        self._limit.record(len(obs), latency_s=took_s, saturated=saturated, waited_s=self._waited_s)
         self.tally.count_pass(len(obs), took_s)
         return Answer(actions, state, version)
 
