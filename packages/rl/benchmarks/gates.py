@@ -32,6 +32,7 @@ GATES: dict[tuple[str, str], Gate] = {
     ("dqn", "LunarLander-v3"): Gate(150.0, 100_000),
     ("sac", "Pendulum-v1"): Gate(-180.0, 20_000),
     ("sac", "HalfCheetah-v5"): Gate(9_000.0, 1_000_000),
+    ("appo", "CartPole-v1"): Gate(475.0, 100_000),
     ("es", "CartPole-v1"): Gate(475.0, 50_000),
     ("ars", "CartPole-v1"): Gate(475.0, 50_000),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +26,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "dqn": {"envs": 4, "steps": 4, "updates": 2, "minibatch": 16, "start": 64, "n_step": 3},
     "es": {"pairs": 4, "normalise_obs": True},
 }
+
+KILL_EVERY_S = 1.0
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +76,40 @@ def test_a_death_is_outlived(algorithm: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         assert iteration.env_steps >= 4_096
         assert iteration.metrics["restarts"] == 1
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "appo"])
+def test_the_gate_is_reached_while_a_worker_is_killed_again_and_again(algorithm: str) -> None:
+    settings = settings_for(algorithm, "CartPole-v1", {})
+    stopped, killed = threading.Event(), 0
+
+    def kill_one(crew: Any) -> None:
+        nonlocal killed
+        while not stopped.wait(KILL_EVERY_S):
+            actor = crew.seats[killed % 2].actor
+            with contextlib.suppress(rostral.exceptions.RostralError):
+                pid = rostral.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=5)
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+
+    # A fifth later than the gate, at most.
+    with settings.build("CartPole-v1", total_steps=120_000, seed=1, workers=2) as trainer:
+        crew = cast("Any", trainer)._rollouts._crew
+        killer = threading.Thread(target=kill_one, args=(crew,))
+        killer.start()
+        try:
+            for _ in trainer:
+                if len(trainer.recent_returns) < 20 or np.mean(trainer.recent_returns[-20:]) < 400:
+                    continue
+                if rl.evaluate(trainer.policy, "CartPole-v1", episodes=50, seed=3).ci_low >= 475:
+                    break
+        finally:
+            stopped.set()
+            killer.join()
+        restarts = trainer.restarts
+    assert rl.evaluate(trainer.policy, "CartPole-v1", episodes=100, seed=8).mean >= 475.0
+    assert trainer.env_steps <= 120_000
+    assert killed >= 2 and restarts >= killed - 1
 
 
 def test_a_training_on_actors_is_resumed_by_another_number_of_workers(tmp_path: Path) -> None:

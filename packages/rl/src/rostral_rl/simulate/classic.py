@@ -9,17 +9,20 @@ batch, and reset in the next step; hence these.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rostral_rl.arrays import BoolArray, SpaceArray
+from rostral_rl.arrays import BoolArray, IntArray, SpaceArray
 from rostral_rl.simulate.journal import EnvState
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import Finals
 from rostral_rl.spaces import Space
+
+BLOCK = 16
+"""Starts drawn ahead for each environment."""
 
 State = npt.NDArray[np.float64]
 
@@ -44,35 +47,41 @@ class KernelVector(abc.ABC):
         # (width, B). Double precision, as Gymnasium keeps it.
         self._state: State = np.zeros((width, self.count))
         self._age = np.zeros(self.count, np.int64)  # (B,) steps since the episode's start
+        # Starts are drawn a block at a time: a draw costs as much as a step of all environments.
+        self._block: State = np.zeros((self.count, BLOCK, width))
+        self._used = np.zeros(self.count, np.int64)  # (B,) of the block
+        # What each stream was before its block; any state is replaced by the first reset.
+        self._before: list[Mapping[str, Any]] = [{} for _ in seeds]
 
     @abc.abstractmethod
-    def _start(self, generator: np.random.Generator) -> State:
-        """Draws the state (width,) in which an episode begins."""
+    def _starts(self, generator: np.random.Generator, count: int) -> State:
+        """Draws the states (count, width) in which the next episodes begin, one after the other."""
 
     @abc.abstractmethod
     def _advance(self, actions: SpaceArray) -> tuple[SpaceArray | float, BoolArray | bool]:
         """Moves all by one step; returns rewards (B,) and whether the task ended (B,)."""
 
     @abc.abstractmethod
-    def _observe(self, obs: SpaceArray) -> None:
-        """Writes what is seen of the state to `obs` (B, *obs_shape)."""
+    def _observe(self, state: State, obs: SpaceArray) -> None:
+        """Writes what is seen of states (width, N) to `obs` (N, *obs_shape)."""
 
     def reset(self, obs: SpaceArray) -> None:
         """See `VectorEnv.reset`."""
         self._generators = [
             np.random.Generator(np.random.PCG64(np.random.SeedSequence(s))) for s in self._seeds
         ]
-        for i, generator in enumerate(self._generators):
-            self._state[:, i] = self._start(generator)
-        self._age[:] = 0
-        self._observe(obs)
+        for i in range(self.count):
+            self._draw(i)
+        self._used[:] = 0
+        self._begin(np.arange(self.count))
+        self._observe(self._state, obs)
 
     def step(self, slab: Slab, t: int) -> Finals | None:
         """See `VectorEnv.step`."""
         reward, terminated = self._advance(slab.actions[t])
         self._age += 1
         obs = slab.obs[t + 1]
-        self._observe(obs)
+        self._observe(self._state, obs)
         truncated = self._age >= self._steps_max  # (B,)
         slab.reward[t] = reward
         slab.terminated[t] = terminated
@@ -80,13 +89,12 @@ class KernelVector(abc.ABC):
         ended = np.flatnonzero(truncated | terminated)  # (K,)
         if not ended.size:
             return None
-        # Fancy indexing copies, before the rows are overwritten.
-        finals = Finals(ended, obs[ended])
-        for i in ended.tolist():
-            self._state[:, i] = self._start(self._generators[i])
-        self._age[ended] = 0
-        self._observe(obs)
-        return finals
+        last = obs[ended]  # Fancy indexing copies, before the rows are overwritten.
+        self._begin(ended)
+        first = np.empty_like(last)  # (K, *obs_shape)
+        self._observe(self._state[:, ended], first)
+        obs[ended] = first
+        return Finals(ended, last)
 
     def states(self) -> list[EnvState | None]:
         """See `VectorEnv.states`."""
@@ -94,9 +102,10 @@ class KernelVector(abc.ABC):
             {
                 "state": self._state[:, i].tolist(),
                 "age": int(self._age[i]),
-                "generator": generator.bit_generator.state,
+                "generator": self._before[i],
+                "used": int(self._used[i]),
             }
-            for i, generator in enumerate(self._generators)
+            for i in range(self.count)
         ]
 
     def restore(self, states: Sequence[EnvState | None], obs: SpaceArray) -> None:
@@ -105,10 +114,27 @@ class KernelVector(abc.ABC):
         for i, saved in enumerate(states):
             if saved is None:
                 continue
+            self._generators[i].bit_generator.state = saved["generator"]
+            self._draw(i)
+            self._used[i] = saved["used"]
             self._state[:, i] = saved["state"]
             self._age[i] = saved["age"]
-            self._generators[i].bit_generator.state = saved["generator"]
-        self._observe(obs)
+        self._observe(self._state, obs)
+
+    def _draw(self, i: int) -> None:
+        """Draws the next block of an environment's starts: the same numbers as one at a time."""
+        generator = self._generators[i]
+        self._before[i] = generator.bit_generator.state
+        self._block[i] = self._starts(generator, BLOCK)
+
+    def _begin(self, index: IntArray) -> None:
+        """Begins episodes in environments (K,)."""
+        for i in index[self._used[index] == BLOCK].tolist():
+            self._draw(i)
+            self._used[i] = 0
+        self._state[:, index] = self._block[index, self._used[index]].T
+        self._used[index] += 1
+        self._age[index] = 0
 
     def close(self) -> None:
         """See `VectorEnv.close`. Arrays free themselves; the streams end here."""

@@ -37,11 +37,11 @@ class CartPoleVector(KernelVector):
     def __init__(self, seeds: Sequence[int], *, steps_max: int = 500) -> None:
         super().__init__(seeds, CartPoleEnv(), width=4, steps_max=steps_max)
 
-    def _start(self, generator: np.random.Generator) -> State:
-        return generator.uniform(-self.START_MAX, self.START_MAX, size=4)
+    def _starts(self, generator: np.random.Generator, count: int) -> State:
+        return generator.uniform(-self.START_MAX, self.START_MAX, size=(count, 4))
 
-    def _observe(self, obs: SpaceArray) -> None:
-        obs[...] = self._state.T
+    def _observe(self, state: State, obs: SpaceArray) -> None:
+        obs[...] = state.T
 
     def _advance(self, actions: SpaceArray) -> tuple[SpaceArray | float, BoolArray | bool]:
         state = self._state  # position, velocity, angle, angular velocity
@@ -74,12 +74,12 @@ class PendulumVector(KernelVector):
     def __init__(self, seeds: Sequence[int], *, steps_max: int = 200) -> None:
         super().__init__(seeds, PendulumEnv(), width=2, steps_max=steps_max)
 
-    def _start(self, generator: np.random.Generator) -> State:
+    def _starts(self, generator: np.random.Generator, count: int) -> State:
         high = np.array(self.START_MAX)
-        return generator.uniform(low=-high, high=high)
+        return generator.uniform(low=-high, high=high, size=(count, 2))
 
-    def _observe(self, obs: SpaceArray) -> None:
-        angle, speed = self._state
+    def _observe(self, state: State, obs: SpaceArray) -> None:
+        angle, speed = state
         obs[:, 0], obs[:, 1], obs[:, 2] = np.cos(angle), np.sin(angle), speed
 
     def _advance(self, actions: SpaceArray) -> tuple[SpaceArray | float, BoolArray | bool]:
@@ -108,11 +108,12 @@ class MountainCarVector(KernelVector):
     def __init__(self, seeds: Sequence[int], *, steps_max: int = 200) -> None:
         super().__init__(seeds, MountainCarEnv(), width=2, steps_max=steps_max)
 
-    def _start(self, generator: np.random.Generator) -> State:
-        return np.array([generator.uniform(*self.START), 0.0])
+    def _starts(self, generator: np.random.Generator, count: int) -> State:
+        places = generator.uniform(*self.START, size=count)
+        return np.stack((places, np.zeros(count)), axis=1)
 
-    def _observe(self, obs: SpaceArray) -> None:
-        obs[...] = self._state.T
+    def _observe(self, state: State, obs: SpaceArray) -> None:
+        obs[...] = state.T
 
     def _advance(self, actions: SpaceArray) -> tuple[SpaceArray | float, BoolArray | bool]:
         position, speed = self._state
@@ -138,11 +139,12 @@ class MountainCarContinuousVector(KernelVector):
     def __init__(self, seeds: Sequence[int], *, steps_max: int = 999) -> None:
         super().__init__(seeds, Continuous_MountainCarEnv(), width=2, steps_max=steps_max)
 
-    def _start(self, generator: np.random.Generator) -> State:
-        return np.array([generator.uniform(*self.START), 0.0])
+    def _starts(self, generator: np.random.Generator, count: int) -> State:
+        places = generator.uniform(*self.START, size=count)
+        return np.stack((places, np.zeros(count)), axis=1)
 
-    def _observe(self, obs: SpaceArray) -> None:
-        obs[...] = self._state.T
+    def _observe(self, state: State, obs: SpaceArray) -> None:
+        obs[...] = state.T
 
     def _advance(self, actions: SpaceArray) -> tuple[SpaceArray | float, BoolArray | bool]:
         push = actions[:, 0]  # (B,)
@@ -187,12 +189,12 @@ class AcrobotVector(KernelVector):
     def __init__(self, seeds: Sequence[int], *, steps_max: int = 500) -> None:
         super().__init__(seeds, AcrobotEnv(), width=4, steps_max=steps_max)
 
-    def _start(self, generator: np.random.Generator) -> State:
-        drawn = generator.uniform(low=-self.START_MAX, high=self.START_MAX, size=(4,))
+    def _starts(self, generator: np.random.Generator, count: int) -> State:
+        drawn = generator.uniform(low=-self.START_MAX, high=self.START_MAX, size=(count, 4))
         return drawn.astype(np.float32).astype(np.float64)
 
-    def _observe(self, obs: SpaceArray) -> None:
-        angle_1, angle_2, speed_1, speed_2 = self._state
+    def _observe(self, state: State, obs: SpaceArray) -> None:
+        angle_1, angle_2, speed_1, speed_2 = state
         obs[:, 0], obs[:, 1] = np.cos(angle_1), np.sin(angle_1)
         obs[:, 2], obs[:, 3] = np.cos(angle_2), np.sin(angle_2)
         obs[:, 4], obs[:, 5] = speed_1, speed_2
