@@ -48,6 +48,22 @@ def test_train_evaluate_and_what_they_leave(tmp_path: Path) -> None:
     assert "over 5 episodes" in run("evaluate", str(out), "--episodes", "5").stdout
 
 
+def test_a_training_is_resumed_and_leaves_event_files(tmp_path: Path) -> None:
+    out = str(tmp_path / "cart")
+    trained = run(
+        *("train", "ppo", "CartPole-v1", "--total-steps", "96", *SMALL, "--no-progress"),
+        *("--out", out, "--checkpoint-every", "2", "--tensorboard"),
+    )
+    assert trained.exit_code == 0, trained.output
+    assert list((tmp_path / "cart/tensorboard").glob("events.*"))
+    resumed = run("resume", f"{out}/checkpoint", "--total-steps", "128", "--no-progress")
+    assert resumed.exit_code == 0, resumed.output
+    assert "128 steps in all; mean" in resumed.stdout
+    missing = run("resume", str(tmp_path))
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert "no checkpoint in" in missing.stderr
+
+
 @pytest.mark.slow
 def test_progress_goes_to_stderr_and_results_to_stdout() -> None:
     trained = run("train", "ppo", "CartPole-v1", "--total-steps", "64", *SMALL)

@@ -1,4 +1,4 @@
-"""The `rostral-rl` command: train, evaluate, serve. It alone prints and sets exit codes."""
+"""The `rostral-rl` command: train, resume, evaluate, serve. It alone prints and sets exit codes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ main.add_command(
     metavar="NAME=VALUE",
     help="A setting, as TOML: --set gamma=0.98.",
 )
-@click.option("--progress/--no-progress", default=True, help="The live line on stderr.")
+@click.option("--progress/--no-progress", default=True, help="The live view on stderr.")
+@click.option(
+    "--checkpoint-every", default=0, metavar="UPDATES", help="Write one into OUT/checkpoint."
+)
+@click.option("--tensorboard", is_flag=True, help="Write event files into OUT/tensorboard.")
 def train(
     *,
     algorithm: str,
@@ -108,6 +112,8 @@ def train(
     out: Path | None,
     settings: tuple[str, ...],
     progress: bool,
+    checkpoint_every: int,
+    tensorboard: bool,
 ) -> None:
     """Train ALGORITHM (ppo, dqn, sac, ...) on the Gymnasium environment ENV."""
     run = rl.train(
@@ -120,9 +126,52 @@ def train(
         stop_at=stop_at,
         progress=progress,
         out=out,
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
         **_parse(settings),
     )
     click.echo(f"{run.env_steps:,} steps in {run.train_s:.1f} s; {run.evaluate()}")
+    if out is not None:
+        click.echo(f"policy saved in {out}")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--env", help="Environment, where the training was not given an id.")
+@click.option("--total-steps", type=int, help="Another length than planned at first.")
+@click.option(
+    "--workers", default=0, show_default=True, help="Rollout actors, as many as you like."
+)
+@click.option("--address", help="Cluster to simulate on.")
+@click.option("--stop-at", type=float, help="As for train.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for policy and metrics.")
+@click.option("--progress/--no-progress", default=True, help="The live view on stderr.")
+@click.option(
+    "--checkpoint-every", default=0, metavar="UPDATES", help="Write one into OUT/checkpoint."
+)
+def resume(
+    *,
+    checkpoint: Path,
+    env: str | None,
+    total_steps: int | None,
+    workers: int,
+    address: str | None,
+    stop_at: float | None,
+    out: Path | None,
+    progress: bool,
+    checkpoint_every: int,
+) -> None:
+    """Go on with the training that CHECKPOINT was written by."""
+    from rostral_rl.train.run import Reports, run_training
+
+    reports = Reports(
+        stop_at=stop_at, progress=progress, out=out, checkpoint_every=checkpoint_every
+    )
+    with rl.resume(
+        checkpoint, env=env, total_steps=total_steps, workers=workers, address=address
+    ) as trainer:
+        run = run_training(trainer, reports)
+    click.echo(f"{run.env_steps:,} steps in all; {run.evaluate()}")
     if out is not None:
         click.echo(f"policy saved in {out}")
 
