@@ -12,7 +12,7 @@ from gymnasium import spaces
 import rostral_rl as rl
 from rostral_rl import forward
 from rostral_rl.train.apex import ApeX
-from rostral_rl.train.dqn import DQN, q_loss
+from rostral_rl.train.dqn import DQN, goals, q_loss
 from rostral_rl.train.off_policy import Minibatch
 from rostral_rl.train.parts.optimiser import FlatAdam
 from rostral_rl.train.parts.qnet import QNet
@@ -47,11 +47,14 @@ def batch() -> Minibatch:
 @pytest.mark.parametrize(("double", "following"), [(True, 7.0), (False, 8.0)])
 def test_the_q_loss_by_hand(double: bool, following: float) -> None:
     online, target = net((3.0, 2.0)), net((7.0, 8.0))
-    loss, error, values = q_loss(online, target, batch(), double=double)
+    with torch.no_grad():
+        next_values = target(batch().next_features)
+    goal = goals(batch(), next_values, online if double else None)
+    loss, error, values = q_loss(online, batch(), goal)
     # Online prefers action 0, whose value the target puts at 7; on its own it would take 8.
-    goals = [0.5 + 0.9 * following, 1.0]
+    np.testing.assert_allclose(goal.tolist(), [0.5 + 0.9 * following, 1.0], rtol=1e-6)
     assert values.tolist() == [3.0, 4.0]
-    np.testing.assert_allclose(error.tolist(), [3.0 - goals[0], 3.0], rtol=1e-6)
+    np.testing.assert_allclose(error.tolist(), [3.0 - goal[0].item(), 3.0], rtol=1e-6)
     huber = [abs(e) - 0.5 for e in error.tolist()]
     assert loss.item() == pytest.approx((huber[0] + 0.5 * huber[1]) / 2, rel=1e-6)
 

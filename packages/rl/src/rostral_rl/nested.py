@@ -57,6 +57,8 @@ def flatten(
             raise ShapeError(
                 f"observation has no part {key!r}", hint=f"expected {space}"
             ) from error
+    if len({len(column) for column in columns}) != 1:
+        raise ShapeError("parts of the observation are of different lengths", hint=f"{space}")
     return np.concatenate(columns, axis=1)
 
 

@@ -83,28 +83,37 @@ class DQN(OffPolicySettings):
         return DQNTrainer(self, plan)
 
 
-def q_loss(
-    online: QNet, target: QNet, batch: Minibatch, *, double: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.no_grad()
+def goals(batch: Minibatch, next_values: Tensor, chooser: QNet | None) -> Tensor:
+    """What the values of the actions taken should be.
+
+    Args:
+        batch: N transitions.
+        next_values: (N, A), the target net's word on the next states.
+        chooser: The net that chooses the next action; None takes the one of the highest value.
+
+    Returns:
+        (N,).
+    """
+    if chooser is None:
+        best = next_values.amax(1)  # (N,)
+    else:
+        chosen = chooser(batch.next_features).argmax(1, keepdim=True)  # (N, 1)
+        best = next_values.gather(1, chosen)[:, 0]  # (N,)
+    return batch.reward + batch.discount * best
+
+
+def q_loss(online: QNet, batch: Minibatch, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted Huber loss of the values of the actions taken.
 
     Args:
         online: The net that learns.
-        target: The net that says what the next state is worth.
         batch: N transitions.
-        double: Whether the online net chooses the next action.
+        goal: (N,), what the values should be.
 
     Returns:
         Loss (), errors (N,) and values (N,).
     """
-    with torch.no_grad():
-        next_values = target(batch.next_features)  # (N, A)
-        if double:
-            chosen = online(batch.next_features).argmax(1, keepdim=True)  # (N, 1)
-            best = next_values.gather(1, chosen)[:, 0]  # (N,)
-        else:
-            best = next_values.amax(1)  # (N,)
-        goal = batch.reward + batch.discount * best  # (N,)
     values = online(batch.features).gather(1, batch.actions[:, None])[:, 0]  # (N,)
     loss = (F.smooth_l1_loss(values, goal, reduction="none") * batch.weight).mean()
     return loss, (values - goal).detach(), values.detach()
@@ -145,19 +154,45 @@ class QTrainer(OffPolicyTrainer[D]):
         beta = at(self.settings.beta, self.fraction)
         return self._replay.draw(self.settings.minibatch, self._draws, beta=beta)
 
-    def _gradient_step(self, sample: Sample) -> dict[str, float] | None:
+    def _learn(self) -> dict[str, float]:
         settings = self.settings
         if self.env_steps - self._synced >= settings.target_every:
             self._adam.copy_to(self._target_adam)
             self._synced = self.env_steps
+        if self.alpha:
+            # What is drawn next depends on the errors of this step.
+            return super()._learn()
+        # The round's draws are independent, and the target net stands still: one gather and one
+        # pass for all of them, where a small net would pay for calls and not for arithmetic.
+        drawn = self._replay.draw(settings.minibatch * settings.updates, self._draws)
+        batch = self._minibatch(drawn)
+        with torch.no_grad():
+            next_values = self._target(batch.next_features)  # (U * N, A)
+        metrics: dict[str, float] = {}
+        for start in range(0, len(drawn.index), settings.minibatch):
+            self.gradient_steps += 1
+            part = slice(start, start + settings.minibatch)
+            _, metrics = self._step_down(batch.rows(part), next_values[part])
+        return metrics
+
+    def _gradient_step(self, sample: Sample) -> dict[str, float] | None:
         batch = self._minibatch(sample)
-        loss, error, values = q_loss(self._online, self._target, batch, double=settings.double)
-        self._adam.step(loss, lr=at(settings.lr, self.fraction), norm_max=settings.grad_norm_max)
+        with torch.no_grad():
+            next_values = self._target(batch.next_features)  # (N, A)
+        error, metrics = self._step_down(batch, next_values)
         self._replay.prioritise(sample.index, error.numpy())
+        return metrics or None
+
+    def _step_down(self, batch: Minibatch, next_values: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """One gradient step; returns errors (N,), and metrics if it is the last of its round."""
+        settings = self.settings
+        goal = goals(batch, next_values, self._online if settings.double else None)
+        loss, error, values = q_loss(self._online, batch, goal)
+        self._adam.step(loss, lr=at(settings.lr, self.fraction), norm_max=settings.grad_norm_max)
         if self.gradient_steps % settings.updates:
-            return None
+            return error, {}
         tell = (loss.item(), values.mean().item(), error.abs().mean().item())
-        return dict(zip(METRICS, tell, strict=True))
+        return error, dict(zip(METRICS, tell, strict=True))
 
     def _idle_metrics(self) -> dict[str, float]:
         return {

@@ -101,6 +101,10 @@ class Minibatch:
     discount: Tensor
     weight: Tensor
 
+    def rows(self, part: slice) -> Minibatch:
+        """Some of the transitions; shares memory."""
+        return Minibatch(*(getattr(self, name)[part] for name in self.__slots__))
+
 
 class OffPolicyTrainer(Trainer[C]):
     """Plays `steps` steps in each environment, then takes `updates` gradient steps from replay."""
@@ -174,9 +178,7 @@ class OffPolicyTrainer(Trainer[C]):
         self.update += 1
         metrics: dict[str, float] = {}
         if self.env_steps >= self.settings.start and self._replay.size:
-            for _ in range(self.settings.updates):
-                self.gradient_steps += 1
-                metrics = self._gradient_step(self._draw()) or metrics
+            metrics = self._learn()
         return Played(
             returns=fragment["episode_return"],
             lengths=fragment["episode_length"],
@@ -184,6 +186,14 @@ class OffPolicyTrainer(Trainer[C]):
             simulate_s=simulate_s,
             learn_s=clock.lap(),
         )
+
+    def _learn(self) -> dict[str, float]:
+        """One round of gradient steps; returns the metrics of the last."""
+        metrics: dict[str, float] = {}
+        for _ in range(self.settings.updates):
+            self.gradient_steps += 1
+            metrics = self._gradient_step(self._draw()) or metrics
+        return metrics
 
     def _remember(self, group: int, fragment: Fragment) -> None:
         if group not in self._windows:
