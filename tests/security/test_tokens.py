@@ -15,8 +15,8 @@ import pytest
 
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.auth import load_token
+from rostral_objectstore.transfer import extra
 from rostral_objectstore.transfer.byte_frames import HELLO_BYTES, KEY_BYTES, Door
-from rostral_objectstore.transfer.extra import flight, pa
 from rostral_scheduler._proto import scheduler_pb2
 
 from .raw_calls import channel, outcome
@@ -24,6 +24,8 @@ from .services import Service
 from .wrong_tokens import wrong_headers
 
 TIMEOUT_S = 20.0
+pa: Any = extra.pa
+flight: Any = extra.flight
 ROOT = Path(__file__).parents[2]
 GCS_METHODS = [
     f"/{gcs_pb2.DESCRIPTOR.services_by_name['Gcs'].full_name}/{method.name}"

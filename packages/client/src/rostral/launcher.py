@@ -49,6 +49,12 @@ class NodeSettings:
     worker_memory_bytes: int | None = None
     """What the workers may have of their own, together; None: as much as there is."""
     detached: bool = False
+    insecure: bool = False
+    """Lets a head bind beyond loopback without TLS."""
+    tls_certificate_file: str | None = None
+    tls_key_file: str | None = None
+    tls_ca_file: str | None = None
+    """The files of the node's TLS towards the GCS, and of a head's GCS; absolute paths."""
 
 
 class NodeProcess:

@@ -122,26 +122,46 @@ async def _join_cluster(
     # Not at the top: gRPC takes longer to import than all else.
     from rostral_gcs.auth import write_token
     from rostral_gcs.client import AsyncGcsClient
+    from rostral_gcs.client_options import ClientOptions
+    from rostral_gcs.credentials import TlsFiles
+    from rostral_gcs.tokens import Tokens
 
     if settings.head:
         from rostral_gcs.config import GcsConfig
         from rostral_gcs.service import GcsServer
 
         token_file = _token_file(settings, session)
-        token = write_token(token_file)
+        write_token(token_file)
         gcs = GcsServer(
-            GcsConfig(data_dir=session / "gcs", token=token, bind=settings.bind, port=settings.port)
+            GcsConfig(
+                data_dir=session / "gcs",
+                token=Tokens(token_file),
+                bind=settings.bind,
+                port=settings.port,
+                insecure=settings.insecure,
+                tls_certificate_file=_path(settings.tls_certificate_file),
+                tls_key_file=_path(settings.tls_key_file),
+                tls_ca_file=_path(settings.tls_ca_file),
+            )
         )
         await gcs.start()
         stack.push_async_callback(gcs.stop)
         address = gcs.address
     else:
         token_file, address = _token_file(settings, session), str(settings.gcs_address)
-        token = load_token(token_file)
-    client = AsyncGcsClient(address, token)
+    tls = TlsFiles(
+        tls_certificate_file=settings.tls_certificate_file,
+        tls_key_file=settings.tls_key_file,
+        tls_ca_file=settings.tls_ca_file,
+    )
+    client = AsyncGcsClient(address, Tokens(token_file), options=ClientOptions(tls=tls))
     await client.connect()
     stack.push_async_callback(client.close)
     return address, token_file, client
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 async def _pass_on(wanted: asyncio.Event, stopping: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rostral_gcs.client_options import ClientOptions
     from rostral_gcs.client_watch import WatchEvent, WatchKind, WatchPosition
     from rostral_gcs.config import GcsConfig
+    from rostral_gcs.credentials import TlsFiles
     from rostral_gcs.interceptor import TokenInterceptor
     from rostral_gcs.service import GcsServer
     from rostral_gcs.sync_client import GcsClient
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         PlacementGroupState,
     )
     from rostral_gcs.tables.tasks import TASKS, TaskRow, TaskState
+    from rostral_gcs.tokens import Scope, Tokens
 
 __version__ = "0.1.0"
 
@@ -74,7 +76,10 @@ _HOMES = {
     "TASKS": "tables.tasks",
     "TaskRow": "tables.tasks",
     "TaskState": "tables.tasks",
+    "Scope": "tokens",
+    "TlsFiles": "credentials",
     "TokenInterceptor": "interceptor",
+    "Tokens": "tokens",
     "WatchEvent": "client_watch",
     "WatchKind": "client_watch",
     "WatchPosition": "client_watch",
@@ -119,7 +124,10 @@ __all__ = [
     "TASKS",
     "TaskRow",
     "TaskState",
+    "Scope",
+    "TlsFiles",
     "TokenInterceptor",
+    "Tokens",
     "WatchEvent",
     "WatchKind",
     "WatchPosition",

@@ -17,9 +17,18 @@ from typing import Final
 
 from rostral_gcs.errors import TokenFileError
 
-__all__ = ["bearer_metadata", "generate_token", "load_token", "tokens_match", "write_token"]
+__all__ = [
+    "bearer_metadata",
+    "generate_token",
+    "load_text",
+    "load_token",
+    "replace_file",
+    "tokens_match",
+    "write_text",
+    "write_token",
+]
 
-_SIZE_MAX: Final = 4096
+_SIZE_MAX: Final = 1 << 20
 _SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{16,512}")
 
 
@@ -36,15 +45,25 @@ def write_token(path: str | os.PathLike[str]) -> str:
     Raises:
         TokenFileError: The file exists already or cannot be written.
     """
-    target = Path(path)
     token = generate_token()
+    write_text(path, token)
+    return token
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a token to a new file of mode 0600.
+
+    Raises:
+        TokenFileError: The file exists already or cannot be written.
+    """
+    target = Path(path)
     scratch = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(scratch, flags, 0o600)
         try:
             # The umask can only take bits away, so the mode is 0600 or stricter.
-            os.write(descriptor, token.encode() + b"\n")
+            os.write(descriptor, text.encode() + b"\n")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -62,15 +81,54 @@ def write_token(path: str | os.PathLike[str]) -> str:
             f"cannot write token file {target}: {error.strerror}",
             hint="choose a directory you may write to",
         ) from error
-    return token
+
+
+def replace_file(path: str | os.PathLike[str], text: str) -> None:
+    """Puts a file of mode 0600 with the text in the place of one that may be there, at once.
+
+    Raises:
+        TokenFileError: It cannot be written.
+    """
+    target = Path(path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(scratch, flags, 0o600), "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(target)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise TokenFileError(
+            f"cannot write {target}: {error.strerror}", hint="choose a directory you may write to"
+        ) from error
 
 
 def load_token(path: str | os.PathLike[str]) -> str:
-    """Reads the token, after checking that nobody else could have written or read it.
+    """Reads the token to show, after checking that nobody else could have written or read it.
+
+    Of a file with several (``tokens.py``), the first.
 
     Raises:
         TokenFileError: The file is missing, a link, not a regular file, not owned by this user,
             open to group or others, or does not hold a token; the message says which.
+    """
+    lines = (line.split() for line in load_text(path).splitlines())
+    token = next((words[0] for words in lines if words and words[0][0] != "#"), "")
+    if not _SHAPE.fullmatch(token):
+        raise TokenFileError(
+            f"token file {path} does not hold a token (16 to 512 letters, digits, - or _)",
+            hint="remove it and make one with: rostral-gcs token FILE",
+        )
+    return token
+
+
+def load_text(path: str | os.PathLike[str]) -> str:
+    """What a file of tokens holds, after checking that nobody else could have a hand in it.
+
+    Raises:
+        TokenFileError: As ``load_token``, but for what is in it.
     """
     is_credential = _is_credential(path)
     if not is_credential:
@@ -85,15 +143,9 @@ def load_token(path: str | os.PathLike[str]) -> str:
         ) from error
     try:
         _check_file(path, os.fstat(descriptor), is_credential=is_credential)
-        text = os.read(descriptor, _SIZE_MAX).decode("ascii", errors="replace").strip()
+        return os.read(descriptor, _SIZE_MAX).decode("ascii", errors="replace").strip()
     finally:
         os.close(descriptor)
-    if not _SHAPE.fullmatch(text):
-        raise TokenFileError(
-            f"token file {path} does not hold a token (16 to 512 letters, digits, - or _)",
-            hint="remove it and make one with: rostral-gcs token FILE",
-        )
-    return text
 
 
 def _is_credential(path: str | os.PathLike[str]) -> bool:

@@ -18,6 +18,7 @@ from rostral_gcs.client_options import ClientOptions
 from rostral_gcs.client_placement import PlacementMethods
 from rostral_gcs.client_watch import WatchEvent, WatchPosition, follow
 from rostral_gcs.connection import Connection
+from rostral_gcs.credentials import TlsFiles
 from rostral_gcs.errors import AlreadyExistsError, ConflictError, GcsError, NotFoundError
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID
 from rostral_gcs.row_client import RowClient
@@ -37,6 +38,7 @@ from rostral_gcs.tables.kv import KV, KvRow, kv_key, kv_prefix
 from rostral_gcs.tables.node_report import NodeReport, encode_report
 from rostral_gcs.tables.nodes import NODES, NodeRow, NodeState
 from rostral_gcs.tables.table import RowT, Table
+from rostral_gcs.tokens import Tokens
 
 __all__ = ["AsyncGcsClient"]
 
@@ -53,11 +55,13 @@ class AsyncGcsClient(LineageMethods, PlacementMethods):
 
     Args:
         address: ``host:port``; several services of one store with commas between.
-        token: The cluster token.
+        token: The cluster token, or its file, which may then change.
         options: Bounds; the defaults suit a cluster on one site.
     """
 
-    def __init__(self, address: str, token: str, *, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, address: str, token: str | Tokens, *, options: ClientOptions | None = None
+    ) -> None:
         self._options = options if options is not None else ClientOptions()
         self._connection = Connection(address, token, self._options)
         self._rows = RowClient(self._connection, self._options)
@@ -66,6 +70,11 @@ class AsyncGcsClient(LineageMethods, PlacementMethods):
     def address(self) -> str:
         """``host:port``."""
         return self._connection.address
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of its TLS, for channels to other services of the cluster."""
+        return self._options.tls
 
     @property
     def call_metadata(self) -> tuple[tuple[str, str], ...]:

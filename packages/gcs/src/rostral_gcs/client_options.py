@@ -5,7 +5,9 @@ This file owns the fields, units, defaults and their reasons.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rostral_gcs.credentials import TlsFiles
 
 __all__ = ["ClientOptions"]
 
@@ -32,6 +34,7 @@ class ClientOptions:
         batch_size_max: A request ends after this many bytes of values.
         pending_ops_max: Writes waiting in the client; beyond it, callers wait.
         message_size_max: Largest message either way, bytes; as the server's.
+        tls: With its CA the channel is encrypted; its certificate is shown to the server.
     """
 
     connect_timeout_s: float = 5.0
@@ -45,3 +48,4 @@ class ClientOptions:
     batch_size_max: int = 4 * 1024 * 1024
     pending_ops_max: int = 100_000
     message_size_max: int = 64 * 1024 * 1024
+    tls: TlsFiles = field(default_factory=TlsFiles)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from rostral_gcs.errors import ConfigError, InsecureBindError
+from rostral_gcs.credentials import TlsFiles, check_bind, tls_files
+from rostral_gcs.errors import ConfigError
 from rostral_gcs.redis_options import RedisOptions
+from rostral_gcs.tokens import Tokens, token_problems
 
 __all__ = ["GcsConfig"]
 
@@ -28,6 +30,9 @@ class GcsConfig:
         bind: Address to listen on. Loopback by default: closed unless told otherwise.
         port: TCP port; 0 lets the system choose, so that many clusters fit on one machine.
         insecure: Allows a bind to more than loopback though the channel is not encrypted.
+        tls_certificate_file: PEM, this server's chain; with it the channel is encrypted.
+        tls_key_file: PEM, the certificate's key, of mode 0600 and ours.
+        tls_ca_file: PEM, who signs the cluster's certificates: every client must show one.
         redis: Keeps the rows in Redis. None: in files of ``data_dir``.
         shard_count: Number of shards when the data directory is made; more can be added. One by
             default: on one disk a single file groups the most writes into each sync.
@@ -68,10 +73,13 @@ class GcsConfig:
     """
 
     data_dir: Path
-    token: str
+    token: str | Tokens = field(repr=False)
     bind: str = "127.0.0.1"
     port: int = 0
     insecure: bool = False
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
     redis: RedisOptions | None = None
     shard_count: int = 1
     key_size_max: int = 1024
@@ -116,8 +124,7 @@ class GcsConfig:
             problems.append(f"port is {self.port}; allowed: 0 (any free one) to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             problems.append(f"metrics_port is {self.metrics_port}; allowed: 0 (any) to 65535")
-        if len(self.token) < 16:
-            problems.append("token is shorter than 16 characters; make one: rostral-gcs token FILE")
+        problems += [*token_problems(self.token), *self.tls.problems()]
         if not 1 <= self.shard_count <= 256:
             problems.append(f"shard_count is {self.shard_count}; allowed: 1 to 256")
         elif self.redis is not None:
@@ -139,11 +146,12 @@ class GcsConfig:
                 hint="nothing was started; correct all of these",
                 problems=problems,
             )
-        if address is not None and not address.is_loopback and not self.insecure:
-            raise InsecureBindError(
-                f"refusing to listen on {self.bind} without TLS",
-                hint="bind to 127.0.0.1, or pass --insecure if the network is trusted",
-            )
+        check_bind(self.bind, self.tls, insecure=self.insecure)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of its TLS."""
+        return tls_files(self.tls_certificate_file, self.tls_key_file, self.tls_ca_file)
 
     def _check_counts(self) -> list[str]:
         names = [

@@ -18,6 +18,7 @@ import grpc.aio
 
 from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
 from rostral_gcs.auth import bearer_metadata
+from rostral_gcs.channels import open_channel
 from rostral_gcs.client_options import ClientOptions
 from rostral_gcs.error_wire import error_from_rpc
 from rostral_gcs.errors import (
@@ -30,8 +31,10 @@ from rostral_gcs.errors import (
     NotReplicatedError,
     StorageFullError,
     StorageUnavailableError,
+    UnauthenticatedError,
 )
 from rostral_gcs.protocol import PROTOCOL_VERSION
+from rostral_gcs.tokens import Tokens
 
 __all__ = ["Connection", "backoff_s"]
 
@@ -51,12 +54,12 @@ class Connection:
         options: Bounds.
     """
 
-    def __init__(self, address: str, token: str, options: ClientOptions) -> None:
+    def __init__(self, address: str, token: str | Tokens, options: ClientOptions) -> None:
         self.address = address
         self.cluster_id = b""
         self._addresses = [part.strip() for part in address.split(",") if part.strip()] or [address]
         self._at = 0
-        self.metadata = bearer_metadata(token)
+        self.tokens = Tokens.of(token)
         self._options = options
         self._pid = os.getpid()
         self._channels: dict[str, grpc.aio.Channel] | None = None
@@ -68,6 +71,11 @@ class Connection:
     def present_address(self) -> str:
         """The one of the addresses that is used now."""
         return self._addresses[self._at]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What shows the token, as it is now."""
+        return bearer_metadata(self.tokens.current())
 
     async def open(self) -> None:
         """Connects and greets the server.
@@ -130,6 +138,8 @@ class Connection:
                 return reply
             except grpc.aio.AioRpcError as failure:
                 error = error_from_rpc(failure, self._addresses[at])
+                if isinstance(error, UnauthenticatedError) and self.tokens.reread():
+                    continue  # It was rotated: once more, with the new one.
                 self.move_on(at, error)
                 # Only when all addresses have been tried is there something to wait for.
                 turn = (attempt + 1) % len(self._addresses)
@@ -187,11 +197,12 @@ class Connection:
             self._greeted[address] = stub
         return stub
 
-    def _make_channel(self, address: str) -> grpc.aio.Channel:
+    def _make_channel(self, address: str) -> Any:
         # With another address to go to, a silent server is left sooner.
         several = len(self._addresses) > 1
-        return grpc.aio.insecure_channel(
+        return open_channel(
             address,
+            self._options.tls,
             options=[
                 # The address is the cluster's own: a proxy from the environment has no part in it.
                 ("grpc.enable_http_proxy", 0),

@@ -13,11 +13,21 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from rostral_gcs.auth import load_token
-from rostral_gcs.errors import ConfigError, TokenFileError
+from rostral_gcs.errors import ConfigError, InsecureBindError, TokenFileError
 
-__all__ = ["Credentials", "Secrets", "TlsFiles", "TlsSecrets", "is_loopback", "split_address"]
+__all__ = [
+    "Credentials",
+    "Secrets",
+    "TlsFiles",
+    "TlsSecrets",
+    "check_bind",
+    "is_loopback",
+    "split_address",
+    "tls_files",
+]
 
 _FILE_BYTES_MAX = 1 << 20
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
@@ -74,6 +84,10 @@ class TlsFiles:
             return ["tls_certificate_file and tls_key_file: give both or none"]
         return []
 
+    def is_mutual(self) -> bool:
+        """Whether both sides show a certificate."""
+        return None not in (self.tls_certificate_file, self.tls_key_file, self.tls_ca_file)
+
     def load_tls(self) -> TlsSecrets:
         """Reads the files. Raises TokenFileError, ConfigError."""
         return TlsSecrets(
@@ -95,6 +109,32 @@ class Credentials(TlsFiles):
         """Reads the files. Raises TokenFileError, ConfigError."""
         tls = self.load_tls()
         return Secrets(tls.certificate, tls.key, tls.ca, load_token(self.token_file))
+
+
+_HOW: Final = (
+    "give tls_certificate_file, tls_key_file and tls_ca_file (rostral certs init makes them), bind "
+    "to 127.0.0.1, or pass --insecure if the network is trusted"
+)
+
+
+def check_bind(host: str, tls: TlsFiles, *, insecure: bool) -> None:
+    """Refuses to listen where others could read and write what goes by.
+
+    Raises:
+        InsecureBindError: Beyond loopback without TLS, and not asked for outright.
+    """
+    if is_loopback(host) or tls.is_mutual() or insecure:
+        return
+    raise InsecureBindError(f"refusing to listen on {host} without TLS", hint=_HOW)
+
+
+def tls_files(
+    certificate_file: Path | None, key_file: Path | None, ca_file: Path | None
+) -> TlsFiles:
+    """The files, as settings have them."""
+    names = (None if file is None else str(file) for file in (certificate_file, key_file, ca_file))
+    certificate, key, ca = names
+    return TlsFiles(tls_certificate_file=certificate, tls_key_file=key, tls_ca_file=ca)
 
 
 def _read(path: str | None, *, secret: bool = False) -> bytes | None:

@@ -35,6 +35,7 @@ _STATUS: Final[dict[type[GcsError], grpc.StatusCode]] = {
     errors.ResyncRequiredError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.GcsOverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
     errors.VersionMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ControlPlaneFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ClusterMismatchError: grpc.StatusCode.FAILED_PRECONDITION,

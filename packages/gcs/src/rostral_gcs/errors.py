@@ -28,6 +28,7 @@ The tree, in families by who must act::
         │   ├── GcsUnavailableError  (ConnectionError) UNAVAILABLE
         │   ├── GcsOverloadedError                    RESOURCE_EXHAUSTED
         │   ├── UnauthenticatedError (PermissionError) UNAUTHENTICATED
+        │   ├── PermissionDeniedError (PermissionError) PERMISSION_DENIED
         │   ├── VersionMismatchError                  VERSION_MISMATCH
         │   ├── TokenFileError       (PermissionError) TOKEN_FILE
         │   ├── PortInUseError       (OSError)        PORT_IN_USE
@@ -78,6 +79,7 @@ __all__ = [
     "NotFoundError",
     "NotReplicatedError",
     "OutOfRangeError",
+    "PermissionDeniedError",
     "PortInUseError",
     "ResyncRequiredError",
     "RostralError",
@@ -325,6 +327,12 @@ class UnauthenticatedError(GcsEnvironmentError, PermissionError):
     """The call carried no token or the wrong one."""
 
     code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(GcsEnvironmentError, PermissionError):
+    """The token is one of the cluster's, and is not good for this; the message says what is."""
+
+    code = "PERMISSION_DENIED"
 
 
 class VersionMismatchError(GcsEnvironmentError):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rostral_gcs.auth import load_token, write_token
+from rostral_gcs.auth import write_token
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import StorageError, TokenFileError
 from rostral_gcs.redis_settings import REDIS_SETTINGS, read_redis
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential, directory
+from rostral_gcs.tokens import Tokens
 
 __all__ = ["SETTINGS", "Serving", "default_data_dir", "with_token"]
 
@@ -108,12 +109,12 @@ def with_token(serving: Serving) -> GcsConfig:
         TokenFileError: The file cannot be used.
         StorageError: The data directory cannot be made.
     """
-    return replace(serving.config, token=_read_token(serving))
+    return replace(serving.config, token=Tokens(_token_file(serving)))
 
 
-def _read_token(serving: Serving) -> str:
+def _token_file(serving: Serving) -> Path:
     if serving.token_file is not None:
-        return load_token(serving.token_file)
+        return serving.token_file
     data_dir = serving.config.data_dir
     path = data_dir / "token"
     if not path.exists():
@@ -126,5 +127,5 @@ def _read_token(serving: Serving) -> str:
             ) from error
         # Two first starts at once: the one that comes second reads what the first made.
         with contextlib.suppress(TokenFileError):
-            return write_token(path)
-    return load_token(path)
+            write_token(path)
+    return path

@@ -21,9 +21,9 @@ import grpc.aio
 from rostral_gcs import __version__
 from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
 from rostral_gcs.backends.base import Columns
+from rostral_gcs.channels import add_port
 from rostral_gcs.columns import key_list, value_list
 from rostral_gcs.config import GcsConfig
-from rostral_gcs.credentials import is_loopback
 from rostral_gcs.error_wire import abort_with, error_to_detail
 from rostral_gcs.errors import (
     ConfigError,
@@ -39,6 +39,7 @@ from rostral_gcs.health import Health
 from rostral_gcs.ids import NodeID
 from rostral_gcs.interceptor import TokenInterceptor
 from rostral_gcs.metrics import CallCounter, GcsStats, Page, serve_metrics
+from rostral_gcs.needs import GCS_NEEDS
 from rostral_gcs.protocol import PROTOCOL_VERSION
 from rostral_gcs.requests import (
     check_columns,
@@ -83,7 +84,7 @@ class GcsServer:
         self._store = Store(config)
         self._server: grpc.aio.Server | None = None
         self._upkeep: asyncio.Task[None] | None = None
-        self._tokens = TokenInterceptor(config.token)
+        self._tokens = TokenInterceptor(config.token, GCS_NEEDS)
         self._counters = [] if config.metrics_port is None else [CallCounter()]
         self._metrics: Page | None = None
         self._health = Health(self._store.probe, config.health_interval_s)
@@ -107,8 +108,6 @@ class GcsServer:
             StorageError: The data directory cannot be used.
         """
         config = self._config
-        if not is_loopback(config.bind):
-            logger.warning("listening on %s without TLS, as asked for by insecure", config.bind)
         await self._store.open()
         try:
             server = grpc.aio.server(
@@ -480,7 +479,7 @@ def _join_address(host: str, port: int) -> str:
 def _bind(server: grpc.aio.Server, config: GcsConfig) -> int:
     address = _join_address(config.bind, config.port)
     try:
-        port = server.add_insecure_port(address)
+        port = add_port(server, address, config.tls)
     except RuntimeError as error:
         raise _bind_error(config) from error
     if port == 0:

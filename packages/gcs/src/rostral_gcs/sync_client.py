@@ -38,6 +38,7 @@ from rostral_gcs.tables.objects import ObjectRow
 from rostral_gcs.tables.placement_groups import PlacementGroupRow
 from rostral_gcs.tables.table import RowT, Table
 from rostral_gcs.tables.tasks import TaskRow, TaskState
+from rostral_gcs.tokens import Tokens
 
 __all__ = ["GcsClient"]
 
@@ -51,7 +52,7 @@ class GcsClient:
 
     Args:
         address: ``host:port``; several services of one store with commas between.
-        token: The cluster token.
+        token: The cluster token, or its file, which may then change.
         options: Bounds; the defaults suit a cluster on one site.
 
     Raises:
@@ -60,7 +61,9 @@ class GcsClient:
         VersionMismatchError: The server speaks another protocol.
     """
 
-    def __init__(self, address: str, token: str, *, options: ClientOptions | None = None) -> None:
+    def __init__(
+        self, address: str, token: str | Tokens, *, options: ClientOptions | None = None
+    ) -> None:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -397,5 +400,5 @@ class GcsClient:
             loop.close()
 
 
-async def _make(address: str, token: str, options: ClientOptions | None) -> AsyncGcsClient:
+async def _make(address: str, token: str | Tokens, options: ClientOptions | None) -> AsyncGcsClient:
     return AsyncGcsClient(address, token, options=options)

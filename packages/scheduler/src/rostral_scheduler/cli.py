@@ -164,6 +164,9 @@ async def _pass_on(wanted: asyncio.Event, stopping: asyncio.Event) -> None:
         "--port": "port",
         "--advertise": "advertise",
         "--insecure": "insecure",
+        "--tls-certificate": "tls_certificate_file",
+        "--tls-key": "tls_key_file",
+        "--tls-ca": "tls_ca_file",
         "--log-level": "log_level",
     },
 )

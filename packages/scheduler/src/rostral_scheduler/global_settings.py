@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rostral_gcs.auth import load_token
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential
+from rostral_gcs.tokens import Tokens
 from rostral_scheduler.core.placement import PlacementLimits
 from rostral_scheduler.global_.config import GlobalSchedulerConfig
 
@@ -85,4 +85,4 @@ def with_token(serving: Serving) -> GlobalSchedulerConfig:
     Raises:
         TokenFileError: The file cannot be used.
     """
-    return replace(serving.config, token=load_token(serving.token_file))
+    return replace(serving.config, token=Tokens(serving.token_file))

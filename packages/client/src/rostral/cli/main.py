@@ -1,7 +1,7 @@
 """The `rostral` command: start, stop and look at the nodes of this user on this machine.
 
-Exit statuses: 0 done, 1 failed, 2 wrong usage, 3 nothing to reach, 4 denied, 78 wrong
-configuration.
+Exit statuses: 0 done, 1 failed, 2 wrong usage, 3 nothing to reach, 4 denied, 5 another version, 78
+wrong configuration, 124 no answer in time. What the commands share is in output.py.
 """
 
 from __future__ import annotations
@@ -9,40 +9,34 @@ from __future__ import annotations
 import collections
 import json
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from rostral.cli.certs import certs
+from rostral.cli.completion import completion
+from rostral.cli.doctor import debug_bundle, doctor
+from rostral.cli.listing import actors, nodes, objects, tasks
+from rostral.cli.logs import logs
+from rostral.cli.output import EXIT_UNREACHABLE, Commands, fail, show_json
+from rostral.cli.tokens import token
 from rostral.launcher import STOP_TIMEOUT_S, NodeSettings, start_node, stop_node
-from rostral_gcs.errors import (
-    ConfigError,
-    InsecureBindError,
-    RostralError,
-    TokenFileError,
-    UnauthenticatedError,
-)
+from rostral_gcs.errors import RostralError
 from rostral_objectstore.control import ControlClient
 
-EXIT_FAILED = 1
-EXIT_UNREACHABLE = 3
-EXIT_DENIED = 4
-EXIT_BAD_CONFIG = 78
 
-
-def fail(error: Exception) -> NoReturn:
-    """Ends the command with the error's text and status."""
-    click.echo(f"rostral: {error}", err=True)
-    if isinstance(error, ConfigError | InsecureBindError | TokenFileError):
-        sys.exit(EXIT_BAD_CONFIG)
-    if isinstance(error, UnauthenticatedError):
-        sys.exit(EXIT_DENIED)
-    sys.exit(EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rostral")
 def main() -> None:
     """Tasks, actors and futures across processes and machines."""
+
+
+_PEM = click.Path(exists=True, dir_okay=False, resolve_path=True)
+
+for _command in (
+    *(actors, nodes, objects, tasks, logs, token, certs, doctor, debug_bundle, completion),
+):
+    main.add_command(_command)
 
 
 @main.command()
@@ -61,6 +55,10 @@ def main() -> None:
     type=click.Path(exists=True, dir_okay=False),
     help="Cluster token; not needed to join a head of this user on this machine.",
 )
+@click.option("--tls-certificate", type=_PEM, help="PEM, this node's chain.")
+@click.option("--tls-key", type=_PEM, help="PEM, its key, of mode 0600.")
+@click.option("--tls-ca", type=_PEM, help="PEM, who signs the cluster's: rostral certs init.")
+@click.option("--insecure", is_flag=True, help="Let a head bind beyond loopback without TLS.")
 @click.option(
     "--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer. [default: this machine's]"
 )
@@ -84,6 +82,10 @@ def start(
     port: int,
     bind: str,
     token_file: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    insecure: bool,
     num_cpus: float | None,
     num_gpus: float,
     resources: str | None,
@@ -108,6 +110,10 @@ def start(
         head=head,
         gcs_address=address,
         token_file=token_file,
+        tls_certificate_file=tls_certificate,
+        tls_key_file=tls_key,
+        tls_ca_file=tls_ca,
+        insecure=insecure,
         bind=bind,
         port=port,
         num_cpus=num_cpus,
@@ -191,7 +197,7 @@ def status(*, as_json: bool) -> None:
             }
         )
     if as_json:
-        click.echo(json.dumps({"schema": 1, "nodes": nodes}, default=_as_text))
+        show_json({"nodes": nodes})
     elif nodes:
         for node in nodes:
             _print_node(node)
@@ -202,10 +208,6 @@ def status(*, as_json: bool) -> None:
                 err=True,
             )
         sys.exit(EXIT_UNREACHABLE)
-
-
-def _as_text(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _print_node(node: dict[str, Any]) -> None:

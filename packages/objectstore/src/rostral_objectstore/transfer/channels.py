@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rostral_gcs.auth import bearer_metadata
+from rostral_gcs.tokens import Tokens
 from rostral_objectstore.transfer.byte_frames import DOOR_ACTION, Door, decode_door
 from rostral_objectstore.transfer.byte_stream import ByteConnection
 from rostral_objectstore.transfer.chunk_stream import Chunk, ChunkStream
@@ -53,13 +54,13 @@ class Channels:
         self._idle: list[tuple[Any, Any]] = []
         # None: byte streams cannot be had there.
         self._doors: dict[str, Door | None] = {}
-        self._headers = [
-            (name.encode(), value.encode()) for name, value in bearer_metadata(self._secrets.token)
-        ]
+        self._tokens = Tokens(credentials.token_file)
 
     def options(self, timeout_s: float) -> Any:
         """What goes with each call: the token, and how long it may take as a whole."""
-        return flight.FlightCallOptions(timeout=timeout_s, headers=self._headers)
+        shown = bearer_metadata(self._tokens.current())
+        headers = [(name.encode(), value.encode()) for name, value in shown]
+        return flight.FlightCallOptions(timeout=timeout_s, headers=headers)
 
     @contextlib.contextmanager
     def connection(self, address: str) -> Iterator[Any]:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rostral_gcs.auth import tokens_match
 from rostral_gcs.errors import PortInUseError, RostralError
+from rostral_gcs.tokens import Scope, Tokens
 from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore.transfer.byte_frames import DOOR_ACTION, Door
 from rostral_objectstore.transfer.byte_server import ByteServer
@@ -54,7 +54,7 @@ class TransferServer:
     ) -> None:
         config.validate()
         self.config = config
-        self._gate = _Gate(config.credentials.load().token)
+        self._gate = _Gate(Tokens(config.credentials.token_file))
         self._streams = Streams(config, clock, sleep)
         ranges = Ranges(Storage(table), self._streams)
         self._bytes = ByteServer(ranges, config)
@@ -144,8 +144,8 @@ def _listen(config: TransferServerConfig, gate: _Gate, ranges: Ranges, door: Doo
 class _Gate:
     """Lets nobody in who does not show the token, before anything else of a call is looked at."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
         self.refused = 0
 
     def check(self, headers: Mapping[str, Sequence[str | bytes]]) -> bool:
@@ -153,7 +153,9 @@ class _Gate:
         shown = values[0] if len(values) == 1 else ""
         if isinstance(shown, bytes):
             shown = shown.decode("ascii", errors="replace")
-        right = tokens_match(shown, _SCHEME + self._token)
+        given = shown.removeprefix(_SCHEME) if shown.startswith(_SCHEME) else ""
+        grant = self._tokens.find(given)
+        right = grant is not None and grant.scope is Scope.NODE
         if not right:
             self.refused += 1
         return right

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from rostral_gcs import AsyncGcsClient
+from rostral_gcs.channels import open_channel
 from rostral_gcs.error_wire import error_from_rpc
 from rostral_gcs.errors import (
     GcsInternalError,
@@ -148,8 +149,9 @@ class GlobalSchedulerClient:
                 self._peers[address] = self._connect(address)
 
     def _connect(self, address: str) -> _Peer:
-        channel = grpc.aio.insecure_channel(
+        channel = open_channel(
             address,
+            self._gcs.tls,
             options=[
                 # The address is the cluster's own: a proxy from the environment has no part in it.
                 ("grpc.enable_http_proxy", 0),

@@ -9,8 +9,11 @@ from __future__ import annotations
 import ipaddress
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from rostral_gcs.errors import ConfigError, InsecureBindError
+from rostral_gcs.credentials import TlsFiles, check_bind, tls_files
+from rostral_gcs.errors import ConfigError
+from rostral_gcs.tokens import Tokens, token_problems
 from rostral_scheduler.core.placement import PlacementLimits
 
 __all__ = ["GlobalSchedulerConfig", "PlacingOptions"]
@@ -27,6 +30,10 @@ class GlobalSchedulerConfig:
         port: TCP port; 0 lets the system choose: clients find it in the GCS.
         advertise: The host that others reach it at; empty: ``bind``.
         insecure: Allows a bind to more than loopback though the channel is not encrypted.
+        tls_certificate_file: PEM, its chain, as server and towards the GCS; with it the channels
+            are encrypted.
+        tls_key_file: PEM, the certificate's key, of mode 0600 and ours.
+        tls_ca_file: PEM, who signs the cluster's certificates: every peer must show one.
         limits: Of the policy.
         batch_tasks_max: Most tasks in one call.
         calls_max: Calls at once; beyond it they are refused, and clients try another scheduler.
@@ -38,11 +45,14 @@ class GlobalSchedulerConfig:
     """
 
     gcs_address: str
-    token: str = field(repr=False)
+    token: str | Tokens = field(repr=False)
     bind: str = "127.0.0.1"
     port: int = 0
     advertise: str = ""
     insecure: bool = False
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
     limits: PlacementLimits = field(default_factory=PlacementLimits)
     batch_tasks_max: int = 10_000
     calls_max: int = 1000
@@ -62,8 +72,7 @@ class GlobalSchedulerConfig:
         problems = [*_check_numbers(self), *self.limits.problems()]
         if not 0 <= self.port <= 65535:
             problems.append(f"port is {self.port}; allowed: 0 (any free one) to 65535")
-        if len(self.token) < 16:
-            problems.append("token is shorter than 16 characters; make one: rostral-gcs token FILE")
+        problems += [*token_problems(self.token), *self.tls.problems()]
         if ":" not in self.gcs_address:
             problems.append(f"gcs_address is {self.gcs_address[:80]!r}; allowed: HOST:PORT")
         address = _parse_bind(self.bind)
@@ -77,11 +86,12 @@ class GlobalSchedulerConfig:
                 hint="nothing was started; correct all of these",
                 problems=problems,
             )
-        if address is not None and not address.is_loopback and not self.insecure:
-            raise InsecureBindError(
-                f"refusing to listen on {self.bind} without TLS",
-                hint="bind to 127.0.0.1, or pass --insecure if the network is trusted",
-            )
+        check_bind(self.bind, self.tls, insecure=self.insecure)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of its TLS."""
+        return tls_files(self.tls_certificate_file, self.tls_key_file, self.tls_ca_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

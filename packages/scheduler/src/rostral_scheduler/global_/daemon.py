@@ -14,7 +14,7 @@ import secrets
 
 import msgspec
 
-from rostral_gcs import AsyncGcsClient
+from rostral_gcs import AsyncGcsClient, ClientOptions
 from rostral_gcs.errors import GcsError
 from rostral_scheduler.global_ import rows
 from rostral_scheduler.global_.config import GlobalSchedulerConfig
@@ -28,6 +28,11 @@ __all__ = ["GlobalScheduler"]
 logger = logging.getLogger("rostral.scheduler.global")
 
 _BEATS_PER_LEASE = 4
+
+
+def _client(config: GlobalSchedulerConfig) -> AsyncGcsClient:
+    options = ClientOptions(tls=config.tls)
+    return AsyncGcsClient(config.gcs_address, config.token, options=options)
 
 
 class GlobalScheduler:
@@ -45,7 +50,7 @@ class GlobalScheduler:
     def __init__(self, config: GlobalSchedulerConfig, *, gcs: AsyncGcsClient | None = None) -> None:
         config.validate()
         self._config = config
-        self._gcs = AsyncGcsClient(config.gcs_address, config.token) if gcs is None else gcs
+        self._gcs = _client(config) if gcs is None else gcs
         self._owns_gcs = gcs is None
         self.placer = Placer(self._gcs, config.limits)
         self.groups = GroupPlacer(self._gcs, self.placer.policy)

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from rostral_gcs import TokenInterceptor
+from rostral_gcs.channels import add_port
 from rostral_gcs.error_wire import abort_with
 from rostral_gcs.errors import ConfigError, GcsError, GcsInternalError, TooLargeError
 from rostral_scheduler._proto import scheduler_pb2, scheduler_pb2_grpc
@@ -68,7 +69,7 @@ class PlacementServer:
         host = f"[{config.bind}]" if ":" in config.bind else config.bind
         address = f"{host}:{config.port}"
         try:
-            port = server.add_insecure_port(address)
+            port = add_port(server, address, config.tls)
         except RuntimeError as error:
             raise _bind_error(address) from error
         if port == 0:

@@ -321,6 +321,10 @@ class NodeMemory:
         """Tasks that the process has claimed and not finished."""
         return list(repair.claimed_by(self._segment, slot))
 
+    def list_tasks(self, limit: int) -> list[layout.TaskInfo]:
+        """Tasks of the node in any state, at most so many, in no order."""
+        return repair.list_tasks(self._segment, limit)
+
     def task_info(self, task: int) -> TaskInfo:
         """What is known of a task."""
         info = repair.task_info(self._segment, task)

@@ -25,6 +25,7 @@ from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
+from rostral_scheduler.local.task_list import list_tasks
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
 from rostral_scheduler.zygote_start import THREAD_LIMITS
 
@@ -111,6 +112,7 @@ class Requests:
             "cluster_resources": self._cluster_resources,
             "available_resources": self._available_resources,
             "status": self._status,
+            "list_tasks": self._list_tasks,
             "shutdown": self._shutdown,
         }
 
@@ -543,6 +545,9 @@ class Requests:
             "hosted": 0 if scheduler.crossing is None else len(scheduler.crossing.hosted.by_id),
             "gcs_writes_dropped": 0 if scheduler.gcs is None else scheduler.gcs.writes_dropped,
         }
+
+    async def _list_tasks(self, _: Session, body: Body) -> Body:
+        return {"tasks": list_tasks(self._scheduler, int(body["limit"]))}
 
     async def _shutdown(self, _: Session, __: Body) -> Body:
         if not self._scheduler.config.allow_shutdown:
