@@ -204,7 +204,7 @@ def decode(frame: bytes) -> list[Message]:
     """The messages of a frame. Raises RequestError for what is none."""
     try:
         return _decoder.decode(frame)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(
             f"a peer sent what is no message: {error}",
             hint="run the same version of rostral-scheduler on all nodes",

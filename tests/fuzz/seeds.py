@@ -1,0 +1,66 @@
+"""Inputs that the parsers take, to begin with: `python -m fuzz.seeds` writes the corpora."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from rostral_gcs._proto import gcs_pb2
+from rostral_objectstore import array_form
+from rostral_objectstore.control import encode_error
+from rostral_objectstore.errors import ProtocolError
+from rostral_objectstore.transfer.byte_frames import Door, encode_refusal
+from rostral_objectstore.transfer.messages import ChunkHeader, ObjectFacts, Ticket
+from rostral_scheduler._proto import scheduler_pb2
+from rostral_scheduler.between import messages as between
+
+CORPUS: Final = Path(__file__).parent / "corpus"
+_FRAME: Final = msgspec.msgpack.encode([1, "stats", {"id": b"i" * 20, "size": 7, "limit": 1.5}])
+_GREETING: Final = b"ROSTRAL\0" + (1).to_bytes(4, "little") + bytes(4)
+_ROW: Final = gcs_pb2.WriteOp(table="kv", key=b"space\0key", value=b"value", expected_version=3)
+_DOOR: Final = Door(4711, b"k" * 32)
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """By target."""
+    write = gcs_pb2.WriteRequest(request_id=b"r" * 16, ops=[_ROW])
+    read = gcs_pb2.ReadRequest(table="nodes", keys=[b"n" * 16], prefixes=[b"n"])
+    scan = gcs_pb2.ScanRequest(table="actors", prefix=b"a", limit=10)
+    place = scheduler_pb2.PlaceRequest()
+    place.tasks.add()
+    refusal = encode_refusal(ProtocolError("no such object"))
+    return {
+        "control_socket": [_GREETING + len(_FRAME).to_bytes(4, "little") + _FRAME],
+        "control_frame": [_FRAME, msgspec.msgpack.encode([0, "x", {}])],
+        "control_error": [msgspec.msgpack.encode(encode_error(ProtocolError("wrong", hint="do")))],
+        "transfer_ticket": [Ticket(b"i" * 20, 5, 7).encode()],
+        "transfer_header": [ChunkHeader(ObjectFacts(b"i" * 20, 1, 0, 9), 0, 77).encode()],
+        "byte_stream": [_DOOR.encode(), _DOOR.hello(), refusal],
+        "gcs_write": [write.SerializeToString()],
+        "gcs_read": [read.SerializeToString(), scan.SerializeToString()],
+        "gcs_rows": [bytes([table]) + b"k" * 16 + b"\x0a\x03abc\x12\x00" for table in range(4)],
+        "placement": [place.SerializeToString()],
+        "between_nodes": [between.encode([between.Beat()])],
+        "policy_json": [json.dumps({"obs": [[0.5, 1], [2, -3e5]]}).encode()],
+        "policy_tensor": [b"float32 2,1\n" + b"\0" * 8],
+        "array_header": [array_form.encode(array_form.form_of((2, 3), "float32")[0])],
+        "spill_file": [b"\0" * 64],
+        "token_file": [b"A" * 43 + b"\n" + b"B" * 43 + b" scope=read name=x until=99\n"],
+    }
+
+
+def write_corpora() -> None:
+    """Adds the seeds to the corpora."""
+    for target, inputs in seeds().items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for data in inputs:
+            (folder / f"{hashlib.sha1(data).hexdigest()}.bin").write_bytes(data)
+
+
+if __name__ == "__main__":
+    write_corpora()
