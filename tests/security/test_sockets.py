@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,30 @@ def test_a_head_listens_on_loopback_alone(folder: Path) -> None:
     assert (host, int(port)) in found
     assert len(found) == 4
     assert all(is_loopback(each) for each, _ in found)
+
+
+def test_a_driver_that_starts_its_own_node_listens_on_loopback_alone(folder: Path) -> None:
+    program = (
+        "import sys, rostral\n"
+        "context = rostral.init(num_cpus=1, object_store_memory=64 << 20)\n"
+        "print(context['address'], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ROSTRAL_RUNTIME_DIR": str(folder)},
+    ) as driver:
+        assert driver.stdout is not None
+        host, _, port = driver.stdout.readline().strip().rpartition(":")
+        found = listening(family_of(driver.pid))
+        driver.communicate()
+    # Of its GCS, of its scheduler for tasks of other nodes; of its store two, once objects travel.
+    assert (host, int(port)) in found
+    assert len(found) in (2, 4)
+    assert all(is_loopback(host) for host, _ in found)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])

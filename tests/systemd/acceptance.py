@@ -26,6 +26,16 @@ def start(machine: Machine, *units: str) -> float:
     return took_s
 
 
+def check_start(machine: Machine, unit: str) -> None:
+    """It serves within two seconds, at best: other programs may be in the way, but not thrice."""
+    took_s: list[float] = []
+    while not took_s or (min(took_s) >= START_MAX_S and len(took_s) < 3):
+        machine.systemctl("stop", unit)
+        machine.systemctl("reset-failed", unit, check=False)
+        took_s.append(start(machine, unit))
+    assert min(took_s) < START_MAX_S, took_s
+
+
 def restarted_after(machine: Machine, unit: str, pid: int) -> int:
     """Waits until the unit runs in another process; its pid."""
 

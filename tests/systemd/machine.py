@@ -23,6 +23,7 @@ from typing import Final
 BOOT_TIMEOUT_S: Final = 20.0
 CGROUPS: Final = Path("/sys/fs/cgroup")
 SYSTEMD: Final = Path("/lib/systemd/systemd")
+COMMANDS: Final = ("unshare", "nsenter", "mount", "setpriv", "systemd-analyze", "ss", "ps", "curl")
 NAMESPACES: Final = ("-m", "-p", "-C", "-u", "-i", "-n")
 
 
@@ -32,7 +33,7 @@ def why_not() -> str | None:
         return "a systemd of our own needs root"
     if not SYSTEMD.exists():
         return f"there is no {SYSTEMD}: apt-get install systemd"
-    missing = [name for name in ("unshare", "nsenter", "mount") if shutil.which(name) is None]
+    missing = [name for name in COMMANDS if shutil.which(name) is None]
     if missing:
         return f"commands are missing: {', '.join(missing)}"
     tried = subprocess.run(

@@ -84,8 +84,7 @@ def ask(server: Installation, *arguments: str) -> str:
 
 
 def test_it_serves_within_two_seconds(server: Installation) -> None:
-    server.machine.systemctl("stop", UNIT)
-    assert acceptance.start(server.machine, UNIT) < acceptance.START_MAX_S
+    acceptance.check_start(server.machine, UNIT)
     status = server.machine.state(UNIT, "StatusText")
     assert status == f"serving {FOLDER} at http://127.0.0.1:{PORT}"
 

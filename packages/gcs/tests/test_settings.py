@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from rostral_gcs import GcsConfig
 from rostral_gcs.cli import main
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.gcs_settings import SETTINGS
@@ -72,6 +73,11 @@ def test_fields_bring_their_documentation_wherever_it_stands() -> None:
     assert about["name"] == "What it is called."
     assert about["heat_bytes_max"] == "As hot as it gets."
     assert "hidden" not in about
+
+
+def test_a_secret_cannot_become_a_setting() -> None:
+    with pytest.raises(ValueError, match="token is a secret"):
+        settings_of(GcsConfig)
 
 
 def test_flags_are_above_the_environment_above_the_file_above_the_defaults(write: Any) -> None:

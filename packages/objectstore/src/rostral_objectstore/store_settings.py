@@ -31,7 +31,8 @@ _TRANSFER = (
         kind=KINDS["str"],
         default=None,
         about="HOST:PORT where objects are exchanged with other nodes; port 0 takes a free one. "
-        "Without it, there is no exchange. Anything but loopback needs TLS.",
+        "Without it, there is an exchange on loopback once the local scheduler asks for one. "
+        "Anything but loopback needs TLS.",
     ),
     Setting(
         name="bandwidth_bytes_s",
@@ -45,7 +46,8 @@ _TRANSFER = (
         kind=KINDS["Path"],
         default=lambda: credential("token"),
         default_text="the unit's credential",
-        about="The cluster token, a file of mode 0600 that is ours; transfers need it.",
+        about="The cluster token, a file of mode 0600 that is ours; transfers need it, also those "
+        "for which the local scheduler asks.",
     ),
     Setting(
         name="tls_certificate",
@@ -100,13 +102,21 @@ def _build(values: Mapping[str, Any]) -> Serving:
     fields["spill_directories"] = tuple(
         str(Path(path).absolute()) for path in fields["spill_directories"]
     )
-    config = StoreConfig(**fields, transfer=_transfer_config(values))
+    config = StoreConfig(
+        **fields,
+        transfer=_transfer_config(values),
+        transfer_token_file=_file(values, "token_file"),
+    )
     config.validate()
     address = values["metrics_address"]
     if address is None:
         return Serving(config=config, metrics_address=None)
     with _named("metrics_address: "):
         return Serving(config=config, metrics_address=metrics.parse_address(address))
+
+
+def _file(values: Mapping[str, Any], name: str) -> str | None:
+    return None if values[name] is None else str(values[name])
 
 
 @contextlib.contextmanager
@@ -137,14 +147,11 @@ def _transfer_config(values: Mapping[str, Any]) -> TransferConfig | None:
         TransferServerConfig,
     )
 
-    def file(name: str) -> str | None:
-        return None if values[name] is None else str(values[name])
-
     credentials = Credentials(
         token_file=str(values["token_file"]),
-        tls_certificate_file=file("tls_certificate"),
-        tls_key_file=file("tls_key"),
-        tls_ca_file=file("tls_ca"),
+        tls_certificate_file=_file(values, "tls_certificate"),
+        tls_key_file=_file(values, "tls_key"),
+        tls_ca_file=_file(values, "tls_ca"),
     )
     config = TransferConfig(
         server=TransferServerConfig(
@@ -164,7 +171,7 @@ SETTINGS = Settings(
     [
         *settings_of(
             StoreConfig,
-            leave_out=["node_id", "transfer"],
+            leave_out=["node_id", "transfer", "transfer_token_file"],
             defaults={
                 "socket_path": (
                     None,

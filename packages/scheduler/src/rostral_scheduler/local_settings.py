@@ -140,7 +140,7 @@ SETTINGS: Final = Settings(
     [
         *settings_of(
             LocalSchedulerConfig,
-            leave_out=["gcs_token", "worker_cgroup"],
+            leave_out=["gcs_token", "peer_token", "worker_cgroup"],
             defaults={
                 "store_socket": (
                     _store_socket,

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 DEFAULT: Final = "default"
 _HINT: Final = "nothing was started; correct all of these"
+# A setting is shown, and may be in the environment: a secret must be none.
+_SECRETS: Final = ("token", "password", "secret")
 _FILE_SIZE_MAX: Final = 1 << 20
 _WIDTH: Final = 96
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
@@ -92,12 +94,17 @@ def settings_of(
         config_class: Documents each field, below it or under ``Attributes:``.
         leave_out: Fields that are no settings of the service.
         defaults: Other defaults than the class has, and how to describe them.
+
+    Raises:
+        ValueError: A field is a secret by its name: a mistake of ours.
     """
     other = defaults or {}
     found = []
     for field in documented_fields(config_class):
         if field.name in leave_out:
             continue
+        if field.name.endswith(_SECRETS):
+            raise ValueError(f"{field.name} is a secret: leave it out, and have a file named")
         default, default_text = other.get(field.name, (field.default, None))
         found.append(
             Setting(
