@@ -99,7 +99,7 @@ def test_the_package_declares_no_heavy_dependency() -> None:
         if "extra ==" not in requirement
     ]
     names = {requirement.split(">")[0] for requirement in declared}
-    assert names == {"click", "grpcio", "protobuf"}
+    assert names == {"click", "grpcio", "grpcio-health-checking", "protobuf"}
 
 
 def test_the_types_are_published() -> None:
