@@ -49,9 +49,9 @@ def test_a_head_listens_on_loopback_alone(folder: Path) -> None:
         (node,) = line.records()
         found = listening(family_of(node["pid"]))
     host, _, port = address.rpartition(":")
-    # Of its GCS, of its store's transfers two, of its scheduler for tasks of other nodes.
+    # Of its GCS, of its scheduler for tasks of other nodes, and two of its store once it transfers.
     assert (host, int(port)) in found
-    assert len(found) == 4
+    assert len(found) in (2, 4)
     assert all(is_loopback(each) for each, _ in found)
 
 
