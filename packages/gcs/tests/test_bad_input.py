@@ -31,6 +31,7 @@ from rostral_gcs import (
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID, TaskID
 from rostral_gcs.tables.registry import TABLES
+from rostral_gcs.tokens import Tokens
 
 Call = Callable[[AsyncGcsClient], Awaitable[object]]
 
@@ -482,7 +483,7 @@ def test_a_wrong_token_is_refused_on_every_call(play: Callable[..., None], token
         with pytest.raises(errors.UnauthenticatedError, match="token"):
             await stranger.connect()
         # As one who skips the greeting would: with an open channel and a bad token.
-        good._connection.metadata = (("authorization", f"Bearer {token}"),)
+        good._connection.tokens = Tokens.of(token)
         calls: list[Call] = [
             lambda c: c.kv_put(b"k", b"v"),
             lambda c: c.kv_get(b"k"),

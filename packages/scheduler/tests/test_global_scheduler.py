@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from rostral_gcs import AsyncGcsClient, GcsConfig, GcsServer, NodeReport, NodeRow, QueueReport
 from rostral_gcs.errors import ConfigError, InsecureBindError, UnauthenticatedError
 from rostral_gcs.ids import NodeID
+from rostral_gcs.tokens import Tokens
 from rostral_scheduler._proto import scheduler_pb2, scheduler_pb2_grpc
 from rostral_scheduler.cli import main
 from rostral_scheduler.core.placement_request import (
@@ -340,7 +341,7 @@ def test_who_does_not_know_the_token_is_refused(play: Play) -> None:
     async def scenario(cluster: Cluster) -> None:
         address = await cluster.start_scheduler()
         async with client_of(cluster) as client:
-            cluster.gcs._connection.metadata = (("authorization", "Bearer wrong"),)
+            cluster.gcs._connection.tokens = Tokens.of("wrong")
             client._peers[address] = client._connect(address)
             client._read_at_s = asyncio.get_running_loop().time() + 60
             with pytest.raises(UnauthenticatedError):
