@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import atheris  # type: ignore[import-not-found,unused-ignore]
+import atheris
 
 with atheris.instrument_imports(
     include=["rostral_gcs", "rostral_objectstore", "rostral_scheduler", "rostral_rl.serve"]

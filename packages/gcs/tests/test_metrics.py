@@ -14,6 +14,7 @@ import pytest
 from rostral_gcs import AsyncGcsClient, GcsConfig, GcsServer
 from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.errors import ConfigError
+from rostral_gcs.tokens import Tokens
 
 
 def _read(port: int) -> str:
@@ -38,7 +39,7 @@ def test_the_page_counts_calls_and_shows_the_shards(config: GcsConfig) -> None:
             with pytest.raises(grpc.aio.AioRpcError):
                 await hello(b"")
         text = await asyncio.to_thread(_read, server.metrics_port)
-        assert config.token not in text
+        assert Tokens.of(config.token).current() not in text
         lines = text.splitlines()
         for line in (
             'rostral_gcs_call_seconds_count{method="Write"} 2.0',

@@ -29,6 +29,7 @@ from rostral_gcs.errors import (
     NotFoundError,
 )
 from rostral_gcs.ids import ActorID, FunctionID, JobID, NodeID, ObjectID, TaskID
+from rostral_gcs.tokens import Tokens
 
 Play = Callable[..., None]
 
@@ -123,7 +124,7 @@ def test_a_returning_node_fences_its_former_self(play: Play) -> None:
 
     async def with_token(server: GcsServer, client: AsyncGcsClient) -> None:
         nonlocal client_token
-        client_token = server._config.token
+        client_token = Tokens.of(server._config.token).current()
         await scenario(server, client)
 
     play(with_token)
