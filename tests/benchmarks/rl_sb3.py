@@ -16,7 +16,7 @@ from rl_targets import EQUAL, TUNED
 from rl_timing import Rate, Solving, arguments, report
 
 
-class Between(BaseCallback):
+class Between(BaseCallback):  # type: ignore[misc,unused-ignore]
     """Calls `look` between updates, and ends the training when it says so."""
 
     def __init__(self, look: Callable[[int], bool]) -> None:

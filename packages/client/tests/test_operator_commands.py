@@ -13,6 +13,7 @@ from rostral.cli.doctor import redact
 from rostral_gcs.auth import load_token
 
 from .command_line import CommandLine, program
+from .waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +124,8 @@ def test_tokens_of_a_running_head(command_line: CommandLine, tmp_path: Path) -> 
     assert command_line.run("token", "rotate").returncode == 0
     assert len(listed(command_line, "nodes")) == 1
     assert command_line.run("token", "revoke", "alice").returncode == 0
+    # The head looks at its file once a second.
+    until(lambda: command_line.run(*known).returncode != 0, "the end of the revoked token")
     refused = command_line.run(*known)
     assert (refused.returncode, "UNAUTHENTICATED" in refused.stderr) == (4, True)
 

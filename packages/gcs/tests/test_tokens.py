@@ -167,3 +167,9 @@ def test_no_form_of_a_token_shows_it(file: Path) -> None:
     token = load_token(file)
     shown = f"{Tokens(file)!r} {Tokens.of(token)!r} {read_grants(file)!r}"
     assert token not in shown
+
+
+def test_a_token_made_a_moment_ago_is_known_at_once(file: Path) -> None:
+    tokens = Tokens(file)
+    grant = add_token(file, scope=Scope.READ, name="bob")
+    assert tokens.find(grant.token) is not None

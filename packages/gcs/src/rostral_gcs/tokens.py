@@ -129,9 +129,17 @@ class Tokens:
     def find(self, given: str) -> Grant | None:
         """What the given token is good for; None: nothing.
 
-        Takes the same time whichever token it is, and whether it is one.
+        A token that was put into the file a moment ago is known. Takes the same time whichever of
+        the valid tokens it is.
         """
         self._look()
+        found = self._match(given)
+        if found is None and self._path is not None:
+            self.reread()
+            found = self._match(given)
+        return found
+
+    def _match(self, given: str) -> Grant | None:
         found = None
         now_s = time.time()
         for grant in self._grants:
