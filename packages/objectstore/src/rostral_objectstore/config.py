@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rostral_gcs.credentials import TlsFiles
 from rostral_gcs.errors import ConfigError
 from rostral_objectstore.spill_directory import problems_of
 
@@ -70,7 +71,10 @@ class StoreConfig:
     port of ``transfer_host``: until then nothing is imported and nothing listens."""
 
     transfer_host: str = "127.0.0.1"
-    """Where it listens then; anything but loopback needs a ``transfer`` with TLS instead."""
+    """Where it listens then; anything but loopback needs ``transfer_tls``."""
+
+    transfer_tls: TlsFiles = field(default_factory=TlsFiles)
+    """The files of its TLS then."""
 
     repair_timeout_s: float = 2.0
     """How long a dead process's holds are kept for a scheduler to take its tasks over: longer than

@@ -209,7 +209,13 @@ class StoreDaemon:
             )
         # Arrow Flight takes longer to import than the daemon may be deaf.
         transfer = await asyncio.to_thread(importlib.import_module, "rostral_objectstore.transfer")
-        credentials = transfer.Credentials(token_file=config.transfer_token_file)
+        tls = config.transfer_tls
+        credentials = transfer.Credentials(
+            token_file=config.transfer_token_file,
+            tls_certificate_file=tls.tls_certificate_file,
+            tls_key_file=tls.tls_key_file,
+            tls_ca_file=tls.tls_ca_file,
+        )
         address = f"{config.transfer_host}:0"
         service: TransferService = transfer.TransferService(
             self.segment,

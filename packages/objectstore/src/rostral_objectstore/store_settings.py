@@ -171,7 +171,7 @@ SETTINGS = Settings(
     [
         *settings_of(
             StoreConfig,
-            leave_out=["node_id", "transfer", "transfer_token_file"],
+            leave_out=["node_id", "transfer", "transfer_token_file", "transfer_tls"],
             defaults={
                 "socket_path": (
                     None,

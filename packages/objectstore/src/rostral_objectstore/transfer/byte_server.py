@@ -17,6 +17,7 @@ import threading
 from typing import Any
 
 from rostral_gcs.errors import PortInUseError, RostralError
+from rostral_gcs.tls import server_context
 from rostral_objectstore.transfer.byte_frames import (
     HELLO_BYTES,
     KEY_BYTES,
@@ -28,7 +29,6 @@ from rostral_objectstore.transfer.config import TransferServerConfig
 from rostral_objectstore.transfer.credentials import split_address
 from rostral_objectstore.transfer.messages import TICKET_BYTES
 from rostral_objectstore.transfer.ranges import Ranges
-from rostral_objectstore.transfer.tls import server_context
 
 logger = logging.getLogger("rostral.objectstore.transfer")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rostral_gcs.auth import bearer_metadata
+from rostral_gcs.tls import client_context
 from rostral_gcs.tokens import Tokens
 from rostral_objectstore.transfer.byte_frames import DOOR_ACTION, Door, decode_door
 from rostral_objectstore.transfer.byte_stream import ByteConnection
@@ -20,7 +21,6 @@ from rostral_objectstore.transfer.chunk_stream import Chunk, ChunkStream
 from rostral_objectstore.transfer.credentials import Credentials, split_address
 from rostral_objectstore.transfer.extra import flight, pa
 from rostral_objectstore.transfer.messages import CHUNK_BYTES, Ticket
-from rostral_objectstore.transfer.tls import client_context
 
 logger = logging.getLogger("rostral.objectstore.transfer")
 
