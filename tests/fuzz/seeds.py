@@ -16,6 +16,7 @@ from rostral_objectstore.errors import ProtocolError
 from rostral_objectstore.transfer.byte_frames import Door, encode_refusal
 from rostral_objectstore.transfer.messages import ChunkHeader, ObjectFacts, Ticket
 from rostral_scheduler._proto import scheduler_pb2
+from rostral_scheduler.between import handshake
 from rostral_scheduler.between import messages as between
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -23,6 +24,12 @@ _FRAME: Final = msgspec.msgpack.encode([1, "stats", {"id": b"i" * 20, "size": 7,
 _GREETING: Final = b"ROSTRAL\0" + (1).to_bytes(4, "little") + bytes(4)
 _ROW: Final = gcs_pb2.WriteOp(table="kv", key=b"space\0key", value=b"value", expected_version=3)
 _DOOR: Final = Door(4711, b"k" * 32)
+
+
+def _between_frame() -> bytes:
+    frame = bytearray(4)
+    between.encode_into([between.Beat()], frame, 4)
+    return (len(frame) - 4).to_bytes(4, "little") + frame[4:]
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -44,7 +51,11 @@ def seeds() -> dict[str, list[bytes]]:
         "gcs_read": [read.SerializeToString(), scan.SerializeToString()],
         "gcs_rows": [bytes([table]) + b"k" * 16 + b"\x0a\x03abc\x12\x00" for table in range(4)],
         "placement": [place.SerializeToString()],
-        "between_nodes": [between.encode([between.Beat()])],
+        "between_nodes": [
+            _between_frame(),
+            handshake.encode_hello(b"o" * 16, b"h" * 16, "t" * 40),
+            handshake.encode_answer(handshake.Verdict.WELCOME),
+        ],
         "policy_json": [json.dumps({"obs": [[0.5, 1], [2, -3e5]]}).encode()],
         "policy_tensor": [b"float32 2,1\n" + b"\0" * 8],
         "array_header": [array_form.encode(array_form.form_of((2, 3), "float32")[0])],

@@ -34,7 +34,9 @@ from rostral_objectstore.spill_file import FileIdentity, FileMismatchError, entr
 from rostral_objectstore.transfer import byte_frames, messages
 from rostral_rl.serve import wire
 from rostral_scheduler._proto import scheduler_pb2
+from rostral_scheduler.between import handshake
 from rostral_scheduler.between import messages as between
+from rostral_scheduler.between.stream import FrameReader
 from rostral_scheduler.global_.wire import requests_of
 
 Target = Callable[[bytes], None]
@@ -162,11 +164,19 @@ def placement(data: bytes) -> None:
 
 
 def between_nodes(data: bytes) -> None:
-    """A frame of another node's scheduler."""
-    try:
+    """What another node's scheduler begins with, answers, and says in frames."""
+    with contextlib.suppress(RostralError):
+        parsed = handshake.parse_hello(data)
+        assert parsed is None or parsed[1] <= min(len(data), handshake.HELLO_BYTES_MAX)
+    if len(data) == handshake.ANSWER_BYTES:
+        with contextlib.suppress(RostralError):
+            handshake.decode_answer(data)
+    with contextlib.suppress(RostralError):
         between.decode(data)
-    except RostralError:
-        return
+    reader, middle = FrameReader(), len(data) // 2
+    with contextlib.suppress(RostralError):
+        reader.feed(data[:middle])
+        reader.feed(data[middle:])
 
 
 def policy_json(data: bytes) -> None:

@@ -92,6 +92,9 @@ systemd_.add_command(
         "--worker-module": "worker_module",
         "--gcs": "gcs_address",
         "--token-file": "token_file",
+        "--tls-certificate": "tls_certificate_file",
+        "--tls-key": "tls_key_file",
+        "--tls-ca": "tls_ca_file",
         "--delegated-cgroup": "delegated_cgroup",
         "--log-level": "log_level",
     },
@@ -140,6 +143,9 @@ async def _serve_local(
             click.echo(f"READY rostral-scheduler local at {config.socket_path}")
             sys.stdout.flush()
             await life.wait()
+            if not scheduler.stopping.is_set():
+                # By a signal, and not by a client or the GCS: tasks end where they can.
+                await scheduler.drain(config.drain_timeout_s)
         finally:
             passing_on.cancel()
             if serving.node_file is not None:

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from rostral_gcs.credentials import TlsFiles, tls_files
 from rostral_gcs.errors import ConfigError, RostralError
+from rostral_gcs.tokens import Tokens
 from rostral_objectstore.layout import SLOTS_MAX
 from rostral_scheduler.core.lanes import PRIORITIES_MAX
 from rostral_scheduler.core.resources import CPU, GPU, ResourceSet
@@ -114,16 +116,24 @@ class LocalSchedulerConfig:
         log_lines_kept_max: Lines kept for a driver that is not known yet, for each worker.
         stderr_lines_kept: Last lines of stderr that go into the error of a crash.
         gcs_address: ``host:port`` of the GCS; None: this node is alone.
-        gcs_token: The cluster token, with ``gcs_address``.
+        gcs_token: The cluster token, with ``gcs_address``; of a file, the one of the moment.
         gcs_writes_queued_max: Writes that wait for the GCS; beyond it the oldest is dropped and
             counted.
         peer_token: The cluster token, with which tasks come from and go to other nodes, where
-            there is no ``gcs_token``. With neither none do; nor, for want of TLS, if ``address``
-            is not of the loopback.
+            there is no ``gcs_token``. With neither none do; nor if ``address`` is not of the
+            loopback, without all three files of TLS.
+        tls_certificate_file: PEM, this node's chain, shown to other nodes and to the GCS.
+        tls_key_file: PEM, the certificate's key, of mode 0600 and ours.
+        tls_ca_file: PEM, who signs the cluster's certificates: every other node must show one.
         peer_silence_s: A node that has tasks of this one, and says nothing for so long, over two
             streams at least, is taken for dead.
         peer_grace_s: How long tasks are kept for a node whose stream broke, unless it is known to
             be dead: longer than any that lives takes to come back.
+        overflow_wait_s: Tasks that would wait here longer than this, by how long such tasks take,
+            go to other nodes, if they begin sooner there. Long against the milliseconds that the
+            way takes.
+        drain_timeout_s: A node that is told to leave, and was not told how soon, ends what still
+            runs after so long.
         forward_inline_bytes: Inputs and results up to this size travel in the message; larger ones
             are fetched. A fetch takes a millisecond, in which so many bytes are copied.
         forward_inline_bytes_max: The same where Arrow Flight is not installed, so that nothing can
@@ -194,11 +204,16 @@ class LocalSchedulerConfig:
     log_lines_kept_max: int = 200
     stderr_lines_kept: int = 20
     gcs_address: str | None = None
-    gcs_token: str = field(default="", repr=False)
+    gcs_token: str | Tokens = field(default="", repr=False)
     gcs_writes_queued_max: int = 10_000
-    peer_token: str = field(default="", repr=False)
+    peer_token: str | Tokens = field(default="", repr=False)
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
     peer_silence_s: float = 4.0
     peer_grace_s: float = 10.0
+    overflow_wait_s: float = 1.0
+    drain_timeout_s: float = 30.0
     forward_inline_bytes: int = 256 << 10
     forward_inline_bytes_max: int = 16 << 20
     forwarded_per_node_max: int = 1024
@@ -223,9 +238,19 @@ class LocalSchedulerConfig:
         )
 
     @property
-    def cluster_token(self) -> str:
+    def cluster_token(self) -> str | Tokens:
         """Of the cluster; empty: this node has no part in one."""
         return self.gcs_token or self.peer_token
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of its TLS."""
+        return tls_files(self.tls_certificate_file, self.tls_key_file, self.tls_ca_file)
+
+    @property
+    def may_cross(self) -> bool:
+        """Whether tasks may come from and go to other nodes: what comes is run."""
+        return bool(self.cluster_token) and (self.is_local or self.tls.is_mutual())
 
     @property
     def is_local(self) -> bool:
@@ -287,6 +312,7 @@ class LocalSchedulerConfig:
                 f"{self.forward_inline_bytes_max}; allowed: the first at most the second, that at "
                 "most 32 MiB"
             )
+        problems += self.tls.problems()
         if self.gcs_address is not None and not self.gcs_token:
             problems.append("gcs_address is given without gcs_token; allowed: both or neither")
         if problems:

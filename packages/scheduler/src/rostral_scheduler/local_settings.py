@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from rostral_gcs.auth import load_token
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential, directory
+from rostral_gcs.tokens import Tokens
 from rostral_objectstore.addresses import SOCKET_NAME, SOCKET_VARIABLE
 from rostral_scheduler.config import LocalSchedulerConfig, default_cpu_count
 
@@ -166,4 +166,4 @@ def with_token(serving: Serving) -> LocalSchedulerConfig:
     """
     if serving.config.gcs_address is None or serving.token_file is None:
         return serving.config
-    return replace(serving.config, gcs_token=load_token(serving.token_file))
+    return replace(serving.config, gcs_token=Tokens(serving.token_file))

@@ -9,21 +9,27 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from rostral_gcs import AsyncGcsClient
+from rostral_gcs import AsyncGcsClient, NodeRow
+from rostral_gcs.tls import TlsContexts
+from rostral_gcs.tokens import Tokens
 from rostral_scheduler.between.forwarded import Forwarded, ForwardQueue
 from rostral_scheduler.between.hosted import Hosted, OriginSession
+from rostral_scheduler.between.leaving import Leaving
+from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import Job as JobMessage
 from rostral_scheduler.between.messages import Push, Shape
-from rostral_scheduler.between.node_view import NodeView
+from rostral_scheduler.between.peer_link import PeerIdentity
 from rostral_scheduler.between.peer_server import PeerServer
 from rostral_scheduler.between.transit_memory import TransitMemory
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
-from rostral_scheduler.core.resources import ResourceSet
+from rostral_scheduler.core.node_view import NodeLoad
+from rostral_scheduler.core.resources import GROUP_MARK, ResourceSet
 from rostral_scheduler.core.where import ANYWHERE, Where, refusal
 from rostral_scheduler.local.cancellations import Cancellations
 from rostral_scheduler.local.jobs import Job, Jobs
+from rostral_scheduler.local.load import Load
 from rostral_scheduler.local.node_memory import NodeMemory
 
 __all__ = ["Crossing"]
@@ -49,7 +55,10 @@ class Crossing:
         cancellations: The node's.
         environments: The node's.
         client: Of the GCS, connected.
+        load: What waits on the node.
         end_job: Ends a job of this node.
+        drain: Has this node leave, within so many seconds.
+        has_actors: Whether there is any actor on this node.
     """
 
     def __init__(
@@ -61,22 +70,34 @@ class Crossing:
         cancellations: Cancellations,
         environments: Environments,
         client: AsyncGcsClient,
+        load: Load,
         *,
         end_job: Callable[[Job], None],
+        drain: Callable[[float], None],
+        has_actors: Callable[[], bool],
     ) -> None:
         self._memory, self._policy, self._jobs = memory, policy, jobs
         self._environments, self._scheduler_end_job = environments, end_job
         transit = TransitMemory(memory)
-        self.view = NodeView(client, changed=self._node_came, died=self._node_died)
+        identity = PeerIdentity(
+            node_id=memory.node_id,
+            tokens=Tokens.of(config.cluster_token),
+            tls=TlsContexts(config.tls),
+        )
+        self._load = load
+        self._lane_of: dict[bytes, dict[object, int]] = {}
+        """By job, the lanes of shapes that other nodes have asked for, as they name them."""
+        self.view = LivingNodes(
+            client, came=self._node_came, reported=self._node_reported, died=self._node_died
+        )
         self.forwarded = Forwarded(
             config,
             transit,
             self.view,
-            own_id=memory.node_id,
-            token=config.cluster_token,
+            identity=identity,
             queue_length=memory.queue_length,
             describe_job=self._describe_job,
-            load_here=self._load_here,
+            own_load=self._own_load,
             push=self._push,
         )
         self.hosted = Hosted(
@@ -86,9 +107,29 @@ class Crossing:
             begin_job=self._begin_job,
             end_job=self._end_hosted,
             queue_for=self._queue_for,
+            drain=drain,
+        )
+        self.leaving = Leaving(
+            transit,
+            self.forwarded.choice,
+            self.forwarded.placing,
+            self.hosted,
+            own_id=memory.node_id,
+            total=policy.resources.total,
+            threshold_s=config.overflow_wait_s,
+            lanes=self._lanes,
+            has_actors=has_actors,
+            queue_length=memory.queue_length,
+            run_time_s=load.run_times.of,
         )
         cancellations.on_forwarded(memory.slot, self.forwarded.cancel)
-        self.server = PeerServer(f"{config.address}:0", config.cluster_token, self.hosted)
+        self.server = PeerServer(
+            f"{config.address}:0",
+            memory.node_id,
+            identity.tokens,
+            identity.tls,
+            self.hosted,
+        )
 
     async def listen(self) -> str:
         """Begins to take tasks from others; returns where. Raises PortInUseError."""
@@ -117,13 +158,47 @@ class Crossing:
         """Some time has passed."""
         self.hosted.tick()
         self.forwarded.tick()
+        self.leaving.tick()
+        self._watch_neighbour()
+
+    # ---- leaving
+
+    def begin_drain(self) -> None:
+        """This node takes nothing new from here on, and gives away what waits."""
+        self.hosted.is_draining = self.leaving.is_draining = True
+        self.leaving.tick()
+
+    def drain(self, node_id: bytes, within_s: float) -> bool:
+        """Asks another node to leave. False: it is not known to live."""
+        row = self.view.by_id.get(node_id)
+        if row is None or not row.scheduler_address:
+            return False
+        self.forwarded.drain(node_id, within_s)
+        return True
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything of this node is elsewhere, or of others here."""
+        return bool(self.forwarded.by_id or self.hosted.by_id)
+
+    def _watch_neighbour(self) -> None:
+        """Keeps a stream to the next living node by id, tasks or none: so each is watched by one.
+
+        A cluster of any size learns of a death so, at the price of a stream for each node.
+        """
+        own_id = self._memory.node_id
+        others = [row.node_id.binary() for row in self.view if row.scheduler_address]
+        after = [node_id for node_id in others if node_id > own_id]
+        before = [node_id for node_id in others if node_id < own_id]
+        if after or before:
+            self.forwarded.keep_in_touch(min(after or before))
 
     # ---- where tasks of this node go
 
     async def queue_for(
         self, job_id: bytes, shape: ResourceSet, environment: str, rank: Rank, where: Where
     ) -> int | None:
-        """The queue for tasks that other nodes may run; None: this node's own will do.
+        """The queue for tasks that other nodes may run; None: for this node's alone will do.
 
         Raises:
             UnschedulableError: No node can ever have the shape, or is one that is allowed.
@@ -131,9 +206,9 @@ class Crossing:
         """
         fits_here = self._policy.resources.can_ever(shape)
         if where == ANYWHERE and fits_here:
-            return None
+            return self._own_queue(job_id, shape, environment, rank)
         await self.view.synced(_SYNC_TIMEOUT_S)
-        nodes = self.forwarded.nodes()
+        nodes = self.forwarded.choice.facts()
         alone = [node.node_id for node in where.among(nodes)] == [self._memory.node_id]
         if alone and (fits_here or len(nodes) == 1):
             return None  # This node's ledger says best what it lacks.
@@ -152,13 +227,45 @@ class Crossing:
                 )
                 return lane
 
-            self.forwarded.add_queue(ForwardQueue(loc, job_id, shape, wire, where, local_queue))
+            queue = ForwardQueue(loc, job_id, shape, wire, where, local_queue)
+            self.forwarded.placing.add_queue(queue)
         return loc
 
-    def _load_here(self) -> int:
-        workers = self._policy.active.values()
-        running = sum(1 for worker in workers if worker.running)
-        return running + sum(self._memory.queue_length(queue) for queue in self._policy.queues)
+    def _own_queue(
+        self, job_id: bytes, shape: ResourceSet, environment: str, rank: Rank
+    ) -> int | None:
+        """A queue of this node's that tasks may leave; None: they may not."""
+        if environment:
+            return None  # Its packages do not travel.
+        key = self._environments.intern(environment)
+        first_lane, lane = self._jobs.queue_for(job_id, shape, environment=key, rank=rank)
+        wire = Shape(shape.as_floats(), environment, rank.priority, rank.depth)
+        queue = ForwardQueue(lane, job_id, shape, wire, ANYWHERE, lambda: lane)
+        self.leaving.may_leave(queue, first_lane)
+        return lane
+
+    def _lanes(self) -> list[tuple[int, bytes]]:
+        """This node's own queues, but for those of placement groups, which are bound to it."""
+        own = {
+            queue.loc
+            for queue in self._policy.queues.values()
+            if not any(GROUP_MARK in name for name, _ in queue.shape)
+        }
+        return [(lane, job_id) for queue, lane, job_id in self._jobs.lanes() if queue in own]
+
+    def _own_load(self) -> NodeLoad:
+        resources = self._policy.resources
+        return NodeLoad(
+            node_id=self._memory.node_id,
+            total=resources.total,
+            available=ResourceSet.measured(
+                {name: max(0.0, free) for name, free in self._policy.available_floats().items()}
+            ),
+            held=ResourceSet.measured(self._load.held()),
+            queues=self._load.queues(),
+            run_time_s=self._load.run_time_s(),
+            is_draining=self.leaving.is_draining,
+        )
 
     # ---- jobs
 
@@ -196,9 +303,19 @@ class Crossing:
     def job_ended(self, job_id: bytes) -> None:
         """The job has ended on this node, and so it has on those that run tasks for this one."""
         self.forwarded.job_ended(job_id)
+        self.leaving.job_ended(job_id)
+        self._lane_of.pop(job_id, None)
         self.hosted.job_ended(job_id)
 
     def _queue_for(self, job_id: bytes, shape: Shape) -> int:
+        key = (*shape.resources.items(), shape.environment, shape.priority, shape.depth)
+        lane = self._lane_of.get(job_id, {}).get(key)
+        if lane is None:
+            lane = self._find_lane(job_id, shape)
+            self._lane_of.setdefault(job_id, {})[key] = lane
+        return lane
+
+    def _find_lane(self, job_id: bytes, shape: Shape) -> int:
         _, lane = self._jobs.queue_for(
             job_id,
             ResourceSet.of(shape.resources),
@@ -214,10 +331,14 @@ class Crossing:
 
     # ---- nodes
 
+    def _node_reported(self, row: NodeRow) -> None:
+        self.forwarded.choice.see(row)
+
     def _node_came(self) -> None:
         asyncio.get_running_loop().call_soon(self.forwarded.look)
 
     def _node_died(self, node_id: bytes, cause: str) -> None:
+        self.forwarded.choice.lose(node_id)
         self.forwarded.host_died(node_id, cause)
         self.hosted.origin_died(node_id, cause)
         for job in [job for job in self._jobs.by_id.values() if job.home == node_id]:

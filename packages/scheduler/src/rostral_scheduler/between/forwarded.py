@@ -1,7 +1,7 @@
 """Tasks of this node that run on others: the origin's half of docs/across-nodes.md.
 
 This file owns which tasks are where, from the claim to the sealed results, and what becomes of them
-when their host dies. Where they go is `core/where.py`'s choice; how they get there is the links'.
+when their host dies. Where they go says `placing.py`; how they get there is the links' affair.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.choice import NodeChoice
+from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import (
+    Back,
     Cancel,
     Done,
+    Drain,
     EndJob,
     Input,
     Job,
     Message,
     Outstanding,
     Push,
-    Shape,
     Submit,
     Taken,
     Unknown,
 )
-from rostral_scheduler.between.node_view import NodeView
 from rostral_scheduler.between.outgoing import ForwardQueue, Peer, Sent, is_whole, located
-from rostral_scheduler.between.peer_link import PeerLink
+from rostral_scheduler.between.peer_link import PeerIdentity, PeerLink
+from rostral_scheduler.between.placing import Placing
 from rostral_scheduler.between.transit_memory import (
     CANCEL_CHILDREN,
     CANCELLED,
@@ -45,13 +48,11 @@ from rostral_scheduler.between.transit_memory import (
     TransitMemory,
 )
 from rostral_scheduler.config import LocalSchedulerConfig
-from rostral_scheduler.core.resources import ResourceSet
-from rostral_scheduler.core.where import NodeFacts, at_once, choose_node
+from rostral_scheduler.core.node_view import NodeLoad
 from rostral_scheduler.errors import (
     NodeDiedError,
     SchedulerError,
     TaskCancelledError,
-    UnschedulableError,
 )
 from rostral_scheduler.local.cancellations import Ladder
 
@@ -71,10 +72,9 @@ class Forwarded:
         transit: The node's memory.
         queue_length: Of a queue.
         view: The living nodes.
-        own_id: This node's.
-        token: The cluster's.
+        identity: This node's.
         describe_job: What a host must know of a job.
-        load_here: How many tasks run or wait on this node.
+        own_load: What this node has, and what waits on it.
         push: Hands what a host says to the job's driver.
     """
 
@@ -82,21 +82,27 @@ class Forwarded:
         self,
         config: LocalSchedulerConfig,
         transit: TransitMemory,
-        view: NodeView,
+        view: LivingNodes,
         *,
-        own_id: bytes,
-        token: str,
+        identity: PeerIdentity,
         queue_length: Callable[[int], int],
         describe_job: Callable[[bytes], Job],
-        load_here: Callable[[], int],
+        own_load: Callable[[], NodeLoad],
         push: Callable[[Push], None],
     ) -> None:
         self._config, self._transit, self._view = config, transit, view
-        self._own_id, self._token = own_id, token
-        self._queue_length, self._describe_job = queue_length, describe_job
-        self._load_here, self._push = load_here, push
+        self._identity, self._own_id = identity, identity.node_id
+        self._describe_job, self._push = describe_job, push
+        self.choice = NodeChoice(self._own_id, own_load, config.forwarded_per_node_max)
+        self.placing = Placing(
+            transit,
+            self.choice,
+            self,
+            own_id=self._own_id,
+            queue_length=queue_length,
+            death_cause=view.death_cause,
+        )
         self.by_id: dict[bytes, Sent] = {}
-        self._queues: dict[int, ForwardQueue] = {}
         self._peers: dict[bytes, Peer] = {}
         self._function_ids: dict[int, bytes] = {}
         self._waiting: list[Sent] = []
@@ -128,39 +134,11 @@ class Forwarded:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # ---- queues
-
-    def add_queue(self, queue: ForwardQueue) -> None:
-        """What is pushed there is placed from here on."""
-        self._queues[queue.loc] = queue
-
-    def nodes(self) -> list[NodeFacts]:
-        """The living nodes, and how many of our tasks each has and may have."""
-        return list(self._facts())
-
-    def _facts(self) -> Iterable[NodeFacts]:
-        for row in self._view:
-            node_id = row.node_id.binary()
-            if node_id == self._own_id:
-                outstanding, room = self._load_here(), 1
-            elif not row.scheduler_address:
-                continue
-            else:
-                peer = self._peers.get(node_id)
-                outstanding = 0 if peer is None else len(peer.outstanding)
-                room = self._config.forwarded_per_node_max - outstanding
-            yield NodeFacts(
-                node_id=node_id,
-                total=ResourceSet.of(row.resources_total),
-                labels=row.labels,
-                outstanding=outstanding,
-                room=room,
-            )
+    # ---- placing
 
     def look(self) -> None:
         """Places what can be placed."""
-        for queue in list(self._queues.values()):
-            self._place(queue)
+        self.placing.look()
 
     def tick(self) -> None:
         """Does what had to wait."""
@@ -173,29 +151,9 @@ class Forwarded:
                 self._submit(self._peers[sent.host], sent)
         self.look()
 
-    def _place(self, queue: ForwardQueue) -> None:
-        while self._queue_length(queue.loc) > 0:
-            facts = {node.node_id: node for node in self._facts()}
-            node_id, ever = choose_node(facts.values(), queue.shape, queue.where)
-            if node_id is None:
-                if not ever:
-                    self._give_up(queue)
-                return
-            node = facts[node_id]
-            share = 1 if queue.where.spread else max(1, int(at_once(node, queue.shape)))
-            if sum(other.can_ever(queue.shape) for other in queue.where.among(facts.values())) == 1:
-                share = node.room
-            tasks = self._transit.claim(queue.loc, min(node.room, share))
-            if not tasks:
-                return
-            for task in tasks:
-                if node_id == self._own_id:
-                    self._run_here(queue, self._transit.describe(task))
-                else:
-                    self.forward(task, queue.job_id, queue.wire, queue.loc, node_id)
-
-    def _run_here(self, queue: ForwardQueue, claimed: ClaimedTask) -> None:
-        sent = Sent(claimed, queue.job_id, queue.wire, queue.loc, self._own_id)
+    def run_here(self, claimed: ClaimedTask, queue: ForwardQueue) -> None:
+        """The Carrier protocol of placing.py."""
+        sent = Sent.of(claimed, queue, self._own_id)
         try:
             sent.queue = queue.local_queue()
         except SchedulerError as error:
@@ -203,26 +161,36 @@ class Forwarded:
             return
         self._put_back(sent, claimed.retries)
 
-    def _give_up(self, queue: ForwardQueue) -> None:
-        """Nothing that lives can run these. Another node may come, unless it must be this one."""
-        where = queue.where
-        cause = self._view.death_cause(where.node_id) if where.node_id else None
-        if cause is None or where.soft:
-            return
-        error = UnschedulableError(
-            f"node {where.node_id.hex()}, which the task must run on, is gone: {cause}",
-            hint="submit it for another node, or with soft=True",
-        )
-        for task in self._transit.claim(queue.loc, self._queue_length(queue.loc)):
-            claimed = self._transit.describe(task)
-            self._fail(Sent(claimed, queue.job_id, queue.wire, queue.loc, where.node_id), error)
+    def put_back(self, claimed: ClaimedTask, queue: ForwardQueue) -> None:
+        """The Carrier protocol."""
+        self._put_back(Sent.of(claimed, queue, self._own_id), claimed.retries)
+
+    def fail(self, claimed: ClaimedTask, queue: ForwardQueue, error: Exception) -> None:
+        """The Carrier protocol."""
+        self._fail(Sent.of(claimed, queue, self._own_id), error)
+
+    def refusal_of(self, node_id: bytes) -> RostralError | None:
+        """The Carrier protocol."""
+        peer = self._peers.get(node_id)
+        return None if peer is None else peer.refused
+
+    def drain(self, node_id: bytes, deadline_s: float) -> None:
+        """Asks another node, which lives, to leave."""
+        peer = self._peer(node_id)
+        if peer.is_open:
+            peer.link.send(Drain(deadline_s))
+        else:
+            peer.drain_within_s = deadline_s
+
+    def keep_in_touch(self, node_id: bytes) -> None:
+        """Has a stream to a living node, though it may have no task of ours."""
+        self._peer(node_id)
 
     # ---- sending
 
-    def forward(self, task: int, job_id: bytes, wire: Shape, queue: int, node_id: bytes) -> None:
-        """Has a host run a task that was claimed; `queue` is where it goes should that fail."""
-        claimed = self._transit.describe(task)
-        sent = Sent(claimed, job_id, wire, queue, node_id)
+    def forward(self, claimed: ClaimedTask, queue: ForwardQueue, node_id: bytes) -> None:
+        """Has a host run a task that was claimed; should that fail, it goes back to its queue."""
+        sent = Sent.of(claimed, queue, node_id)
         if claimed.is_stream:
             error = NotTransferableError(
                 f"task {claimed.task_id.hex()} yields its results as it runs, and those do not "
@@ -233,6 +201,7 @@ class Forwarded:
             return
         peer = self._peer(node_id)
         self.by_id[claimed.task_id] = peer.outstanding[claimed.task_id] = sent
+        self.choice.sent(node_id, sent.shape)
         if peer.is_open:
             self._submit(peer, sent)
 
@@ -242,11 +211,12 @@ class Forwarded:
             return known
         link = PeerLink(
             self._view.by_id[node_id].scheduler_address,
-            self._token,
-            self._own_id,
+            node_id,
+            self._identity,
             silence_s=self._config.peer_silence_s,
             handle=lambda message: self._handle(peer, message),
             connected=lambda: self._connected(peer),
+            refused=lambda error: self._refused(peer, error),
             lost=lambda cause: self._view.bury(node_id, cause),
         )
         peer = self._peers[node_id] = Peer(node_id, link)
@@ -347,13 +317,26 @@ class Forwarded:
     # ---- what hosts say
 
     def _connected(self, peer: Peer) -> None:
-        peer.is_open = True
+        peer.is_open, peer.refused = True, None
+        self.choice.close(peer.node_id, is_closed=False)
         peer.jobs.clear()
         peer.functions.clear()
         for job_id in peer.ended:
             peer.link.send(EndJob(job_id))
         peer.ended.clear()
+        if peer.drain_within_s is not None:
+            peer.link.send(Drain(peer.drain_within_s))
+            peer.drain_within_s = None
         peer.link.send(Outstanding(list(peer.outstanding)))
+
+    def _refused(self, peer: Peer, error: RostralError) -> None:
+        """It lives and does not let us in: what was meant for it goes elsewhere, or fails."""
+        peer.is_open, peer.refused = False, error
+        self.choice.close(peer.node_id)
+        for sent in list(peer.outstanding.values()):
+            self._forget(sent)
+            self._put_back(sent, sent.claimed.retries)
+        self.look()
 
     def _handle(self, peer: Peer, message: Message) -> None:
         match message:
@@ -366,6 +349,13 @@ class Forwarded:
                     return
                 self._arrived.append((sent, message, peer.node_id))
                 self._wake.set()
+            case Back(task_ids=task_ids):
+                self.choice.close(peer.node_id)
+                for task_id in task_ids:
+                    if (sent := peer.outstanding.get(task_id)) is not None:
+                        self._forget(sent)
+                        self._put_back(sent, sent.claimed.retries)
+                self.look()
             case Unknown(task_ids=task_ids):
                 for task_id in task_ids:
                     if (sent := peer.outstanding.get(task_id)) is not None:
@@ -459,8 +449,9 @@ class Forwarded:
 
     def _forget(self, sent: Sent) -> None:
         self.by_id.pop(sent.claimed.task_id, None)
-        if (peer := self._peers.get(sent.host)) is not None:
-            peer.outstanding.pop(sent.claimed.task_id, None)
+        peer = self._peers.get(sent.host)
+        if peer is not None and peer.outstanding.pop(sent.claimed.task_id, None) is not None:
+            self.choice.came_back(sent.host, sent.shape)
 
     def _fail(self, sent: Sent, error: Exception) -> None:
         """Ends a task that nobody has, in the thread that may wait for room."""
@@ -535,8 +526,7 @@ class Forwarded:
 
     def job_ended(self, job_id: bytes) -> None:
         """The job's queues go, and nothing of it is taken in any more."""
-        for queue in [queue for queue in self._queues.values() if queue.job_id == job_id]:
-            del self._queues[queue.loc]
+        self.placing.job_ended(job_id)
         for sent in [sent for sent in self.by_id.values() if sent.job_id == job_id]:
             self._forget(sent)
         self._waiting = [sent for sent in self._waiting if sent.job_id != job_id]

@@ -16,9 +16,11 @@ from typing import Any
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.messages import (
+    Back,
     Beat,
     Cancel,
     Done,
+    Drain,
     EndJob,
     Input,
     Job,
@@ -35,6 +37,7 @@ from rostral_scheduler.between.messages import (
 from rostral_scheduler.between.stream import BEAT_INTERVAL_S, Outbox
 from rostral_scheduler.between.transit_memory import (
     LATE,
+    ClaimedTask,
     HostedTask,
     MissingExtraError,
     NotSealedError,
@@ -100,6 +103,7 @@ class Hosted:
         begin_job: Makes a job known whose driver is elsewhere; does nothing for one that is.
         end_job: Ends a job whose driver is elsewhere.
         queue_for: The ready queue of a job for a shape. Raises SchedulerError.
+        drain: Has this node leave, within so many seconds.
     """
 
     def __init__(
@@ -111,9 +115,12 @@ class Hosted:
         begin_job: Callable[[Job, OriginSession], None],
         end_job: Callable[[bytes], None],
         queue_for: Callable[[bytes, Shape], int],
+        drain: Callable[[float], None],
     ) -> None:
         self._config, self._transit, self._cancellations = config, transit, cancellations
         self._begin_job, self._end_job, self._queue_for = begin_job, end_job, queue_for
+        self._drain = drain
+        self.is_draining = False
         self.by_id: dict[bytes, Guest] = {}
         self._origins: dict[bytes, Origin] = {}
         self._functions: dict[bytes, dict[bytes, Any]] = {}
@@ -163,7 +170,6 @@ class Hosted:
         """The Host protocol of peer_server.py."""
         known = self._origins.get(origin)
         if known is None:
-            self._transit.watch()
             self._origins[origin] = Origin(origin, outbox)
             return
         if known.grace is not None:
@@ -226,6 +232,7 @@ class Hosted:
     def _do(self, origin: Origin, message: Message) -> None:
         match message:
             case Job():
+                self._transit.watch()
                 session = OriginSession(self, origin.node_id, message.job_id)
                 self._begin_job(message, session)
             case Cancel():
@@ -235,6 +242,8 @@ class Hosted:
                     self.by_id.pop(task_id, None)
             case EndJob(job_id=job_id):
                 self._end_job(job_id)
+            case Drain(deadline_s=deadline_s):
+                self._drain(deadline_s)
             case Outstanding(task_ids=task_ids):
                 self._compare(origin, set(task_ids))
 
@@ -245,6 +254,9 @@ class Hosted:
             known.origin = origin
             if known.done is not None:
                 self._send(known)
+            return None
+        if self.is_draining:
+            origin.outbox.send(Back([message.task_id]))
             return None
         guest = self.by_id[message.task_id] = Guest(message, origin)
         try:
@@ -352,6 +364,19 @@ class Hosted:
             self._cancellations.climb(guest.task.task, message.task_id, ladder)
         if message.recursive:
             self._cancellations.cancel_children(message.task_id, ladder)
+
+    # ---- leaving
+
+    def is_guest(self, task_id: bytes) -> bool:
+        """The Guests protocol of leaving.py."""
+        return task_id in self.by_id
+
+    def give_back(self, claimed: ClaimedTask) -> None:
+        """The Guests protocol: the record here ends, and nobody is told but the origin."""
+        guest = self.by_id.pop(claimed.task_id)
+        guest.origin.outbox.send(Back([claimed.task_id]))
+        error = SchedulerError(f"task {claimed.task_id.hex()} went back to its origin")
+        self._thread.submit(self._transit.fail, claimed, error)
 
     # ---- the end of tasks
 

@@ -6,8 +6,9 @@ length; it never unpickles: payloads and values stay bytes until a worker of the
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,10 +16,12 @@ from msgspec import Meta, Struct
 from rostral_scheduler.errors import RequestError
 
 __all__ = [
-    "METHOD",
+    "VERSION",
+    "Back",
     "Beat",
     "Cancel",
     "Done",
+    "Drain",
     "EndJob",
     "Input",
     "Job",
@@ -31,12 +34,9 @@ __all__ = [
     "Taken",
     "Unknown",
     "decode",
-    "encode",
+    "encode_into",
     "parts_of",
 ]
-
-METHOD = "/rostral.scheduler.Peer/Exchange"
-"""The gRPC method; its name changes with any edit of the records below."""
 
 NodeBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
 TaskBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -177,6 +177,18 @@ class Unknown(Struct, frozen=True, array_like=True, tag=True):
     task_ids: list[TaskBytes]
 
 
+class Back(Struct, frozen=True, array_like=True, tag=True):
+    """The host has not begun these, and will not: it is about to leave."""
+
+    task_ids: list[TaskBytes]
+
+
+class Drain(Struct, frozen=True, array_like=True, tag=True):
+    """Asks a node to take nothing new, and to leave when it is done or so much time has passed."""
+
+    deadline_s: float
+
+
 class Push(Struct, frozen=True, array_like=True, tag=True):
     """For the job's driver."""
 
@@ -189,18 +201,41 @@ class Beat(Struct, frozen=True, array_like=True, tag=True):
     """The host lives, and its event loop runs."""
 
 
-Message = Beat | Job | Submit | Cancel | Taken | EndJob | Outstanding | Done | Unknown | Push
+Message = (
+    Back
+    | Drain
+    | Beat
+    | Job
+    | Submit
+    | Cancel
+    | Taken
+    | EndJob
+    | Outstanding
+    | Done
+    | Unknown
+    | Push
+)
+
+VERSION = zlib.crc32(
+    repr(
+        [
+            (record.__name__, record.__struct_fields__, record.__annotations__)
+            for record in (Shape, Input, Result, *get_args(Message))
+        ]
+    ).encode()
+)
+"""Of the records above: it changes with any edit, and both ends of a stream must have the same."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 
 
-def encode(messages: Sequence[Message]) -> bytes:
-    """One frame."""
-    return _encoder.encode(messages)
+def encode_into(messages: Sequence[Message], frame: bytearray, at: int) -> None:
+    """Writes the messages as one frame into the buffer, from there on; it ends with them."""
+    _encoder.encode_into(messages, frame, at)
 
 
-def decode(frame: bytes) -> list[Message]:
+def decode(frame: bytes | memoryview) -> list[Message]:
     """The messages of a frame. Raises RequestError for what is none."""
     try:
         return _decoder.decode(frame)

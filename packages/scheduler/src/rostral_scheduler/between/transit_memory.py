@@ -139,6 +139,17 @@ class TransitMemory:
                 hint="submit it with the rostral of this version",
             ) from None
 
+    def large_inputs(self, claimed: ClaimedTask, at_least: int) -> list[tuple[bytes, int]]:
+        """Ids and sizes of its sealed inputs of so many bytes or more."""
+        found = []
+        for loc in claimed.inputs:
+            handle = self._table.adopt_held(Handle, loc)
+            if self._table.state(handle) in _IN_MEMORY:
+                size = self._table.size(handle)
+                if size >= at_least:
+                    found.append((handle.binary(), size))
+        return found
+
     def input(self, loc: int, inline_max: int) -> Input:
         """An input as it travels: small ones with their bytes, of large ones the size alone.
 

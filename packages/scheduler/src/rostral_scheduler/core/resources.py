@@ -75,6 +75,19 @@ class ResourceSet:
                 items.append((name, units))
         return cls(tuple(items))
 
+    @classmethod
+    def measured(cls, amounts: Mapping[str, float]) -> ResourceSet:
+        """From amounts that a node has at one moment: of two GPUs, one and a half may be free.
+
+        Raises:
+            RequestError: An amount is negative or not finite.
+        """
+        for name, amount in amounts.items():
+            if not math.isfinite(amount) or amount < 0:
+                raise RequestError(f"of resource {name!r} a node says that it has {amount!r}")
+        items = ((name, round(amount * UNITS)) for name, amount in sorted(amounts.items()))
+        return cls(tuple((name, units) for name, units in items if units))
+
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self.items)
 

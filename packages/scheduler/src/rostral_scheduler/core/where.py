@@ -1,7 +1,6 @@
-"""On which nodes a task may run, as far as it says so itself, and the choice among them.
+"""On which nodes a task may run, as far as it says so itself, and the refusal if there are none.
 
-Pure: nodes, and how much each has of ours, come in; a node's id comes out. What a node can give at
-all is its resources' affair.
+Pure. Which of them it gets is ``placement.py``'s choice.
 """
 
 from __future__ import annotations
@@ -10,16 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rostral_scheduler.core.labels import NODE_ID_LABEL, Selector, matches, selector_of
-from rostral_scheduler.core.resources import CPU, UNITS, ResourceSet
+from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.errors import UnschedulableError
 
 __all__ = [
     "ANYWHERE",
     "NodeFacts",
     "Where",
-    "at_once",
     "check_here",
-    "choose_node",
     "refusal",
 ]
 
@@ -31,10 +28,6 @@ class NodeFacts:
     node_id: bytes
     total: ResourceSet
     labels: Mapping[str, str]
-    outstanding: int = 0
-    """Tasks of this origin that it has not finished."""
-    room: int = 1
-    """How many more of them it may be given."""
 
     def can_ever(self, shape: ResourceSet) -> bool:
         """Whether it has the shape when it is idle."""
@@ -91,37 +84,13 @@ class Where:
 ANYWHERE = Where()
 
 
-def choose_node(
-    nodes: Iterable[NodeFacts], shape: ResourceSet, where: Where
-) -> tuple[bytes | None, bool]:
-    """The node for one more task, and whether there is one at all that could ever have it.
-
-    The one with the least of ours for what it can run at once; None: each has all that it may have.
-    """
-    feasible = [node for node in where.among(nodes) if node.can_ever(shape)]
-    if where.node_id and where.soft and not feasible:
-        feasible = [node for node in nodes if node.can_ever(shape)]
-    free = [node for node in feasible if node.room > 0]
-    if not free:
-        return None, bool(feasible)
-    return min(free, key=lambda n: (n.outstanding / at_once(n, shape), n.node_id)).node_id, True
-
-
-def at_once(node: NodeFacts, shape: ResourceSet) -> float:
-    """How many tasks of the shape an idle node runs at the same time; what takes nothing, as CPUs.
-
-    At least a little, so that it can be divided by.
-    """
-    fits = [node.total.get(name) / units for name, units in shape]
-    return max(min(fits, default=node.total.get(CPU) / UNITS), 0.01)
-
-
 def refusal(
     nodes: Iterable[NodeFacts], shape: ResourceSet, where: Where
 ) -> UnschedulableError | None:
     """Why none of the nodes can ever run it; None: one can."""
     allowed = where.among(nodes)
-    if choose_node(nodes, shape, where)[1]:
+    able = nodes if where.node_id and where.soft else allowed
+    if any(node.can_ever(shape) for node in able):
         return None
     if where.node_id and not allowed:
         return UnschedulableError(

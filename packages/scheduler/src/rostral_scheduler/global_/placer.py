@@ -40,8 +40,8 @@ def load_of(row: NodeRow) -> NodeLoad:
         node_id=row.node_id.binary(),
         address=row.address,
         total=ResourceSet.of(row.resources_total),
-        available=ResourceSet.of(row.resources_available),
-        held=ResourceSet.of(report.resources_held),
+        available=ResourceSet.measured(row.resources_available),
+        held=ResourceSet.measured(report.resources_held),
         labels={NODE_ID_LABEL: row.node_id.hex(), **row.labels},
         queues=tuple(
             QueueLoad(ResourceSet.of(queue.resources), queue.length, queue.run_time_s)

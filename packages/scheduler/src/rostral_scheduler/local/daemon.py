@@ -30,6 +30,7 @@ from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.deaths import Deaths
+from rostral_scheduler.local.draining import Draining
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.load import Load
 from rostral_scheduler.local.logs import StreamName
@@ -137,6 +138,7 @@ class LocalScheduler:
             if self.crossing is not None:
                 self.crossing.start()
             self.memory.watch(self.look_soon, self.config.poke_interval_s)
+            stack.push_async_callback(self.draining.stop)
             for looking in (self._tick(), self.monitor.run()):
                 task = asyncio.get_running_loop().create_task(looking)
                 stack.push_async_callback(_cancelled, task)
@@ -206,23 +208,30 @@ class LocalScheduler:
         client = self._gcs_client()
         self.crossing = None if client is None else self._make_crossing(client)
         self.gcs = None if client is None else self._make_gcs_link(client)
+        self.draining = Draining(
+            self.crossing,
+            is_busy=self._has_tasks,
+            report=lambda: None if self.gcs is None else self.gcs.renew_soon(),
+            done=self.stopping.set,
+        )
 
     def _gcs_client(self) -> AsyncGcsClient | None:
         if self._given_gcs is not None or self.config.gcs_address is None:
             return self._given_gcs
         from rostral_gcs import AsyncGcsClient
+        from rostral_gcs.client_options import ClientOptions
 
-        return AsyncGcsClient(self.config.gcs_address, self.config.gcs_token)
+        options = ClientOptions(tls=self.config.tls)
+        return AsyncGcsClient(self.config.gcs_address, self.config.gcs_token, options=options)
 
     def _make_crossing(self, client: AsyncGcsClient) -> Crossing | None:
-        if not self.config.cluster_token:
-            return None
-        if not self.config.is_local:
-            # The stream has no TLS yet, and what comes over it is run.
-            logger.warning(
-                "no tasks come from or go to other nodes: %s is no loopback address",
-                self.config.address,
-            )
+        if not self.config.may_cross:
+            if self.config.cluster_token:
+                logger.warning(
+                    "no tasks come from or go to other nodes: %s is no loopback address, and there "
+                    "are no TLS files",
+                    self.config.address,
+                )
             return None
         from rostral_scheduler.between.crossing import Crossing
 
@@ -234,7 +243,10 @@ class LocalScheduler:
             self.cancellations,
             self.pool.environments,
             client,
+            self.load,
             end_job=self.end_job,
+            drain=lambda within_s: self.draining.begin(within_s),
+            has_actors=lambda: bool(self.actors.by_id),
         )
 
     async def _listen(self) -> str:
@@ -251,6 +263,7 @@ class LocalScheduler:
             available=self.policy.available_floats,
             load=self.load,
             listen=self._listen,
+            is_draining=lambda: self.draining.is_draining,
             fenced=self.stopping.set,
         )
 
@@ -264,6 +277,24 @@ class LocalScheduler:
             tell=self.tell,
             hold_s=self.config.group_hold_s,
         )
+
+    async def drain(self, within_s: float) -> None:
+        """Has the node leave in order; returns when nothing runs any more, or the time is over.
+
+        It takes no new tasks of other nodes, and gives what waits to them. Actors are not waited
+        for: they live elsewhere again, or end with the node.
+        """
+        self.draining.begin(within_s)
+        await self.stopping.wait()
+
+    def _has_tasks(self) -> bool:
+        running = any(
+            worker.slot is not None
+            and worker.actor_id is None
+            and self.memory.work_words(worker.slot).running
+            for worker in self.pool.by_number.values()
+        )
+        return running or any(self.memory.queue_length(queue) for queue in self.policy.queues)
 
     async def stop(self) -> None:
         """Ends every worker, and waits until they are gone. May be called twice."""

@@ -69,6 +69,7 @@ class GcsLink:
         available: What the node has free, for the lease's renewals.
         load: What waits on it, for the same.
         listen: Makes the scheduler reachable for other nodes; returns where, or nothing.
+        is_draining: Whether the node takes nothing new.
         fenced: Called when the GCS has declared the node dead.
     """
 
@@ -82,6 +83,7 @@ class GcsLink:
         available: Callable[[], dict[str, float]],
         load: Load,
         listen: Callable[[], Awaitable[str]],
+        is_draining: Callable[[], bool],
         fenced: Callable[[], None],
     ) -> None:
         self.client = client
@@ -91,6 +93,8 @@ class GcsLink:
         self._available = available
         self._load = load
         self._listen = listen
+        self._is_draining = is_draining
+        self._renewal_is_due = asyncio.Event()
         self._scheduler_address = ""
         self._fenced = fenced
         self._epoch = 0
@@ -172,7 +176,10 @@ class GcsLink:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._config.node_lease_s / _RENEWALS_PER_LEASE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.node_lease_s / _RENEWALS_PER_LEASE):
+                    await self._renewal_is_due.wait()
+            self._renewal_is_due.clear()
             try:
                 await self.client.renew_node_lease(
                     self._node_id,
@@ -190,6 +197,10 @@ class GcsLink:
             except GcsError as error:
                 logger.warning("cannot renew the lease error=%s", error)
 
+    def renew_soon(self) -> None:
+        """Something has changed that others must know now."""
+        self._renewal_is_due.set()
+
     def _report(self) -> NodeReport:
         return NodeReport(
             queues=tuple(
@@ -202,6 +213,7 @@ class GcsLink:
             ),
             run_time_s=self._load.run_time_s(),
             resources_held=self._load.held(),
+            is_draining=self._is_draining(),
         )
 
     # ---- written behind

@@ -297,6 +297,14 @@ class Jobs:
             job.retired_queues.append(queue)
             self._tell(QueueClosed(queue=queue))
 
+    def lanes(self) -> list[tuple[int, int, bytes]]:
+        """Every lane of every queue: the queue, the lane, and whose job it is of."""
+        return [
+            (queue, lane, self._job_of_queue[queue])
+            for queue, lanes in self._lanes.items()
+            for lane in lanes.queues.values()
+        ]
+
     def job_of_queue(self, queue: int) -> bytes:
         """Whose ready queue it is."""
         return self._job_of_queue[queue]

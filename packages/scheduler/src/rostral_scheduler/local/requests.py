@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -22,6 +23,7 @@ from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
+from rostral_scheduler.local.draining import Draining
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
@@ -54,6 +56,7 @@ class Scheduler(Protocol):
     cancellations: Cancellations
     gcs: GcsLink | None
     crossing: Crossing | None
+    draining: Draining
     stopping: asyncio.Event
 
     def worker_ready(self, worker: WorkerProcess) -> None:
@@ -113,6 +116,7 @@ class Requests:
             "available_resources": self._available_resources,
             "status": self._status,
             "list_tasks": self._list_tasks,
+            "drain": self._drain,
             "shutdown": self._shutdown,
         }
 
@@ -548,6 +552,24 @@ class Requests:
 
     async def _list_tasks(self, _: Session, body: Body) -> Body:
         return {"tasks": list_tasks(self._scheduler, int(body["limit"]))}
+
+    async def _drain(self, _: Session, body: Body) -> Body:
+        """Has this node, or another one of the cluster, leave in order."""
+        scheduler = self._scheduler
+        node_id, within_s = bytes(body["node_id"]), float(body["within_s"])
+        if not 0 <= within_s < math.inf:
+            raise RequestError(
+                f"within_s is {within_s}", hint="a finite number of seconds, 0 or more"
+            )
+        if node_id == scheduler.memory.node_id:
+            scheduler.draining.begin(within_s)
+            return {}
+        if scheduler.crossing is None or not scheduler.crossing.drain(node_id, within_s):
+            raise RequestError(
+                f"node {node_id.hex()} is not known to live",
+                hint="rostral nodes lists the nodes of the cluster",
+            )
+        return {}
 
     async def _shutdown(self, _: Session, __: Body) -> Body:
         if not self._scheduler.config.allow_shutdown:

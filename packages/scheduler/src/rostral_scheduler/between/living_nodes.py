@@ -16,19 +16,20 @@ from rostral_gcs.errors import ClientClosedError, GcsError
 from rostral_gcs.ids import NodeID
 from rostral_gcs.tables.nodes import NODES
 
-__all__ = ["NodeView"]
+__all__ = ["LivingNodes"]
 
 logger = logging.getLogger("rostral.scheduler.between")
 
 _PAUSE_S = 0.5
 
 
-class NodeView:
+class LivingNodes:
     """The nodes, on the running event loop, from `start` to `stop`.
 
     Args:
         client: Connected.
-        changed: Called when a node has come.
+        came: Called when a node has come.
+        reported: Called with each row of a living node.
         died: Called with the id of a node that is dead, and why.
     """
 
@@ -36,11 +37,12 @@ class NodeView:
         self,
         client: AsyncGcsClient,
         *,
-        changed: Callable[[], None],
+        came: Callable[[], None],
+        reported: Callable[[NodeRow], None],
         died: Callable[[bytes, str], None],
     ) -> None:
         self._client = client
-        self._changed, self._died = changed, died
+        self._came, self._reported, self._died = came, reported, died
         self.by_id: dict[bytes, NodeRow] = {}
         """The living."""
         self._dead: dict[bytes, str] = {}
@@ -112,8 +114,9 @@ class NodeView:
             del self._dead[node_id]
         is_new = node_id not in self.by_id
         self.by_id[node_id] = row
+        self._reported(row)
         if is_new:
-            self._changed()
+            self._came()
 
     def _lose(self, node_id: bytes, cause: str) -> None:
         row = self.by_id.pop(node_id, None)
