@@ -90,6 +90,22 @@ def test_a_frozen_node_is_given_up_within_six_seconds(tmp_path: Path) -> None:
         cluster.remove_node(victim, allow_graceful=False)
 
 
+@pytest.mark.parametrize(
+    ("how", "within_s"), [(signal.SIGKILL, 1.0), (signal.SIGSTOP, 5.5)], ids=["killed", "frozen"]
+)
+def test_the_death_of_a_node_without_tasks_is_noticed_as_soon(how: int, within_s: float) -> None:
+    idle = {"num_cpus": 1}
+    with cluster_of(idle, idle, idle) as cluster:
+        time.sleep(0.5)  # Until each watches the next one.
+        victim = cluster.worker_nodes[0]
+        begin_s = time.monotonic()
+        os.kill(victim.process.record.pid, how)
+        until(lambda: sum(node["Alive"] for node in rostral.nodes()) == 2, "all know of it")
+        assert time.monotonic() - begin_s < within_s
+        os.kill(victim.process.record.pid, signal.SIGKILL)
+        cluster.remove_node(victim, allow_graceful=False)
+
+
 DRIVER = """
 import sys, rostral
 rostral.init(sys.argv[1])

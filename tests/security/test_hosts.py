@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,3 +176,56 @@ def test_a_driver_s_token_makes_no_node(
     assert refused.returncode == 4, refused
     assert "PERMISSION_DENIED" in refused.stderr or "UNAUTHENTICATED" in refused.stderr
     assert node_count(hosts, folder, head, secrets) == 0
+
+
+JOB = """
+import sys, numpy, rostral
+rostral.init(sys.argv[1])
+
+@rostral.remote(resources={"far": 0.01})
+def there(value):
+    return rostral.get_runtime_context().get_node_id(), value.sum()
+
+large = numpy.ones(1 << 20)
+refs = [there.remote(numpy.full(3, i)) for i in range(50)] + [there.remote(large)]
+found = rostral.get(refs, timeout=60)
+(far,) = {node for node, _ in found}
+assert far == sys.argv[2], far
+assert [int(total) for _, total in found] == [3 * i for i in range(50)] + [1 << 20]
+print("done")
+"""
+
+
+def test_a_job_runs_across_two_hosts_under_mutual_tls(
+    hosts: tuple[str, str], folder: Path, secrets: Path
+) -> None:
+    """Tasks, small and large arguments and results between hosts that know each other by TLS."""
+    places = [folder / "job-a", folder / "job-b"]
+    for place in places:
+        place.mkdir()
+    small = ["--num-cpus", "1", "--object-store-memory", str(128 << 20)]
+    started = []
+    try:
+        flags = ["--head", "--port", "0", "--bind", ADDRESSES[0], *tls(secrets, "head")]
+        begun = on(hosts[0], places[0], "start", *small, *flags)
+        assert begun.returncode == 0, begun.stderr
+        started.append(0)
+        address = begun.stdout.split("cluster at ")[1].split()[0]
+        (token,) = (places[0] / "run").rglob("token")
+        flags = ["--address", address, "--token-file", str(token), *tls(secrets, "node")]
+        joined = on(hosts[1], places[1], "start", *small, "--resources", '{"far": 1}', *flags)
+        assert joined.returncode == 0, joined.stderr
+        started.append(1)
+        far = joined.stdout.split()[1]
+        run = subprocess.run(
+            ["ip", "netns", "exec", hosts[0], sys.executable, "-c", JOB, address, far],
+            env={**os.environ, "ROSTRAL_RUNTIME_DIR": str(places[0] / "run")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_TIMEOUT_S,
+        )
+        assert run.stdout == "done\n", run.stderr
+    finally:
+        for number in reversed(started):
+            assert on(hosts[number], places[number], "stop").returncode == 0

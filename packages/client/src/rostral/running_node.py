@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 from rostral import spilling
 from rostral.launcher import NodeSettings
+from rostral.node_address import own_address
 from rostral.session import NodeRecord, cache_dir, remove_record, remove_session_dir, write_record
-from rostral_gcs.auth import load_token
+from rostral_gcs.credentials import TlsFiles
 from rostral_gcs.errors import RostralError
+from rostral_gcs.tokens import Tokens
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon
 from rostral_objectstore.takeover import process_start_time
@@ -43,14 +45,20 @@ async def running_node(
     """
     session = Path(settings.session_dir)
     node_id = os.urandom(16)
+    tls = TlsFiles(
+        tls_certificate_file=settings.tls_certificate_file,
+        tls_key_file=settings.tls_key_file,
+        tls_ca_file=settings.tls_ca_file,
+    )
+    host = own_address(settings, tls)
     async with contextlib.AsyncExitStack() as stack:
         # Until the scheduler has it; ending it twice does no harm.
         stack.callback(zygote.abandon)
         # First, so that it makes its pages while all else is imported.
-        store = _store(settings, session, node_id)
+        store = _store(settings, session, node_id, host, tls)
         await store.start()
         stack.push_async_callback(store.stop)
-        address, token_file, client = await _join_cluster(settings, session, stack)
+        address, token_file, client = await _join_cluster(settings, session, tls, stack)
 
         scheduler = LocalScheduler(
             LocalSchedulerConfig(
@@ -67,7 +75,11 @@ async def running_node(
                 resources=settings.resources,
                 labels=settings.labels,
                 memory_limit_bytes=settings.worker_memory_bytes,
-                peer_token=load_token(token_file),
+                address=host,
+                peer_token=Tokens(token_file),
+                tls_certificate_file=_path(settings.tls_certificate_file),
+                tls_key_file=_path(settings.tls_key_file),
+                tls_ca_file=_path(settings.tls_ca_file),
                 venv_dir=None if (cache := cache_dir()) is None else cache / "venvs",
             ),
             gcs=client,
@@ -95,7 +107,9 @@ async def running_node(
         yield record
 
 
-def _store(settings: NodeSettings, session: Path, node_id: bytes) -> StoreDaemon:
+def _store(
+    settings: NodeSettings, session: Path, node_id: bytes, host: str, tls: TlsFiles
+) -> StoreDaemon:
     spill_directories, spill_limit_bytes = spilling.choose(session, settings.spill_directory)
     memory_bytes = settings.memory_bytes
     return StoreDaemon(
@@ -106,6 +120,8 @@ def _store(settings: NodeSettings, session: Path, node_id: bytes) -> StoreDaemon
             spill_directories=spill_directories,
             spill_limit_bytes=spill_limit_bytes,
             transfer_token_file=_token_file(settings, session),
+            transfer_host=host,
+            transfer_tls=tls,
         )
     )
 
@@ -116,15 +132,13 @@ def _token_file(settings: NodeSettings, session: Path) -> str:
 
 
 async def _join_cluster(
-    settings: NodeSettings, session: Path, stack: contextlib.AsyncExitStack
+    settings: NodeSettings, session: Path, tls: TlsFiles, stack: contextlib.AsyncExitStack
 ) -> tuple[str, str, AsyncGcsClient]:
     """Address and token file of the cluster's GCS, which a head serves itself, and a client."""
     # Not at the top: gRPC takes longer to import than all else.
     from rostral_gcs.auth import write_token
     from rostral_gcs.client import AsyncGcsClient
     from rostral_gcs.client_options import ClientOptions
-    from rostral_gcs.credentials import TlsFiles
-    from rostral_gcs.tokens import Tokens
 
     if settings.head:
         from rostral_gcs.config import GcsConfig
@@ -149,11 +163,6 @@ async def _join_cluster(
         address = gcs.address
     else:
         token_file, address = _token_file(settings, session), str(settings.gcs_address)
-    tls = TlsFiles(
-        tls_certificate_file=settings.tls_certificate_file,
-        tls_key_file=settings.tls_key_file,
-        tls_ca_file=settings.tls_ca_file,
-    )
     client = AsyncGcsClient(address, Tokens(token_file), options=ClientOptions(tls=tls))
     await client.connect()
     stack.push_async_callback(client.close)

@@ -16,6 +16,7 @@ import click
 from rostral.cli.certs import certs
 from rostral.cli.completion import completion
 from rostral.cli.doctor import debug_bundle, doctor
+from rostral.cli.drain import drain
 from rostral.cli.listing import actors, nodes, objects, tasks
 from rostral.cli.logs import logs
 from rostral.cli.output import EXIT_UNREACHABLE, Commands, fail, show_json
@@ -34,7 +35,7 @@ def main() -> None:
 _PEM = click.Path(exists=True, dir_okay=False, resolve_path=True)
 
 for _command in (
-    *(actors, nodes, objects, tasks, logs, token, certs, doctor, debug_bundle, completion),
+    *(actors, nodes, objects, tasks, logs, drain, token, certs, doctor, debug_bundle, completion),
 ):
     main.add_command(_command)
 
