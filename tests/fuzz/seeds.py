@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
 import msgspec
 
 from rostral_gcs._proto import gcs_pb2
+from rostral_gcs.backends.base import Answer, Change
+from rostral_gcs.backends.journal import Journal, whole_part
+from rostral_gcs.frames.wire import NONCE_SIZE, Kind, encode, encode_hello, encode_welcome
 from rostral_objectstore import array_form
 from rostral_objectstore.control import encode_error
 from rostral_objectstore.errors import ProtocolError
@@ -18,6 +23,8 @@ from rostral_objectstore.transfer.messages import ChunkHeader, ObjectFacts, Tick
 from rostral_scheduler._proto import scheduler_pb2
 from rostral_scheduler.between import handshake
 from rostral_scheduler.between import messages as between
+
+from . import frame_wire
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _FRAME: Final = msgspec.msgpack.encode([1, "stats", {"id": b"i" * 20, "size": 7, "limit": 1.5}])
@@ -50,6 +57,18 @@ def seeds() -> dict[str, list[bytes]]:
         "gcs_write": [write.SerializeToString()],
         "gcs_read": [read.SerializeToString(), scan.SerializeToString()],
         "gcs_rows": [bytes([table]) + b"k" * 16 + b"\x0a\x03abc\x12\x00" for table in range(4)],
+        "gcs_journal": [_journal()],
+        "frame_greeting": [
+            encode(Kind.HELLO, body=encode_hello(frame_wire.SERVICE, bytes(NONCE_SIZE)))
+            + encode(Kind.PROOF, body=bytes(32)),
+            encode_welcome(1 << 20, bytes(32)),
+        ],
+        "frame_calls": [
+            encode(Kind.CALL, id=1, method=1, body=b"body")
+            + encode(Kind.PING)
+            + encode(Kind.CALL, id=2, method=9)
+            + encode(Kind.CANCEL, id=1)
+        ],
         "placement": [place.SerializeToString()],
         "between_nodes": [
             _between_frame(),
@@ -62,6 +81,20 @@ def seeds() -> dict[str, list[bytes]]:
         "spill_file": [b"\0" * 64],
         "token_file": [b"A" * 43 + b"\n" + b"B" * 43 + b" scope=read name=x until=99\n"],
     }
+
+
+def _journal() -> bytes:
+    """Two records, of the same turn each time."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch("os.urandom", lambda size: b"t" * size),
+    ):
+        journal = Journal(Path(folder) / "journal")
+        change = Change(1, 8, b"key", b"value", True)
+        journal.append([change], [Answer(b"r" * 16, b"payload", 1.5)], durable=False)
+        journal.append([Change(2, 8, b"key", None, True)], [], durable=True)
+        journal.close(remove=False)
+        return whole_part((Path(folder) / "journal").read_bytes())
 
 
 def write_corpora() -> None:

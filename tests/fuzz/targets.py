@@ -22,8 +22,10 @@ from google.protobuf.message import DecodeError
 
 from rostral_gcs import requests
 from rostral_gcs._proto import gcs_pb2
+from rostral_gcs.backends.journal import read_journal, whole_part
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import GcsError, RostralError
+from rostral_gcs.frames.wire import decode_welcome
 from rostral_gcs.needs import GCS_NEEDS
 from rostral_gcs.tables.registry import table_spec
 from rostral_gcs.tokens import read_grants
@@ -38,6 +40,8 @@ from rostral_scheduler.between import handshake
 from rostral_scheduler.between import messages as between
 from rostral_scheduler.between.stream import FrameReader
 from rostral_scheduler.global_.wire import requests_of
+
+from . import frame_wire
 
 Target = Callable[[bytes], None]
 
@@ -155,6 +159,30 @@ def gcs_rows(data: bytes) -> None:
         return
 
 
+def frame_greeting(data: bytes) -> None:
+    """The first bytes of a connection, and what a service answers a greeting with."""
+    _LOOP.run_until_complete(frame_wire.play(data, greeted=False))
+    with contextlib.suppress(GcsError):
+        decode_welcome(data)
+
+
+def frame_calls(data: bytes) -> None:
+    """What a peer sends that has shown its token."""
+    _LOOP.run_until_complete(frame_wire.play(data, greeted=True))
+
+
+def gcs_journal(data: bytes) -> None:
+    """A journal that a death or somebody else has changed."""
+    path = _SCRATCH / "journal"
+    path.write_bytes(data)
+    try:
+        read_journal(path)
+    except GcsError:
+        return
+    finally:
+        assert data.startswith(whole_part(data))
+
+
 def placement(data: bytes) -> None:
     """Requests to a global scheduler."""
     try:
@@ -247,6 +275,9 @@ TARGETS: Final[dict[str, Target]] = {
         gcs_write,
         gcs_read,
         gcs_rows,
+        gcs_journal,
+        frame_greeting,
+        frame_calls,
         placement,
         between_nodes,
         policy_json,

@@ -19,10 +19,20 @@ def is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
 
 
-def test_the_gcs_listens_at_one_port_of_loopback(gcs_with_token: tuple[Service, Path]) -> None:
+def test_the_gcs_listens_at_two_ports_of_loopback(gcs_with_token: tuple[Service, Path]) -> None:
+    """One for gRPC, and one for the same calls in frames."""
     running, _ = gcs_with_token
-    assert listening(family_of(running.process.pid)) == {running.target}
-    assert is_loopback(running.target[0])
+    found = listening(family_of(running.process.pid))
+    assert running.target in found
+    assert len(found) == 2
+    assert all(is_loopback(host) for host, _ in found)
+
+
+def test_the_gcs_listens_at_one_port_where_it_serves_no_frames(tmp_path: Path) -> None:
+    settings = tmp_path / "gcs.toml"
+    settings.write_text("framed = false\n")
+    with gcs(tmp_path, "--config", str(settings)) as (running, _):
+        assert listening(family_of(running.process.pid)) == {running.target}
 
 
 def test_a_global_scheduler_listens_at_one_port_of_loopback(global_scheduler: Service) -> None:
@@ -49,9 +59,10 @@ def test_a_head_listens_on_loopback_alone(folder: Path) -> None:
         (node,) = line.records()
         found = listening(family_of(node["pid"]))
     host, _, port = address.rpartition(":")
-    # Of its GCS, of its scheduler for tasks of other nodes, and two of its store once it transfers.
+    # Two of its GCS, one of its scheduler for tasks of other nodes, and two of its store once it
+    # transfers.
     assert (host, int(port)) in found
-    assert len(found) in (2, 4)
+    assert len(found) in (3, 5)
     assert all(is_loopback(each) for each, _ in found)
 
 
@@ -73,9 +84,9 @@ def test_a_driver_that_starts_its_own_node_listens_on_loopback_alone(folder: Pat
         host, _, port = driver.stdout.readline().strip().rpartition(":")
         found = listening(family_of(driver.pid))
         driver.communicate()
-    # Of its GCS, of its scheduler for tasks of other nodes; of its store two, once objects travel.
+    # Two of its GCS, of its scheduler for tasks of other nodes; of its store two, once objects travel.
     assert (host, int(port)) in found
-    assert len(found) in (2, 4)
+    assert len(found) in (3, 5)
     assert all(is_loopback(host) for host, _ in found)
 
 

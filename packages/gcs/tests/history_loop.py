@@ -33,6 +33,7 @@ Backend = Literal["embedded", "redis"]
 
 _CLIENTS = 3
 _KEYS = 12
+_KINDS = (Kind.PUT, Kind.PUT, Kind.CAS, Kind.CAS, Kind.CAS, Kind.DELETE)
 _META = Keys("rostral", 0).meta
 _DOWN_S = 0.7
 _WHOLE_S = 20.0
@@ -173,19 +174,21 @@ class HistoryLoop:
         chance = random.Random(f"{self._seed} client {at}")
         while time.monotonic() < until_s:
             key = b"key-%d" % chance.randrange(_KEYS)
-            kind = chance.choice([Kind.PUT, Kind.CAS, Kind.CAS, Kind.GET, Kind.GET])
-            await self._do(client, kind, key)
+            kind = chance.choice([*_KINDS, Kind.GET, Kind.GET])
+            await self._do(client, kind, key, is_conditional=chance.random() < 0.5)
             await asyncio.sleep(chance.uniform(0, 0.01))
 
-    async def _do(self, client: AsyncGcsClient, kind: Kind, key: bytes) -> None:
+    async def _do(
+        self, client: AsyncGcsClient, kind: Kind, key: bytes, *, is_conditional: bool = False
+    ) -> None:
         expected = 0
-        if kind is Kind.CAS:
+        if kind is Kind.CAS or (kind is Kind.DELETE and is_conditional):
             found = await self._do_one(client, Operation(Kind.GET, key, time.monotonic()))
             if found.outcome is not Outcome.OK:
                 return
             expected = found.version
         operation = Operation(kind, key, time.monotonic(), expected=expected)
-        if kind is not Kind.GET:
+        if kind.is_put:
             operation.value = b"value-%d" % next(self._numbers)
         await self._do_one(client, operation)
 
@@ -195,6 +198,8 @@ class HistoryLoop:
             if op.kind is Kind.GET:
                 row = await client.kv_get(op.key)
                 op.value, op.version = (row.value, row.version) if row else (None, 0)
+            elif op.kind is Kind.DELETE:
+                await client.kv_delete(op.key, expected_version=op.expected or None)
             else:
                 assert op.value is not None
                 expected = op.expected if op.kind is Kind.CAS else None
@@ -218,7 +223,8 @@ class HistoryLoop:
                     is_snapshot = False
                 else:
                     key = event.key.partition(b"\0")[2]
-                    log.add(key, event.version, is_snapshot=is_snapshot)
+                    is_delete = event.kind is WatchKind.DELETE
+                    log.add(key, event.version, is_snapshot=is_snapshot, is_delete=is_delete)
                     if key == b"end":
                         return
 

@@ -22,7 +22,7 @@ def test_embedded_files_are_private(tmp_path: Path) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     backend.close()
     assert set(modes.values()) == {0o600}
-    assert len(modes) == 3
+    assert len(modes) == 4
 
 
 def test_embedded_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:

@@ -201,13 +201,13 @@ def test_small_writes_under_way_together_share_requests(play: Play) -> None:
     async def scenario(_: GcsServer, client: AsyncGcsClient) -> None:
         sent: list[int] = []
         connection = client._connection
-        call = connection.call
+        call = connection._call
 
         async def counting(method: str, request: Any, *rest: Any, **named: Any) -> object:
             sent.append(len(request.sizes))
             return await call(method, request, *rest, **named)
 
-        connection.call = counting  # type: ignore[method-assign,assignment]
+        connection._call = counting  # type: ignore[method-assign,assignment]
         await asyncio.gather(*(client.record_tasks([_task(at)]) for at in range(500)))
         assert sum(sent) == 500
         assert len(sent) < 10
@@ -247,13 +247,13 @@ def test_without_batching_each_call_is_a_request(play: Play) -> None:
         options = ClientOptions(batching=False, batch_ops_max=40)
         async with AsyncGcsClient(server.address, client_token(client), options=options) as single:
             sent: list[int] = []
-            call = single._connection.call
+            call = single._connection._call
 
             async def counting(method: str, request: Any, *rest: Any, **named: Any) -> object:
                 sent.append(len(getattr(request, "sizes", ())) + len(getattr(request, "ops", ())))
                 return await call(method, request, *rest, **named)
 
-            single._connection.call = counting  # type: ignore[method-assign,assignment]
+            single._connection._call = counting  # type: ignore[method-assign,assignment]
             rows = [_task(at) for at in range(100)]
             await asyncio.gather(*(single.record_tasks([row]) for row in rows[:20]))
             await single.record_tasks(rows[20:])

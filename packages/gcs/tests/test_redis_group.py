@@ -331,15 +331,42 @@ def test_a_cluster_is_followed_when_its_slot_moves(redis_farm: RedisFarm, backen
 
 
 def _move_slot(
-    servers: list[RedisProcess], source: RedisProcess, target: RedisProcess, slot: int
+    servers: list[RedisProcess],
+    source: RedisProcess,
+    target: RedisProcess,
+    slot: int,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     ids = {server.port: server.ask("CLUSTER", "MYID").decode() for server in servers}
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
     while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
         source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+    if meanwhile is not None:
+        meanwhile()
     for server in (target, source):
         server.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
+
+
+def test_a_slot_whose_keys_have_moved_is_read_and_written_before_the_cluster_says_so(
+    redis_farm: RedisFarm, backend_of: Open
+) -> None:
+    servers = _cluster(redis_farm)
+    url = "redis+cluster://" + ",".join(server.address for server in servers)
+    backend = backend_of(url, deadline_s=3.0)
+    first = _write(backend, b"a")
+    slot = servers[0].ask("CLUSTER", "KEYSLOT", META)
+    source = servers[_owner(servers, slot)]
+    target = servers[(_owner(servers, slot) + 1) % 3]
+
+    def use() -> None:
+        assert set(backend.read(1, [b"a"])) == {b"a"}
+        assert _write(backend, b"b") == first + 1, "the old node still has the epoch"
+        assert [row.key for row in backend.scan(1, b"", b"", 10, 1 << 20)[0]] == [b"a", b"b"]
+
+    _move_slot(servers, source, target, slot, use)
+    assert _write(backend, b"c") > 1 << 32
+    assert set(backend.read(1, [b"a", b"b", b"c"])) == {b"a", b"b", b"c"}
 
 
 def test_a_cluster_without_the_slot_is_named(redis_farm: RedisFarm, backend_of: Open) -> None:

@@ -9,7 +9,6 @@ changed, so a new certificate needs no restart.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +66,7 @@ class _ServerFiles:
 
     def __init__(self, tls: TlsFiles) -> None:
         self._tls = tls
-        self._stamp = self._look()
+        self._stamp = tls.stamp()
 
     def read(self) -> Any:
         secrets = self._tls.load_tls()
@@ -77,7 +76,7 @@ class _ServerFiles:
         )
 
     def read_if_changed(self) -> Any:
-        stamp = self._look()
+        stamp = self._tls.stamp()
         if stamp == self._stamp:
             return None
         self._stamp = stamp
@@ -86,15 +85,3 @@ class _ServerFiles:
         except (GcsError, OSError) as error:
             logger.error("the new TLS files are not used: %s", error)
             return None
-
-    def _look(self) -> tuple[tuple[int, int], ...]:
-        tls = self._tls
-        paths = (tls.tls_certificate_file, tls.tls_key_file, tls.tls_ca_file)
-        found = []
-        for path in paths:
-            try:
-                status = os.stat(str(path))
-                found.append((status.st_ino, status.st_mtime_ns))
-            except OSError:
-                found.append((0, 0))
-        return tuple(found)

@@ -34,6 +34,8 @@ class ClientOptions:
         batch_size_max: A request ends after this many bytes of values.
         pending_ops_max: Writes waiting in the client; beyond it, callers wait.
         message_size_max: Largest message either way, bytes; as the server's.
+        framed: Whether calls go over the service's own sockets where it has them; else, and where
+            these cannot be reached, gRPC carries all.
         tls: With its CA the channel is encrypted; its certificate is shown to the server.
     """
 
@@ -48,4 +50,5 @@ class ClientOptions:
     batch_size_max: int = 4 * 1024 * 1024
     pending_ops_max: int = 100_000
     message_size_max: int = 64 * 1024 * 1024
+    framed: bool = True
     tls: TlsFiles = field(default_factory=TlsFiles)

@@ -1,8 +1,13 @@
 """Batching of unconditional writes by columns: what is written meanwhile goes in the next request.
 
-This file owns one table's waiting list and the one task that sends it. One request at a time, so
-that rows are written in the order in which they were given. It knows no RPC: it is given a function
-that sends.
+This file owns one table's waiting list and the one task that sends it, in the order in which rows
+were given. Where what is sent arrives in that order, the next requests are sent before the answer
+of the first is there, so that caller, service and storage work at the same time. It knows no RPC:
+it is given a function that sends.
+
+One that had to be sent again may have been overtaken by those behind it, which would leave an older
+row where a newer one was. So those are sent once more: they are unconditional, and doing them twice
+is doing them once.
 """
 
 from __future__ import annotations
@@ -11,14 +16,18 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rostral_gcs.client_options import ClientOptions
 from rostral_gcs.errors import ClientClosedError
 
 __all__ = ["ColumnBatcher", "SendColumns"]
 
-SendColumns = Callable[[list[bytes], list[bytes] | None], Awaitable[None]]
-"""Sends keys and their values, or None to delete the keys."""
+SendColumns = Callable[[list[bytes], list[bytes] | None], Awaitable[bool]]
+"""Sends keys and their values, or None to delete the keys. Whether the first attempt did it."""
+
+UNDER_WAY_MAX: Final = 3
+"""Requests of one table at a time, where they arrive in their order."""
 
 
 @dataclass(slots=True)
@@ -35,11 +44,18 @@ class ColumnBatcher:
     Args:
         send: Sends one batch; retries are its business.
         options: Bounds.
+        keeps_order: Whether what is sent now arrives before what is sent next.
     """
 
-    def __init__(self, send: SendColumns, options: ClientOptions) -> None:
+    def __init__(
+        self,
+        send: SendColumns,
+        options: ClientOptions,
+        keeps_order: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._send = send
         self._options = options
+        self._keeps_order = keeps_order
         self._waiting: deque[_Part] = deque()
         self._pending_count = 0
         self._room = asyncio.Condition()
@@ -110,30 +126,61 @@ class ColumnBatcher:
         yield _Part(keys[start:], part, size, loop.create_future())
 
     async def _run(self) -> None:
-        while self._waiting:
-            batch = self._next_batch()
-            count = sum(len(part.keys) for part in batch)
-            try:
-                await self._send_batch(batch)
-            except asyncio.CancelledError:
-                # The loop is going down: nobody will send what waits.
-                for part in [*batch, *self._waiting]:
+        under_way: deque[tuple[list[_Part], asyncio.Task[bool]]] = deque()
+        try:
+            while self._waiting or under_way:
+                while self._waiting and len(under_way) < self._depth():
+                    batch = self._next_batch()
+                    under_way.append((batch, asyncio.create_task(self._send_batch(batch))))
+                batch, sending = under_way[0]
+                if not await self._finish(batch, sending):
+                    await self._send_again(under_way)
+                under_way.popleft()
+                await self._make_room(sum(len(part.keys) for part in batch))
+        except asyncio.CancelledError:
+            # The loop is going down: nobody will send what waits.
+            for batch, sending in under_way:
+                sending.cancel()
+                for part in batch:
                     part.future.cancel()
-                raise
-            except Exception as error:
-                # Theirs to handle; what waits behind is sent all the same.
-                for part in batch:
-                    if not part.future.done():
-                        part.future.set_exception(error)
-            else:
-                for part in batch:
-                    if not part.future.done():
-                        part.future.set_result(None)
-            full = self._pending_count >= self._options.pending_ops_max
-            self._pending_count -= count
-            if full:
-                async with self._room:
-                    self._room.notify_all()
+            for part in self._waiting:
+                part.future.cancel()
+            raise
+
+    def _depth(self) -> int:
+        return UNDER_WAY_MAX if self._keeps_order() else 1
+
+    async def _finish(self, batch: Sequence[_Part], sending: asyncio.Task[bool]) -> bool:
+        """Tells those who wait for the batch; whether nothing can have overtaken it."""
+        try:
+            was_first = await sending
+        except Exception as error:
+            # Theirs to handle; what waits behind is sent all the same.
+            for part in batch:
+                if not part.future.done():
+                    part.future.set_exception(error)
+            return True
+        for part in batch:
+            if not part.future.done():
+                part.future.set_result(None)
+        return was_first
+
+    async def _send_again(self, under_way: deque[tuple[list[_Part], asyncio.Task[bool]]]) -> None:
+        """Sends those behind the first once more, each once it has been answered."""
+        for at in range(1, len(under_way)):
+            batch, sending = under_way[at]
+            await asyncio.wait({sending})
+            if sending.exception() is None:
+                again = asyncio.create_task(self._send_batch(batch))
+                under_way[at] = batch, again
+                await asyncio.wait({again})
+
+    async def _make_room(self, count: int) -> None:
+        full = self._pending_count >= self._options.pending_ops_max
+        self._pending_count -= count
+        if full:
+            async with self._room:
+                self._room.notify_all()
 
     def _next_batch(self) -> list[_Part]:
         """Takes parts of one kind up to the bounds of a request."""
@@ -152,8 +199,8 @@ class ColumnBatcher:
             size += part.size
         return batch
 
-    async def _send_batch(self, batch: Sequence[_Part]) -> None:
+    async def _send_batch(self, batch: Sequence[_Part]) -> bool:
         keys = [key for part in batch for key in part.keys]
         deletes = batch[0].values is None
         values = None if deletes else [value for part in batch for value in part.values or ()]
-        await self._send(keys, values)
+        return await self._send(keys, values)

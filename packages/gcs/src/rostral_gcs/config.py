@@ -29,6 +29,9 @@ class GcsConfig:
         token: The cluster token that every call must carry.
         bind: Address to listen on. Loopback by default: closed unless told otherwise.
         port: TCP port; 0 lets the system choose, so that many clusters fit on one machine.
+        framed: Whether the same calls are also served over sockets of our own, which clients take
+            by themselves, since a call costs a fifth of gRPC's there. Else gRPC carries all.
+        frames_port: Where these are; 0 lets the system choose, and clients are told.
         insecure: Allows a bind to more than loopback though the channel is not encrypted.
         tls_certificate_file: PEM, this server's chain; with it the channel is encrypted.
         tls_key_file: PEM, the certificate's key, of mode 0600 and ours.
@@ -76,6 +79,8 @@ class GcsConfig:
     token: str | Tokens = field(repr=False)
     bind: str = "127.0.0.1"
     port: int = 0
+    framed: bool = True
+    frames_port: int = 0
     insecure: bool = False
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
@@ -122,6 +127,8 @@ class GcsConfig:
         problems = [*self._check_counts(), *self._check_seconds()]
         if not 0 <= self.port <= 65535:
             problems.append(f"port is {self.port}; allowed: 0 (any free one) to 65535")
+        if not 0 <= self.frames_port <= 65535:
+            problems.append(f"frames_port is {self.frames_port}; allowed: 0 (any) to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             problems.append(f"metrics_port is {self.metrics_port}; allowed: 0 (any) to 65535")
         problems += [*token_problems(self.token), *self.tls.problems()]

@@ -1,26 +1,29 @@
-"""A client's connection: one channel, the token on every call, retries within a deadline.
+"""A client's connection: which service is used, by which way, and retries within a deadline.
 
-This file owns the channels and what is tried again. A call is repeated only while nothing answers,
-the server is overloaded or its storage is not there; every call may be, since writes carry a
-request id.
+This file owns the channels and what is tried again; the ways themselves are ``paths.py``. A service
+is greeted by gRPC and says where its frames are; where these cannot be reached, gRPC carries all. A
+call is repeated only while nothing answers, the server is overloaded or its storage is not there;
+every call may be, since writes carry a request id.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
+import logging
 import os
 import random
-from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
 
-from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
+from rostral_gcs._proto import gcs_pb2
 from rostral_gcs.auth import bearer_metadata
 from rostral_gcs.channels import open_channel
 from rostral_gcs.client_options import ClientOptions
-from rostral_gcs.error_wire import error_from_rpc
 from rostral_gcs.errors import (
     ClientClosedError,
     ClusterMismatchError,
@@ -33,12 +36,17 @@ from rostral_gcs.errors import (
     StorageUnavailableError,
     UnauthenticatedError,
 )
+from rostral_gcs.paths import FramedPath, GrpcPath, Path, Watching
 from rostral_gcs.protocol import PROTOCOL_VERSION
 from rostral_gcs.tokens import Tokens
 
 __all__ = ["Connection", "backoff_s"]
 
+logger = logging.getLogger("rostral.gcs.client")
+
 _T = TypeVar("_T")
+# What answers by gRPC answers by frames at once, unless something between drops them.
+_FRAMES_TIMEOUT_S: Final = 1.0
 
 
 class Connection:
@@ -63,9 +71,10 @@ class Connection:
         self._options = options
         self._pid = os.getpid()
         self._channels: dict[str, grpc.aio.Channel] | None = None
-        # Those that have said which store they serve, with their stubs.
-        self._greeted: dict[str, Any] = {}
-        self._watches: set[Any] = set()
+        # Those that have said which store they serve.
+        self._paths: dict[str, Path] = {}
+        self._greetings: dict[str, asyncio.Task[Path]] = {}
+        self._watches: set[Watching] = set()
 
     @property
     def present_address(self) -> str:
@@ -76,6 +85,9 @@ class Connection:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What shows the token, as it is now."""
         return bearer_metadata(self.tokens.current())
+
+    def _token(self) -> str:
+        return self.tokens.current()
 
     async def open(self) -> None:
         """Connects and greets the server.
@@ -97,7 +109,16 @@ class Connection:
         """Ends calls under way and closes the channels. May be called twice."""
         if self._channels is not None:
             channels, self._channels = self._channels, None
-            self._greeted.clear()
+            # Before the paths: what a greeting ends with is closed below.
+            greetings = list(self._greetings.values())
+            for greeting in greetings:
+                greeting.cancel()
+            await asyncio.gather(*greetings, return_exceptions=True)
+            for path in self._paths.values():
+                path.close()
+            self._paths.clear()
+            for watching in list(self._watches):
+                watching.cancel()
             for channel in channels.values():
                 await channel.close(None)
 
@@ -117,37 +138,59 @@ class Connection:
             GcsError: What the server refused, typed.
         """
         limit_s = self._options.call_timeout_s if timeout_s is None else timeout_s
-        return await self._call(method, request, reply_type, limit_s)
+        reply, _ = await self._call(method, request, reply_type, limit_s)
+        return reply
 
-    async def _call(self, method: str, request: object, reply_type: type[_T], limit_s: float) -> _T:
+    async def call_counted(
+        self, method: str, request: object, reply_type: type[_T]
+    ) -> tuple[_T, int]:
+        """As ``call``, and tells how many attempts it took."""
+        return await self._call(method, request, reply_type, self._options.call_timeout_s)
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether calls that are made now are begun by the service in the order of their making.
+
+        One that is tried again is out of order.
+        """
+        path = self._paths.get(self.present_address)
+        return isinstance(path, FramedPath) and path.is_usable
+
+    async def _call(
+        self, method: str, request: Any, reply_type: type[_T], limit_s: float
+    ) -> tuple[_T, int]:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + limit_s
         attempt = 0
         while True:
             self.check_usable()
             at = self._at
+            path = self._paths.get(self._addresses[at])
             try:
-                stub = await self._greet(self._attempt_s(deadline_s - loop.time()))
+                if path is None or not path.is_usable:
+                    path = await self._greet(self._attempt_s(deadline_s - loop.time()))
                 if not method:
-                    return reply_type()
+                    return reply_type(), attempt + 1
                 timeout_s = self._attempt_s(deadline_s - loop.time())
-                reply = await getattr(stub, method)(
-                    request, metadata=self.metadata, timeout=timeout_s
-                )
-                assert isinstance(reply, reply_type)
-                return reply
-            except grpc.aio.AioRpcError as failure:
-                error = error_from_rpc(failure, self._addresses[at])
+                reply = await path.call(method, request, reply_type, timeout_s)
+                return reply, attempt + 1
+            except GcsError as error:
+                # Closing ends calls under way too; our own caller must hear of that.
+                self.check_usable()
                 if isinstance(error, UnauthenticatedError) and self.tokens.reread():
+                    attempt += 1
                     continue  # It was rotated: once more, with the new one.
                 self.move_on(at, error)
+                if isinstance(path, GrpcPath) and isinstance(error, GcsUnavailableError):
+                    # What comes back may serve frames, or not yet have served them.
+                    self._paths.pop(self._addresses[at], None)
                 # Only when all addresses have been tried is there something to wait for.
                 turn = (attempt + 1) % len(self._addresses)
                 pause_s = 0.0 if turn else backoff_s(self._options, attempt)
                 if not _may_retry(error) or loop.time() + pause_s >= deadline_s:
                     if isinstance(error, GcsUnavailableError):
                         error.message += f" (tried for {limit_s:g} s)"
-                    raise error from failure
+                    raise
             except asyncio.CancelledError:
                 # Closing the channel cancels the calls under way; tell that from our own caller.
                 self.check_usable()
@@ -171,31 +214,69 @@ class Connection:
             remaining_s = min(remaining_s, self._options.attempt_timeout_s)
         return max(0.001, remaining_s)
 
-    async def _greet(self, timeout_s: float) -> Any:
-        """The stub of the present address, which has said which store it serves."""
+    async def _greet(self, timeout_s: float) -> Path:
+        """A way to the present address, which has said which store it serves."""
         address = self.present_address
-        stub = self._greeted.get(address)
-        if stub is not None:
-            return stub
+        greeting = self._greetings.get(address)
+        if greeting is None:
+            # One for all calls that wait for it.
+            greeting = asyncio.create_task(self._greet_at(address, timeout_s), name="gcs-greeting")
+            self._greetings[address] = greeting
+            greeting.add_done_callback(lambda done: self._end_greeting(address, done))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(greeting)
+        except TimeoutError as error:
+            raise GcsUnavailableError(
+                f"no GCS answers at {address} within {timeout_s:g} s",
+                hint="check the address, and that `rostral-gcs serve` runs there",
+                address=address,
+            ) from error
+        except GcsError as error:
+            # Others wait for the same one, and each adds to what it says.
+            raise copy.copy(error) from error
+
+    def _end_greeting(self, address: str, done: asyncio.Task[Path]) -> None:
+        self._greetings.pop(address, None)
+        if not done.cancelled():
+            done.exception()  # Whoever waited for it has it, or gave up.
+
+    async def _greet_at(self, address: str, timeout_s: float) -> Path:
         assert self._channels is not None
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = self._make_channel(address)
-        stub = _make_stub(channel)
-        reply = await stub.Hello(
-            gcs_pb2.HelloRequest(protocol_version=PROTOCOL_VERSION),
-            metadata=self.metadata,
-            timeout=timeout_s,
-        )
+        path: Path = GrpcPath(address, channel, self._token)
+        greeting = gcs_pb2.HelloRequest(protocol_version=PROTOCOL_VERSION)
+        reply = await path.call("Hello", greeting, gcs_pb2.HelloReply, timeout_s)
         if self.cluster_id and reply.cluster_id != self.cluster_id:
             raise ClusterMismatchError(
                 f"the GCS at {address} serves another store than the others of {self.address}",
                 hint="give addresses of services of one store",
             )
         self.cluster_id = reply.cluster_id
-        if self._channels is not None:
-            self._greeted[address] = stub
-        return stub
+        if self._options.framed and reply.frames_port:
+            framed = await self._frame(address, reply.frames_port, timeout_s)
+            if framed is not None:
+                path = framed
+        earlier = self._paths.get(address)
+        if earlier is not None:
+            earlier.retire()
+        self._paths[address] = path
+        if isinstance(path, FramedPath):
+            # One that idles would go on saying that it is there.
+            self._channels.pop(address, None)
+            await channel.close(None)
+        return path
+
+    async def _frame(self, address: str, port: int, timeout_s: float) -> FramedPath | None:
+        """The way by frames; None where only gRPC can be reached."""
+        timeout_s = min(timeout_s, _FRAMES_TIMEOUT_S)
+        try:
+            return await FramedPath.open(address, port, self._token, self._options, timeout_s)
+        except GcsUnavailableError as error:
+            logger.warning("calls go by gRPC: %s", error)
+            return None
 
     def _make_channel(self, address: str) -> Any:
         # With another address to go to, a silent server is left sooner.
@@ -234,17 +315,23 @@ class Connection:
         """
         self.check_usable()
         at = self._at
-        call = None
+        begun: list[Watching] = []
         try:
-            stub = await self._greet(self._attempt_s(self._options.connect_timeout_s))
-            call = stub.Watch(request, metadata=self.metadata)
-            self._watches.add(call)
-            async for reply in call:
-                yield reply
-        except grpc.aio.AioRpcError as failure:
-            error = error_from_rpc(failure, self._addresses[at])
+            path = self._paths.get(self._addresses[at])
+            if path is None or not path.is_usable:
+                path = await self._greet(self._attempt_s(self._options.connect_timeout_s))
+
+            def begin(watching: Watching) -> None:
+                begun.append(watching)
+                self._watches.add(watching)
+
+            async with contextlib.aclosing(path.watch(request, begin)) as replies:
+                async for reply in replies:
+                    yield reply
+        except GcsError as error:
+            self.check_usable()
             self.move_on(at, error)
-            raise error from failure
+            raise
         except asyncio.CancelledError as error:
             self.check_usable()
             task = asyncio.current_task()
@@ -254,9 +341,7 @@ class Connection:
                 f"no GCS answers at {self._addresses[at]}", address=self._addresses[at]
             ) from error
         finally:
-            if call is not None:
-                self._watches.discard(call)
-                call.cancel()
+            self._watches.difference_update(begun)
 
     def check_usable(self) -> None:
         """Refuses use after close and in a forked child.
@@ -292,8 +377,3 @@ def _may_retry(error: GcsError) -> bool:
         | StorageFullError
         | NotReplicatedError,
     )
-
-
-def _make_stub(channel: grpc.aio.Channel) -> Any:
-    make: Callable[[grpc.aio.Channel], object] = gcs_pb2_grpc.GcsStub
-    return make(channel)

@@ -2,7 +2,7 @@
 
 One set serves both roles of a process. As a server it shows the certificate and, with a CA, wants
 one from each client; as a client it trusts the CA alone and shows the same certificate. Imports no
-grpc: what makes channels of these is ``channels.py``, and sockets ``tls.py``.
+grpc: what makes channels of these is ``channels.py``, and sockets ``frames/tls.py``.
 """
 
 from __future__ import annotations
@@ -87,6 +87,17 @@ class TlsFiles:
     def is_mutual(self) -> bool:
         """Whether both sides show a certificate."""
         return None not in (self.tls_certificate_file, self.tls_key_file, self.tls_ca_file)
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Another value once one of the files was put in another's place, or written to."""
+        found = []
+        for path in (self.tls_certificate_file, self.tls_key_file, self.tls_ca_file):
+            try:
+                status = os.stat(str(path))
+                found.append((status.st_ino, status.st_mtime_ns))
+            except OSError:
+                found.append((0, 0))
+        return tuple(found)
 
     def load_tls(self) -> TlsSecrets:
         """Reads the files. Raises TokenFileError, ConfigError."""

@@ -19,12 +19,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from rostral_gcs.error_wire import error_from_rpc
 from rostral_gcs.errors import GcsError
+from rostral_gcs.protocol import SERVICE
 
 __all__ = ["SERVICE", "Health", "ask_health"]
 
 logger = logging.getLogger("rostral.gcs.health")
 
-SERVICE: Final = "rostral.gcs.v1.Gcs"
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -15,8 +15,8 @@ import grpc
 import grpc.aio
 
 from rostral_gcs.error_wire import abort_with
-from rostral_gcs.errors import GcsError, PermissionDeniedError, UnauthenticatedError
-from rostral_gcs.needs import Need
+from rostral_gcs.errors import GcsError, UnauthenticatedError
+from rostral_gcs.needs import Need, denied
 from rostral_gcs.tokens import Grant, Scope, Tokens
 
 __all__ = ["TokenInterceptor"]
@@ -71,7 +71,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-ar
         method = str(handler_call_details.method).rpartition("/")[2]
         need = self._needs.get(method, _NODE)
         if grant.scope < need.scope:
-            return self._refusal(_denied(method, need.scope, grant))
+            return self._refusal(denied(method, need.scope, grant))
         handler = await continuation(handler_call_details)
         if handler is None or need.of_request is None or grant.scope is Scope.NODE:
             return handler
@@ -93,7 +93,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-ar
             needed = of_request(request)
             if grant.scope < needed:
                 self._count(context.peer())
-                await abort_with(context, _denied(method, needed, grant))
+                await abort_with(context, denied(method, needed, grant))
             return await handler.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -121,11 +121,3 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,type-ar
         if now_s - self._logged_at_s >= _LOG_INTERVAL_S:
             self._logged_at_s = now_s
             logger.warning("refused a call for its token peer=%s refused=%s", peer, self.refused)
-
-
-def _denied(method: str, needed: Scope, grant: Grant) -> PermissionDeniedError:
-    return PermissionDeniedError(
-        f"{method} needs a token of scope {needed.name.lower()}; this one is of scope "
-        f"{grant.scope.name.lower()}",
-        hint="ask whoever runs the cluster for one: rostral token create",
-    )

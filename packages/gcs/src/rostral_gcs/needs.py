@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rostral_gcs.tokens import Scope
+from rostral_gcs.errors import PermissionDeniedError
+from rostral_gcs.tokens import Grant, Scope
 
-__all__ = ["GCS_NEEDS", "Need"]
+__all__ = ["GCS_NEEDS", "Need", "denied"]
 
 # Rows of the key-value table that are the cluster's own: whoever writes them is believed.
 _OWN_NAMESPACES: Final = b"rostral."
@@ -28,6 +29,15 @@ class Need:
 
     scope: Scope
     of_request: Callable[[Any], Scope] | None = None
+
+
+def denied(method: str, needed: Scope, grant: Grant) -> PermissionDeniedError:
+    """What the holder of a token is told that is not good for the call."""
+    return PermissionDeniedError(
+        f"{method} needs a token of scope {needed.name.lower()}; this one is of scope "
+        f"{grant.scope.name.lower()}",
+        hint="ask whoever runs the cluster for one: rostral token create",
+    )
 
 
 def _of_write(request: Any) -> Scope:

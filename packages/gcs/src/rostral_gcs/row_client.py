@@ -82,7 +82,11 @@ class RowClient:
         """
         batcher = self._column_batchers.get(table)
         if batcher is None:
-            batcher = ColumnBatcher(partial(self._send_columns, table), self._options)
+            batcher = ColumnBatcher(
+                partial(self._send_columns, table),
+                self._options,
+                lambda: self._connection.keeps_order,
+            )
             self._column_batchers[table] = batcher
         await batcher.write(keys, values)
 
@@ -241,7 +245,7 @@ class RowClient:
 
     async def _send_columns(
         self, table: str, keys: list[bytes], values: list[bytes] | None
-    ) -> None:
+    ) -> bool:
         request = gcs_pb2.WriteColumnsRequest(
             request_id=os.urandom(REQUEST_ID_SIZE),
             table=table,
@@ -251,7 +255,10 @@ class RowClient:
             writer=self._writer,
             delete=values is None,
         )
-        await self._connection.call("WriteColumns", request, gcs_pb2.WriteColumnsReply)
+        _, attempts = await self._connection.call_counted(
+            "WriteColumns", request, gcs_pb2.WriteColumnsReply
+        )
+        return attempts == 1
 
 
 def _typed(value: bytes | str | float | int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The gRPC face of the GCS, and the server that can run in any process's event loop.
+"""The faces of the GCS, gRPC and frames, and the server that can run in any process's event loop.
 
-This file owns the calls, their conversion to and from messages, and starting and stopping in order.
-What a call does is in ``store.py``; who may call is in ``interceptor.py``.
+This file owns what is served where, and starting and stopping in order. What a call does is in
+``calls.py``; who may call is in ``interceptor.py`` and ``frames/session.py``.
 """
 
 from __future__ import annotations
@@ -11,58 +11,35 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import operator
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from rostral_gcs import __version__
 from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
-from rostral_gcs.backends.base import Columns
+from rostral_gcs.calls import Calls
 from rostral_gcs.channels import add_port
-from rostral_gcs.columns import key_list, value_list
 from rostral_gcs.config import GcsConfig
-from rostral_gcs.error_wire import abort_with, error_to_detail
-from rostral_gcs.errors import (
-    ConfigError,
-    GcsError,
-    GcsInternalError,
-    InvalidArgumentError,
-    PortInUseError,
-    ResyncRequiredError,
-    TooLargeError,
-    VersionMismatchError,
-)
+from rostral_gcs.error_wire import abort_with
+from rostral_gcs.errors import ConfigError, GcsError, GcsInternalError, PortInUseError
+from rostral_gcs.frames.server import FrameLimits, FrameServer, Method
 from rostral_gcs.health import Health
-from rostral_gcs.ids import NodeID
 from rostral_gcs.interceptor import TokenInterceptor
 from rostral_gcs.metrics import CallCounter, GcsStats, Page, serve_metrics
-from rostral_gcs.needs import GCS_NEEDS
-from rostral_gcs.protocol import PROTOCOL_VERSION
-from rostral_gcs.requests import (
-    check_columns,
-    check_keys,
-    check_prefix,
-    check_prefixes,
-    check_query,
-    check_request_id,
-    check_scan,
-    parse_op,
-)
-from rostral_gcs.shard_core import Op
+from rostral_gcs.needs import GCS_NEEDS, Need
+from rostral_gcs.protocol import FRAME_METHODS, SERVICE
 from rostral_gcs.store import Store
-from rostral_gcs.tables.node_report import decode_report
-from rostral_gcs.tables.nodes import NODES
-from rostral_gcs.tables.registry import table_spec
-from rostral_gcs.watch import WatchPage
+from rostral_gcs.tokens import Scope
 
 __all__ = ["GcsServer"]
 
 logger = logging.getLogger("rostral.gcs.service")
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_T = TypeVar("_T")
 
 
 class GcsServer:
@@ -83,6 +60,7 @@ class GcsServer:
         self._config = config
         self._store = Store(config)
         self._server: grpc.aio.Server | None = None
+        self._frames: FrameServer | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._tokens = TokenInterceptor(config.token, GCS_NEEDS)
         self._counters = [] if config.metrics_port is None else [CallCounter()]
@@ -122,9 +100,11 @@ class GcsServer:
                     ("grpc.keepalive_permit_without_calls", 1),
                 ],
             )
-            servicer = _Servicer(self._store, config, self._stopping)
-            _add_servicer(servicer, server)
+            calls = Calls(self._store, config)
+            _add_servicer(_Servicer(calls, self._stopping), server)
             self._port = _bind(server, config)
+            if config.framed:
+                calls.frames_port = await self._serve_frames(calls)
             if config.metrics_port is not None:
                 self._metrics = serve_metrics(config.metrics_port, self._counters[0], self._stats)
             await self._health.start(server)
@@ -134,10 +114,24 @@ class GcsServer:
         except BaseException:
             self._end_metrics()
             await self._health.stop()
+            if self._frames is not None:
+                await self._frames.stop()
             await self._store.close()
             raise
         logger.info("serving address=%s", self.address)
         return self._port
+
+    async def _serve_frames(self, calls: Calls) -> int:
+        config = self._config
+        self._frames = FrameServer(
+            SERVICE,
+            _frame_methods(calls),
+            tokens=config.token,
+            tls=config.tls,
+            limits=FrameLimits(size_max=config.message_size_max),
+            observe=self._counters[0].count if self._counters else None,
+        )
+        return await self._frames.start(config.bind, config.frames_port, insecure=config.insecure)
 
     async def stop(self) -> None:
         """Ends watches, lets calls under way finish, commits and closes. May be called twice."""
@@ -149,8 +143,11 @@ class GcsServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
             self._upkeep = None
+        grace_s = self._config.shutdown_grace_s
+        if self._frames is not None:
+            await self._frames.stop(grace_s)
         if self._server is not None:
-            await self._server.stop(self._config.shutdown_grace_s)
+            await self._server.stop(grace_s)
             self._server = None
         await self._store.close()
 
@@ -173,7 +170,7 @@ class GcsServer:
             is_serving=self._health.is_serving,
             is_insecure=self._config.insecure,
             watches=self._store.hub.watcher_count,
-            refused_calls=self._tokens.refused,
+            refused_calls=self._tokens.refused + (self._frames.refused if self._frames else 0),
             queued_commands={shard.index: shard.queued_count for shard in shards},
             last_sequences={shard.index: shard.last_sequence for shard in shards},
         )
@@ -195,247 +192,122 @@ class GcsServer:
 
 
 class _Servicer(gcs_pb2_grpc.GcsServicer):
-    """The calls. Each turns typed errors into an aborted call and anything else into INTERNAL."""
+    """The calls by gRPC. Typed errors become an aborted call, and anything else INTERNAL."""
 
-    def __init__(self, store: Store, config: GcsConfig, stopping: asyncio.Event) -> None:
-        self._store = store
-        self._config = config
+    def __init__(self, calls: Calls, stopping: asyncio.Event) -> None:
+        self._calls = calls
         self._stopping = stopping
 
     async def Hello(  # noqa: N802
         self, request: gcs_pb2.HelloRequest, context: _Context
     ) -> gcs_pb2.HelloReply:
-        if request.protocol_version != PROTOCOL_VERSION:
-            await abort_with(
-                context,
-                VersionMismatchError(
-                    f"client speaks protocol {request.protocol_version}, server {PROTOCOL_VERSION}",
-                    hint="run the same rostral-gcs version on both sides",
-                ),
-            )
-        return gcs_pb2.HelloReply(
-            protocol_version=PROTOCOL_VERSION,
-            cluster_id=self._store.cluster_id,
-            shard_count=self._store.shard_count,
-            server_version=__version__,
-        )
+        return await _answer("Hello", self._calls.hello(request), context)
 
     async def Write(  # noqa: N802
         self, request: gcs_pb2.WriteRequest, context: _Context
     ) -> gcs_pb2.WriteReply:
-        try:
-            with _internal_errors("Write"):
-                return await self._write(request)
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("Write", self._calls.write(request), context)
 
     async def WriteColumns(  # noqa: N802
         self, request: gcs_pb2.WriteColumnsRequest, context: _Context
     ) -> gcs_pb2.WriteColumnsReply:
-        try:
-            with _internal_errors("WriteColumns"):
-                return await self._write_columns(request)
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("WriteColumns", self._calls.write_columns(request), context)
 
     async def Read(  # noqa: N802
         self, request: gcs_pb2.ReadRequest, context: _Context
     ) -> gcs_pb2.ReadReply:
-        try:
-            with _internal_errors("Read"):
-                spec = table_spec(request.table)
-                check_keys(request.keys, self._config)
-                rows = await self._store.read(spec, list(request.keys))
-                if request.prefixes:
-                    check_prefixes(request.prefixes, self._config)
-                    rows += await self._store.read_prefixes(spec, request.prefixes)
-                return gcs_pb2.ReadReply(
-                    rows=[
-                        gcs_pb2.Row(key=row.key, value=row.value, version=row.version)
-                        for row in rows
-                    ]
-                )
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("Read", self._calls.read(request), context)
 
     async def Scan(  # noqa: N802
         self, request: gcs_pb2.ScanRequest, context: _Context
     ) -> gcs_pb2.ScanReply:
-        try:
-            with _internal_errors("Scan"):
-                spec = table_spec(request.table)
-                check_scan(request, self._config)
-                rows, more = await self._store.scan(
-                    spec, prefix=request.prefix, after_key=request.after_key, limit=request.limit
-                )
-                return gcs_pb2.ScanReply(
-                    rows=[
-                        gcs_pb2.Row(key=row.key, value=row.value, version=row.version)
-                        for row in rows
-                    ],
-                    more=more,
-                )
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("Scan", self._calls.scan(request), context)
 
     async def Query(  # noqa: N802
         self, request: gcs_pb2.QueryRequest, context: _Context
     ) -> gcs_pb2.QueryReply:
-        try:
-            with _internal_errors("Query"):
-                spec = table_spec(request.table)
-                filters = check_query(request, self._config)
-                rows, token = await self._store.query(
-                    spec, filters, limit=request.limit, token=request.page_token
-                )
-                return gcs_pb2.QueryReply(
-                    rows=[
-                        gcs_pb2.Row(key=row.key, value=row.value, version=row.version)
-                        for row in rows
-                    ],
-                    page_token=token,
-                )
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("Query", self._calls.query(request), context)
 
     async def AddShards(  # noqa: N802
         self, request: gcs_pb2.AddShardsRequest, context: _Context
     ) -> gcs_pb2.AddShardsReply:
-        try:
-            with _internal_errors("AddShards"):
-                # A caller that gives up must not leave the store half grown.
-                done = await asyncio.shield(self._store.add_shards(request.shard_count))
-                return gcs_pb2.AddShardsReply(
-                    shard_count=done.shard_count,
-                    moved_rows=done.moved_rows,
-                    blocked_s=done.blocked_s,
-                )
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("AddShards", self._calls.add_shards(request), context)
 
     async def RenewNodeLease(  # noqa: N802
         self, request: gcs_pb2.RenewNodeLeaseRequest, context: _Context
     ) -> gcs_pb2.RenewNodeLeaseReply:
-        try:
-            with _internal_errors("RenewNodeLease"):
-                resources = dict(request.resources_available) if request.has_resources else None
-                report = decode_report(request.report) if request.HasField("report") else None
-                lease_s = await self._store.renew_node_lease(
-                    _node_id(request.node_id), request.epoch, resources, report
-                )
-                return gcs_pb2.RenewNodeLeaseReply(lease_s=lease_s)
-        except GcsError as error:
-            await abort_with(context, error)
+        return await _answer("RenewNodeLease", self._calls.renew_node_lease(request), context)
 
     async def Watch(  # noqa: N802
         self, request: gcs_pb2.WatchRequest, context: _Context
     ) -> AsyncIterator[gcs_pb2.WatchReply]:
         try:
             with _internal_errors("Watch"):
-                pages = self._watch(request)
-                async with contextlib.aclosing(pages):
-                    async for reply in pages:
+                async with contextlib.aclosing(self._until_stopped(request)) as replies:
+                    async for reply in replies:
                         yield reply
         except GcsError as error:
             await abort_with(context, error)
 
-    async def _write(self, request: gcs_pb2.WriteRequest) -> gcs_pb2.WriteReply:
-        check_request_id(request.request_id)
-        if len(request.ops) > self._config.batch_ops_max:
-            raise TooLargeError(
-                f"{len(request.ops)} operations in one request; the limit is "
-                f"{self._config.batch_ops_max}",
-                hint="send smaller batches",
-            )
-        writer = _writer(request)
-        ops = [parse_op(op, self._config) for op in request.ops]
-        for at, op in enumerate(ops):
-            if not isinstance(op, GcsError) and op.spec.name == NODES.name and op.value is not None:
-                try:
-                    self._store.check_node_row(NODES.decode(op.key, op.value, 0))
-                except GcsError as error:
-                    ops[at] = error
-        results = await self._store.write(request.request_id, ops, writer)
-        return gcs_pb2.WriteReply(
-            results=[
-                gcs_pb2.WriteResult(error=error_to_detail(result))
-                if isinstance(result, GcsError)
-                else gcs_pb2.WriteResult(version=result)
-                for result in results
-            ]
-        )
-
-    async def _write_columns(
-        self, request: gcs_pb2.WriteColumnsRequest
-    ) -> gcs_pb2.WriteColumnsReply:
-        check_request_id(request.request_id)
-        spec = check_columns(request, self._config)
-        columns = Columns(
-            table=spec.number,
-            first_sequence=0,
-            key_size=spec.key_size,
-            keys=request.keys,
-            sizes=list(request.sizes),
-            values=request.values,
-        )
-        count = len(request.keys) // spec.key_size
-        if spec.appended:
-            await self._store.write_columns(request.request_id, columns, spec, _writer(request))
-            return gcs_pb2.WriteColumnsReply(count=count)
-        values = [None] * count if request.delete else value_list(columns)
-        ops = [
-            Op(spec, key, value, None) for key, value in zip(key_list(columns), values, strict=True)
-        ]
-        for result in await self._store.write(request.request_id, ops, _writer(request)):
-            if isinstance(result, GcsError):
-                raise result
-        return gcs_pb2.WriteColumnsReply(count=count)
-
-    async def _watch(
+    async def _until_stopped(
         self, request: gcs_pb2.WatchRequest
     ) -> AsyncGenerator[gcs_pb2.WatchReply, None]:
-        spec = table_spec(request.table)
-        check_prefix(request.prefix, self._config)
-        cursors = None
-        if request.cursors:
-            if request.cluster_id != self._store.cluster_id:
-                raise ResyncRequiredError(
-                    "the position is of another store", hint="watch again from a snapshot"
-                )
-            cursors = {cursor.shard: cursor.sequence for cursor in request.cursors}
-        pages = self._store.hub.watch(spec, prefix=request.prefix, cursors=cursors)
+        replies = self._calls.watch(request)
         # A watcher sleeps until a change comes, so stopping must be able to wake it.
         stopping = asyncio.ensure_future(self._stopping.wait())
-        following: asyncio.Future[WatchPage] | None = None
+        following: asyncio.Future[gcs_pb2.WatchReply] | None = None
         try:
             while True:
-                following = asyncio.ensure_future(anext(pages))
+                following = asyncio.ensure_future(anext(replies))
                 await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done():
                     return
-                yield _watch_reply(following.result())
+                yield following.result()
         finally:
             stopping.cancel()
             if following is not None:
                 following.cancel()
                 with contextlib.suppress(asyncio.CancelledError, GcsError):
                     await following
-            await pages.aclose()
+            await replies.aclose()
 
 
-def _watch_reply(page: WatchPage) -> gcs_pb2.WatchReply:
-    events = [
-        gcs_pb2.WatchEvent(key=row.key, value=row.value, version=row.version, shard=shard)
-        for shard, row in page.rows
-    ]
-    events += [
-        gcs_pb2.WatchEvent(key=change.key, value=change.value, version=change.sequence, shard=shard)
-        for shard, change in page.changes
-    ]
-    cursors = [
-        gcs_pb2.Cursor(shard=shard, sequence=sequence) for shard, sequence in page.cursors.items()
-    ]
-    return gcs_pb2.WatchReply(events=events, cursors=cursors, synced=page.synced)
+async def _answer(name: str, call: Coroutine[Any, Any, _T], context: _Context) -> _T:
+    try:
+        with _internal_errors(name):
+            return await call
+    except GcsError as error:
+        await abort_with(context, error)
+
+
+def _frame_methods(calls: Calls) -> dict[int, Method]:
+    """The calls in frames; what they need is the same as by gRPC."""
+    made: dict[str, dict[str, Any]] = {
+        "Hello": {"parse": gcs_pb2.HelloRequest.FromString, "run": calls.hello},
+        "Write": {"parse": gcs_pb2.WriteRequest.FromString, "run": calls.write},
+        "WriteColumns": {
+            "parse": gcs_pb2.WriteColumnsRequest.FromString,
+            "run": calls.write_columns,
+        },
+        "Read": {"parse": gcs_pb2.ReadRequest.FromString, "run": calls.read},
+        "Scan": {"parse": gcs_pb2.ScanRequest.FromString, "run": calls.scan},
+        "Query": {"parse": gcs_pb2.QueryRequest.FromString, "run": calls.query},
+        "Watch": {"parse": gcs_pb2.WatchRequest.FromString, "stream": calls.watch},
+        "AddShards": {"parse": gcs_pb2.AddShardsRequest.FromString, "run": calls.add_shards},
+        "RenewNodeLease": {
+            "parse": gcs_pb2.RenewNodeLeaseRequest.FromString,
+            "run": calls.renew_node_lease,
+        },
+    }
+    return {
+        FRAME_METHODS[name]: Method(
+            name=name,
+            pack=operator.methodcaller("SerializeToString"),
+            need=GCS_NEEDS.get(name, Need(Scope.NODE)),
+            **parts,
+        )
+        for name, parts in made.items()
+    }
 
 
 def _add_servicer(servicer: _Servicer, server: grpc.aio.Server) -> None:
@@ -444,21 +316,6 @@ def _add_servicer(servicer: _Servicer, server: grpc.aio.Server) -> None:
         "add_GcsServicer_to_server"
     ]
     add(servicer, server)
-
-
-def _writer(
-    request: gcs_pb2.WriteRequest | gcs_pb2.WriteColumnsRequest,
-) -> tuple[NodeID, int] | None:
-    if not request.HasField("writer"):
-        return None
-    return _node_id(request.writer.node_id), request.writer.epoch
-
-
-def _node_id(binary: bytes) -> NodeID:
-    try:
-        return NodeID(binary)
-    except ValueError as error:
-        raise InvalidArgumentError(str(error), hint="send the node's 16 bytes") from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ reads its write. It knows no RPC and no row types.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import random
@@ -31,6 +32,7 @@ from rostral_gcs.backends.base import (
     Queryable,
     Row,
     SharedLeases,
+    WritesBehind,
 )
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import (
@@ -275,20 +277,14 @@ class Shard:
 
     async def share_leases(self, leases_s: Mapping[bytes, float]) -> None:
         """Tells other services of renewed leases; nothing, where there are none."""
-
-        def query(backend: Backend) -> None:
-            if isinstance(backend, SharedLeases):
-                backend.share_leases(leases_s)
-
-        await self._query(query)
+        if isinstance(backend := self._backend, SharedLeases):
+            await self._query(lambda _: backend.share_leases(leases_s))
 
     async def remaining_leases(self, ids: Sequence[bytes]) -> dict[bytes, float]:
         """Those leases that still run, as other services know them, in seconds."""
-
-        def query(backend: Backend) -> dict[bytes, float]:
-            return backend.remaining_leases(ids) if isinstance(backend, SharedLeases) else {}
-
-        return await self._query(query)
+        if isinstance(backend := self._backend, SharedLeases):
+            return await self._query(lambda _: backend.remaining_leases(ids))
+        return {}
 
     async def adopt(self, spec: TableSpec, rows: Sequence[Row], last_sequence: int) -> None:
         """Takes in rows of another shard, with the versions that they have there."""
@@ -342,6 +338,10 @@ class Shard:
             group, stopping = self._next_group()
             if group:
                 self._handle_group(group)
+            if isinstance(self._backend, WritesBehind):
+                # What fails is tried again with the next call, whose caller is told.
+                with contextlib.suppress(GcsError):
+                    self._backend.settle()
 
     def _next_group(self) -> tuple[list[Command], bool]:
         """Waits for a command and takes with it all that wait, up to the group limit."""
@@ -380,9 +380,13 @@ class Shard:
         except GcsError as error:
             outcome = error
         except Exception as error:
-            logger.exception("shard=%d query failed", self.index)
-            outcome = GcsInternalError(f"query failed: {error!r}")
+            outcome = self._internal("query", error)
         self._deliver([(command.future, outcome)])
+
+    def _internal(self, what: str, error: Exception) -> GcsInternalError:
+        # The thread must outlive any one group, or every later caller would hang.
+        logger.error("shard=%d %s failed", self.index, what, exc_info=error)
+        return GcsInternalError(f"{what} failed: {error!r}")
 
     def _handle_writes(self, writes: Sequence[Write]) -> None:
         changes: list[Change] = []
@@ -414,9 +418,7 @@ class Shard:
         if isinstance(error, GcsError):
             logger.error("shard=%d commit failed: %s", self.index, error)
             return [(future, error) for future in futures]
-        # The thread must outlive any one group, or every later caller would hang.
-        logger.error("shard=%d commit failed", self.index, exc_info=error)
-        failure = GcsInternalError(f"commit failed: {error!r}")
+        failure = self._internal("commit", error)
         return [(future, failure) for future in futures]
 
     def _commit_appends(self, appends: Sequence[Append]) -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import hmac
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -132,18 +133,25 @@ class Tokens:
         A token that was put into the file a moment ago is known. Takes the same time whichever of
         the valid tokens it is.
         """
+        return self._find(lambda token: tokens_match(given, token))
+
+    def find_proof(self, proof: bytes, prove: Callable[[str], bytes]) -> Grant | None:
+        """What the token is good for of which ``prove`` makes this proof; None: there is none."""
+        return self._find(lambda token: hmac.compare_digest(proof, prove(token)))
+
+    def _find(self, is_it: Callable[[str], bool]) -> Grant | None:
         self._look()
-        found = self._match(given)
+        found = self._match(is_it)
         if found is None and self._path is not None:
             self.reread()
-            found = self._match(given)
+            found = self._match(is_it)
         return found
 
-    def _match(self, given: str) -> Grant | None:
+    def _match(self, is_it: Callable[[str], bool]) -> Grant | None:
         found = None
         now_s = time.time()
         for grant in self._grants:
-            if tokens_match(given, grant.token) and grant.is_valid(now_s):
+            if is_it(grant.token) and grant.is_valid(now_s):
                 found = grant
         return found
 

@@ -33,16 +33,18 @@ class HelloRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ...) -> None: ...
 
 class HelloReply(_message.Message):
-    __slots__ = ("protocol_version", "cluster_id", "shard_count", "server_version")
+    __slots__ = ("protocol_version", "cluster_id", "shard_count", "server_version", "frames_port")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SHARD_COUNT_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_PORT_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     cluster_id: bytes
     shard_count: int
     server_version: str
-    def __init__(self, protocol_version: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., shard_count: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
+    frames_port: int
+    def __init__(self, protocol_version: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., shard_count: _Optional[int] = ..., server_version: _Optional[str] = ..., frames_port: _Optional[int] = ...) -> None: ...
 
 class Writer(_message.Message):
     __slots__ = ("node_id", "epoch")

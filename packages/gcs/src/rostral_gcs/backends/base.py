@@ -25,6 +25,7 @@ __all__ = [
     "Queryable",
     "Row",
     "SharedLeases",
+    "WritesBehind",
 ]
 
 
@@ -239,4 +240,13 @@ class Movable(Protocol):
 
     def drop(self, table: int, keys: Sequence[bytes]) -> None:
         """Deletes rows without a trace."""
+        ...
+
+
+@runtime_checkable
+class WritesBehind(Protocol):
+    """A backend that is not done with a commit when it may be acknowledged."""
+
+    def settle(self) -> None:
+        """Does what is left; else the next call does."""
         ...

@@ -4,10 +4,14 @@ This file owns the schema and the pragmas, and which rows go where: those of tab
 appended to into the log (``lineage_log.py``), all others into the database. One connection, used by
 the shard's thread alone.
 
-The two durability classes are SQLite's own: with ``synchronous=FULL`` a commit syncs the
-write-ahead log, with ``NORMAL`` it only writes it, which survives the process but not the machine.
-The pragma may change between transactions, and a later FULL commit also syncs what NORMAL ones
-wrote before it, so the order of writes holds across the classes.
+A commit goes into the journal first (``journal.py``), which syncs it if it is of the durable class;
+then it is acknowledged, and applied to the database with the next call, or by ``settle``. The other
+class is written there too, so that the order of writes holds across both. What a killed process had
+not applied is applied when the shard is opened again.
+
+The database itself is committed to with ``synchronous=NORMAL``, which survives the process but not
+the machine. Before the journal begins anew one commit goes with ``FULL``, which also syncs what the
+others wrote before it.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from rostral_gcs.archive.query import query_rows
 from rostral_gcs.archive.schema import SCHEMAS, Filter
 from rostral_gcs.archive.store import Archive
 from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
+from rostral_gcs.backends.journal import Commit, Journal
 from rostral_gcs.backends.lineage_log import LineageLog
 from rostral_gcs.backends.segment import Frame
 from rostral_gcs.errors import (
@@ -39,6 +44,8 @@ from rostral_gcs.tables.registry import TABLES
 __all__ = ["EmbeddedBackend"]
 
 _FORMAT: Final = 1
+# While it is open: what does not know of the journal must not open it then.
+_FORMAT_OPEN: Final = 2
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -94,6 +101,10 @@ class EmbeddedBackend:
         self.archive = Archive(path.with_suffix(".archive"), archive_form)
         self.flusher = Flusher(self.log, self.archive, records_max=records_max)
         self._lineage_memory_max = lineage_memory_max
+        self._journal = Journal(path.with_suffix(".journal"))
+        # What is in the journal and not in the database yet.
+        self._behind: Commit | None = None
+        self._last_sequence = 0
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
 
@@ -123,20 +134,22 @@ class EmbeddedBackend:
                 self._check(connection)
             connection.executescript(_SCHEMA)
             found = self._meta("format", _FORMAT)
-            if found != _FORMAT:
+            if found not in (_FORMAT, _FORMAT_OPEN):
                 raise VersionMismatchError(
                     f"{self._path} has format {found}, this version reads {_FORMAT}",
                     hint="use the rostral-gcs version that wrote it",
                 )
+            self._replay()
             trimmed = self._meta("trimmed_sequence", 0)
             size = connection.execute(
                 "SELECT COALESCE(SUM(LENGTH(value)), 0) FROM history"
             ).fetchone()[0]
             self.archive.open()
             log_sequence = self.log.open(after_number=self.archive.last_number)
+            # The log's writes do not touch the database.
+            self._last_sequence = max(self._meta("last_sequence", 0), log_sequence)
             return Opened(
-                # The log's writes do not touch the database.
-                last_sequence=max(self._meta("last_sequence", 0), log_sequence),
+                last_sequence=self._last_sequence,
                 trimmed_sequence=trimmed,
                 history_size=size,
             )
@@ -155,10 +168,20 @@ class EmbeddedBackend:
         self.flusher.close()
         self.log.close()
         self.archive.close()
-        if self._connection is not None:
+        if self._connection is None:
+            return
+        is_whole = False
+        try:
             with self._translated():
-                self._connection.close()
-            self._connection = None
+                if self._synchronous:  # Else it was never read whole.
+                    self.settle()
+                    self._sync_all("format", _FORMAT)
+                    is_whole = True
+        finally:
+            self._journal.close(remove=is_whole)
+            connection, self._connection = self._connection, None
+            with self._translated():
+                connection.close()
 
     def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
         """Answers and rows, one by one: they cost no round trip here."""
@@ -183,7 +206,7 @@ class EmbeddedBackend:
                 part = keys[at : at + _READ_CHUNK]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, value, version FROM rows WHERE tbl = ? AND key IN ({marks})"
-                for key, value, version in self._db.execute(query, (table, *part)):
+                for key, value, version in self._settled.execute(query, (table, *part)):
                     found[key] = Row(key, value, version)
         return found
 
@@ -217,7 +240,7 @@ class EmbeddedBackend:
         rows: list[Row] = []
         size = 0
         with self._translated():
-            cursor = self._db.execute(query + " ORDER BY key LIMIT ?", (*arguments, limit + 1))
+            cursor = self._settled.execute(query + " ORDER BY key LIMIT ?", (*arguments, limit + 1))
             for key, value, version in cursor:
                 if len(rows) == limit or size > size_max:
                     return rows, True
@@ -235,21 +258,75 @@ class EmbeddedBackend:
             self._append_frames(_frames_of(appended), () if changes else answers)
             if not changes:
                 return
+        self.settle()
+        if changes and changes[0].sequence <= self._last_sequence:
+            raise StorageError(
+                f"{self._path}: sequence {changes[0].sequence} is taken; the newest is "
+                f"{self._last_sequence}",
+                hint="this is a fault of the server; start it again",
+            )
+        if not self._journal.append(changes, answers, durable=durable):
+            with self._translated():
+                self._begin_turn()
+            if not self._journal.append(changes, answers, durable=durable):
+                # More than the whole journal holds.
+                with self._transaction():
+                    self._apply(changes, answers)
+                self._note(changes)
+                return
+        self._behind = list(changes), list(answers)
+        self._note(changes)
+
+    def settle(self) -> None:
+        """Applies to the database what only the journal has.
+
+        Raises:
+            StorageError: The disk is full or failed. It stays in the journal, and is tried again.
+        """
+        if self._behind is None:
+            return
         with self._translated():
-            self._set_synchronous("FULL" if durable else "NORMAL")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._apply(changes)
-                if answers:
-                    self._db.executemany(
-                        "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
-                        [(answer.request_id, answer.payload, answer.time_s) for answer in answers],
-                    )
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
+            self._set_synchronous("NORMAL")
+            self._commit_to_database(*self._behind)
+        self._behind = None
+
+    def _note(self, changes: Sequence[Change]) -> None:
+        if changes:
+            self._last_sequence = changes[-1].sequence
+
+    def _replay(self) -> None:
+        """Applies what the last life left in the journal, and begins a new turn."""
+        for changes, answers in self._journal.open():
+            known = self._meta("last_sequence", 0)
+            self._set_synchronous("NORMAL")
+            # Of one commit the database has all or nothing.
+            fresh = changes if changes and changes[-1].sequence > known else []
+            self._commit_to_database(fresh, answers)
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
+        """Has the database on disk, all of it, so that the journal may be written over."""
+        self._sync_all("format", _FORMAT_OPEN)
+        self._journal.begin_turn()
+
+    def _sync_all(self, name: str, number: int) -> None:
+        """Puts a number, and syncs with it whatever was written before."""
+        self._set_synchronous("FULL")
+        self._db.execute("BEGIN IMMEDIATE")
+        # The same number in its place would be no change, and sync nothing.
+        self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
+        self._db.execute("INSERT INTO meta VALUES (?, ?)", (name, number))
+        self._db.execute("COMMIT")
+
+    def _commit_to_database(self, changes: Sequence[Change], answers: Sequence[Answer]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._apply(changes, answers)
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
 
     def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
         """Writes them to the lineage log, in one go."""
@@ -291,6 +368,7 @@ class EmbeddedBackend:
             StorageError: The disk is full or failed.
         """
         with self._translated():
+            self.settle()
             # With the log's segments goes what says how far the sequences have come.
             self._put_meta(
                 "last_sequence", max(self._meta("last_sequence", 0), self.log.last_sequence)
@@ -313,7 +391,7 @@ class EmbeddedBackend:
         if payload is not None:
             return payload
         with self._translated():
-            found = self._db.execute(
+            found = self._settled.execute(
                 "SELECT payload FROM answers WHERE request_id = ?", (request_id,)
             ).fetchone()
         return None if found is None else bytes(found[0])
@@ -324,6 +402,7 @@ class EmbeddedBackend:
             self._db.executemany(_PUT, [(table, row.key, row.value, row.version) for row in rows])
             for name in ("last_sequence", "trimmed_sequence"):
                 self._put_meta(name, max(self._meta(name, 0), last_sequence))
+        self._last_sequence = max(self._last_sequence, last_sequence)
 
     def drop(self, table: int, keys: Sequence[bytes]) -> None:
         """Deletes rows without a trace."""
@@ -335,6 +414,7 @@ class EmbeddedBackend:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._translated():
+            self.settle()
             self._set_synchronous("FULL")
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -349,14 +429,14 @@ class EmbeddedBackend:
         """Drops answers older than the time."""
         self.log.forget(before_s)
         with self._translated():
-            self._db.execute("DELETE FROM answers WHERE time_s < ?", (before_s,))
+            self._settled.execute("DELETE FROM answers WHERE time_s < ?", (before_s,))
 
     def history(self, after_sequence: int, limit: int, size_max: int) -> list[Change]:
         """Watchable changes after the sequence."""
         changes: list[Change] = []
         size = 0
         with self._translated():
-            cursor = self._db.execute(
+            cursor = self._settled.execute(
                 "SELECT sequence, tbl, key, value FROM history WHERE sequence > ? "
                 "ORDER BY sequence LIMIT ?",
                 (after_sequence, limit),
@@ -371,6 +451,7 @@ class EmbeddedBackend:
     def trim(self, up_to_sequence: int) -> int:
         """Drops old history."""
         with self._translated():
+            self.settle()
             self._set_synchronous("NORMAL")
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -393,7 +474,13 @@ class EmbeddedBackend:
             raise StorageError(f"{self._path} is not open", hint="start the server again")
         return self._connection
 
-    def _apply(self, changes: Sequence[Change]) -> None:
+    @property
+    def _settled(self) -> sqlite3.Connection:
+        """The database with all in it that was acknowledged."""
+        self.settle()
+        return self._db
+
+    def _apply(self, changes: Sequence[Change], answers: Sequence[Answer]) -> None:
         # Runs of puts go through executemany, several times faster than a statement for each; a
         # delete ends the run, so that the order of writes to one key is kept.
         puts: list[tuple[int, bytes, bytes, int]] = []
@@ -413,6 +500,11 @@ class EmbeddedBackend:
             self._db.executemany("INSERT INTO history VALUES (?, ?, ?, ?)", kept)
         if changes:
             self._put_meta("last_sequence", changes[-1].sequence)
+        if answers:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
+                [(answer.request_id, answer.payload, answer.time_s) for answer in answers],
+            )
 
     def _set_synchronous(self, level: str) -> None:
         if level != self._synchronous:

@@ -15,12 +15,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
 from rostral_gcs.backends.redis_keeper import RedisKeeper, Standing
+from rostral_gcs.backends.redis_known import KnownRows
 from rostral_gcs.backends.redis_layout import (
+    APPEND,
     COMMIT,
     FORGET,
     LEASES_LEFT,
@@ -30,25 +32,28 @@ from rostral_gcs.backends.redis_layout import (
     TRIM,
     Keys,
     Meta,
-    Script,
     pack_changes,
     pack_row,
+    pack_sizes,
     unpack_changes,
     unpack_row,
 )
 from rostral_gcs.backends.redis_link import (
     Command,
     LinkBrokenError,
+    RedisLink,
     ReplyError,
     first_error,
 )
 from rostral_gcs.backends.redis_primary import Identity, Primary, PrimaryFinder
+from rostral_gcs.backends.redis_work import Call, Work, ask_all, ask_together
 from rostral_gcs.errors import (
     NotReplicatedError,
     StateMovedError,
     StorageError,
 )
 from rostral_gcs.redis_options import RedisOptions, Topology
+from rostral_gcs.tables.registry import TABLES
 
 __all__ = ["RedisBackend"]
 
@@ -61,18 +66,7 @@ _SHORT_S: Final = 1.0
 _HISTORY_PACKS: Final = 64
 # More bytes than any prefix can have below it in one comparison: see _upper_bound.
 _ALL_ABOVE: Final = b"+"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A script with its keys and arguments, sent whole when the server does not know it."""
-
-    script: Script
-    keys: list[bytes]
-    arguments: list[object]
-
-
-_Work = Command | Call
+_APPENDED: Final = frozenset(spec.number for spec in TABLES.values() if spec.appended)
 
 
 class RedisBackend:
@@ -93,6 +87,7 @@ class RedisBackend:
         self._finder = PrimaryFinder(self._target, options, self._keys, identity)
         self._primary: Primary | None = None
         self._meta: Meta | None = None
+        self._known = KnownRows(leave_out=_APPENDED)
         self._opened = False
         # The newest generation that as many replicas have as must.
         self._confirmed = -1
@@ -143,13 +138,15 @@ class RedisBackend:
     def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
         """Answers and rows that a group of writes must know, in one round trip or in none.
 
-        When no row is wanted, what we know from the last commit is enough: the next one is refused
-        if it is not so any more, or if a request has an answer.
+        When all rows that are wanted are known from the last commit, that is enough: the next one
+        is refused if it is not so any more, or if a request has an answer.
         """
         wanted = [(table, part) for table, part in keys.items() if part]
-        if self._opened and not wanted and self._meta is not None and self._primary is not None:
-            return Gathered(answers={}, rows={}, standing=_opened(self._meta))
-        work: list[_Work] = []
+        if self._opened and self._meta is not None and self._primary is not None:
+            known = self._known.find(self._meta.moment, keys)
+            if known is not None:
+                return Gathered(answers={}, rows=known, standing=_opened(self._meta))
+        work: list[Work] = []
         if request_ids:
             work.append(("HMGET", self._keys.answers, *request_ids))
         work += [("HMGET", self._keys.rows(table), *part) for table, part in wanted]
@@ -165,7 +162,9 @@ class RedisBackend:
             for key, stored in zip(part, values, strict=True)
             if stored is not None
         }
-        return Gathered(answers=answers, rows=rows, standing=_opened(self._known_meta()))
+        meta = self._known_meta()
+        self._known.learn(meta.moment, keys, rows)
+        return Gathered(answers=answers, rows=rows, standing=_opened(meta))
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The rows that exist among the keys."""
@@ -198,14 +197,30 @@ class RedisBackend:
         so a failover takes back nothing that a watcher has seen.
         """
         del durable
+        meta = self._meta_before(changes[0].sequence if changes else None)
+        after, keys, arguments = _commit_call(self._keys, meta, changes, answers)
+        hint = any(change.watchable for change in changes)
+        self._commit(meta, after, Call(COMMIT, keys, arguments), hint=hint)
+        self._known.apply(meta.moment, after.moment, changes)
+
+    def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
+        """Stores the rows as those of any table; they have no history."""
+        meta = self._meta_before(columns[0].first_sequence if columns else None)
+        after, keys, arguments = _append_call(self._keys, meta, columns, answers)
+        self._commit(meta, after, Call(APPEND, keys, arguments), hint=False)
+        self._known.apply(meta.moment, after.moment, ())
+
+    def _meta_before(self, first_sequence: int | None) -> Meta:
         meta = self._known_meta()
-        if changes and changes[0].sequence != meta.last_sequence + 1:
+        if first_sequence is not None and first_sequence != meta.last_sequence + 1:
             raise StateMovedError(
-                f"sequence {changes[0].sequence} does not follow {meta.last_sequence}",
+                f"sequence {first_sequence} does not follow {meta.last_sequence}",
                 hint="plan the writes again",
             )
-        after, keys, arguments = _commit_call(self._keys, meta, changes, answers)
-        applied, wait = self._commit_once(keys, arguments, hint=any(c.watchable for c in changes))
+        return meta
+
+    def _commit(self, before: Meta, after: Meta, call: Call, *, hint: bool) -> None:
+        applied, wait = self._commit_once(before, call, hint=hint)
         if not applied:
             self._meta = None
             raise StateMovedError(
@@ -214,15 +229,6 @@ class RedisBackend:
             )
         self._meta = replace(after, wait=wait)
         self._confirmed = after.generation
-
-    def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
-        """Stores the rows as those of any table; they have no history."""
-        changes = [
-            Change(row.version, part.table, row.key, row.value, watchable=False)
-            for part in columns
-            for row in part.rows()
-        ]
-        self.commit(changes, answers, durable=False)
 
     def recall(self, request_id: bytes) -> bytes | None:
         """The remembered payload of a request."""
@@ -282,20 +288,20 @@ class RedisBackend:
 
     # --- Reading, until there is a primary -------------------------------------------------
 
-    def _read(self, work: Sequence[_Work], *, meta_first: bool = False) -> list[Any]:
+    def _read(self, work: Sequence[Work], *, meta_first: bool = False) -> list[Any]:
         """Does the work and confirms what it saw; again, while there is no primary.
 
         Only for what may be done twice.
         """
         self._check_open()
         deadline_s = time.monotonic() + self._options.deadline_s
-        meta_row: _Work = ("HMGET", self._keys.meta, *META_FIELDS)
+        meta_row: Work = ("HMGET", self._keys.meta, *META_FIELDS)
         everything = [meta_row, *work] if meta_first else [*work, meta_row]
         pause_s = _PAUSE_S_MIN
         while True:
             try:
                 primary = self._reach(deadline_s)
-                replies = _ask(primary, everything)
+                replies = ask_all(primary.link, everything, self._finder.link_to)
                 fields = replies.pop(0) if meta_first else replies.pop()
                 self._take_meta(primary, fields)
                 self._confirm(primary, deadline_s)
@@ -365,12 +371,16 @@ class RedisBackend:
             return
         if meta.wait:
             # WAIT speaks of this connection's own writes, so there must be one.
-            replies = _ask(primary, [("HSET", self._keys.meta, "touched", "1"), self._wait(meta)])
-            self._await_replicas(primary, replies[1], meta.wait, deadline_s)
+            touch: list[Work] = [("HSET", self._keys.meta, "touched", "1"), self._wait(meta)]
+            link, replies = ask_together(primary.link, touch, self._finder.link_to)
+            error = first_error(replies)
+            if error is not None:
+                raise error
+            self._await_replicas(link, replies[1], meta.wait, deadline_s)
         self._confirmed = meta.generation
 
     def _await_replicas(
-        self, primary: Primary, acknowledged: int, wait: int, deadline_s: float
+        self, link: RedisLink, acknowledged: int, wait: int, deadline_s: float
     ) -> None:
         """Waits until ``wait`` replicas have this connection's last write.
 
@@ -381,15 +391,15 @@ class RedisBackend:
         while acknowledged < wait:
             now_s = time.monotonic()
             if self._finder.is_deposed():
-                raise LinkBrokenError(primary.link.address, "another server is the primary now")
+                raise LinkBrokenError(link.address, "another server is the primary now")
             if now_s >= deadline_s or now_s < self._short_until_s:
                 self._short_until_s = now_s + _SHORT_S
                 raise NotReplicatedError(
-                    f"{acknowledged} of {wait} replicas of Redis at {primary.link.address} have "
+                    f"{acknowledged} of {wait} replicas of Redis at {link.address} have "
                     "the newest writes",
                     hint="start the replicas, or lower redis_wait_replicas",
                 )
-            (acknowledged,) = _ask(primary, [("WAIT", wait, self._wait_ms)])
+            acknowledged = link.ask_one("WAIT", wait, self._wait_ms)
 
     def _wait(self, meta: Meta) -> Command:
         return ("WAIT", meta.wait, self._wait_ms)
@@ -400,24 +410,18 @@ class RedisBackend:
 
     # --- Committing, once ------------------------------------------------------------------
 
-    def _commit_once(
-        self, keys: list[bytes], arguments: list[object], *, hint: bool
-    ) -> tuple[bool, int]:
+    def _commit_once(self, before: Meta, call: Call, *, hint: bool) -> tuple[bool, int]:
         """Runs the script; whether it was applied, and how many replicas it waits for."""
         primary = self._primary
         if primary is None:
             raise StateMovedError("there is no primary just now", hint="gather first")
-        wait = self._known_meta().wait
-        behind: list[_Work] = [("WAIT", wait, self._wait_ms)] if wait else []
+        wait = before.wait
+        behind: list[Work] = [("WAIT", wait, self._wait_ms)] if wait else []
         if hint:
             sharded = self._target.topology is Topology.CLUSTER
             behind.append(("SPUBLISH" if sharded else "PUBLISH", self._keys.hints, self._name))
         try:
-            replies = primary.link.ask([COMMIT.call(keys, arguments), *_plain(behind, whole=True)])
-            if isinstance(replies[0], ReplyError) and replies[0].code == "NOSCRIPT":
-                replies = primary.link.ask(
-                    [COMMIT.call_whole(keys, arguments), *_plain(behind, whole=True)]
-                )
+            link, replies = ask_together(primary.link, [call, *behind], self._finder.link_to)
             if isinstance(replies[0], ReplyError):
                 raise replies[0]
             applied, text = replies[0]
@@ -426,7 +430,7 @@ class RedisBackend:
             if applied and wait_now:
                 acknowledged = replies[1] if wait and isinstance(replies[1], int) else 0
                 deadline_s = time.monotonic() + self._options.deadline_s
-                self._await_replicas(primary, acknowledged, wait_now, deadline_s)
+                self._await_replicas(link, acknowledged, wait_now, deadline_s)
             return bool(applied), wait_now
         except LinkBrokenError as error:
             self._lose(error)
@@ -471,29 +475,6 @@ class RedisBackend:
         if primary is None or meta is None:
             return None
         return Standing(primary.link.address, primary.replid, meta.epoch, meta.wait)
-
-
-def _ask(primary: Primary, work: Sequence[_Work]) -> list[Any]:
-    """Replies to the work; raises the first refusal."""
-    replies = primary.link.ask(_plain(work, whole=False))
-    error = first_error(replies)
-    if error is not None and error.code == "NOSCRIPT":
-        replies = primary.link.ask(_plain(work, whole=True))
-        error = first_error(replies)
-    if error is not None:
-        raise error
-    return replies
-
-
-def _plain(work: Sequence[_Work], *, whole: bool) -> list[Command]:
-    commands: list[Command] = []
-    for item in work:
-        if isinstance(item, Call):
-            call = item.script.call_whole if whole else item.script.call
-            commands.append(call(item.keys, item.arguments))
-        else:
-            commands.append(item)
-    return commands
 
 
 def _opened(meta: Meta) -> Opened:
@@ -558,3 +539,23 @@ def _commit_call(
     head += (after.generation, after.last_sequence, size)
     parts = [*head, *counts, *answer_part, *time_part, *history_part, *rest]
     return after, used, parts
+
+
+def _append_call(
+    keys: Keys, meta: Meta, columns: Sequence[Columns], answers: Sequence[Answer]
+) -> tuple[Meta, list[bytes], list[object]]:
+    """As ``_commit_call``, for rows that stay columns until Redis has them."""
+    last_sequence = meta.last_sequence + sum(len(part.sizes) for part in columns)
+    after = replace(meta, generation=meta.generation + 1, last_sequence=last_sequence)
+    used = [keys.meta, keys.answers, keys.times]
+    arguments: list[object] = [meta.epoch, meta.generation, meta.last_sequence]
+    arguments += (after.generation, after.last_sequence, 2 * len(answers), 2 * len(answers))
+    for part in columns:
+        used += (keys.rows(part.table), keys.index(part.table))
+        arguments += (part.key_size, part.first_sequence, len(part.sizes), part.keys)
+        arguments += (pack_sizes(part.sizes), part.values)
+    for answer in answers:
+        arguments += (answer.request_id, answer.payload)
+    for answer in answers:
+        arguments += (repr(answer.time_s), answer.request_id)
+    return after, used, arguments

@@ -33,6 +33,7 @@ from rostral_gcs.backends.base import Change, Row
 
 __all__ = [
     "ADOPT",
+    "APPEND",
     "COMMIT",
     "FORGET",
     "LEASES_LEFT",
@@ -47,6 +48,7 @@ __all__ = [
     "Script",
     "pack_changes",
     "pack_row",
+    "pack_sizes",
     "unpack_changes",
     "unpack_row",
 ]
@@ -128,6 +130,11 @@ class Meta:
     replid: str
     gaps: tuple[tuple[int, int], ...]
 
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What tells this state of the shard from all others."""
+        return self.epoch, self.generation
+
     @classmethod
     def read(cls, fields: Sequence[bytes | None]) -> Meta | None:
         """From the values of ``META_FIELDS``; None when the shard was never made there."""
@@ -157,6 +164,11 @@ def pack_row(version: int, value: bytes) -> bytes:
 def unpack_row(key: bytes, stored: bytes) -> Row:
     """The row again."""
     return Row(key, stored[_VERSION.size :], _VERSION.unpack_from(stored)[0])
+
+
+def pack_sizes(sizes: Sequence[int]) -> bytes:
+    """The sizes as the script reads them: 4 bytes each, little-endian."""
+    return struct.pack(f"<{len(sizes)}I", *sizes)
 
 
 def pack_changes(changes: Iterable[Change]) -> list[tuple[int, bytes]]:
@@ -256,6 +268,53 @@ for i = 1, tables do
   end
   take('HSET', rows, tonumber(ARGV[counts + 1]))
   take('ZADD', index, tonumber(ARGV[counts + 2]))
+end
+return {1, meta[4] or ''}
+"""
+)
+
+# KEYS: meta, answers, times, then rows and index of each part.
+# ARGV: epoch, generation, last sequence before; new generation, new last sequence; how many answer
+# and time values; for each part key size, first sequence, how many rows, keys, sizes, values; then
+# the answers and times. Rows come as columns: cut here, they cost the service a fraction.
+APPEND: Final = Script(
+    _EACH
+    + """
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'last_sequence', 'wait')
+if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] then
+  return {0, meta[4] or ''}
+end
+local parts = (#KEYS - 3) / 2
+local from = 8 + 6 * parts
+local to = from + tonumber(ARGV[6]) - 1
+for i = from, to, 2 do
+  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 then return {0, meta[4] or ''} end
+end
+redis.call('HSET', KEYS[1], 'generation', ARGV[4], 'last_sequence', ARGV[5])
+if to >= from then each('HSET', KEYS[2], from, to) end
+if ARGV[7] ~= '0' then each('ZADD', KEYS[3], to + 1, to + tonumber(ARGV[7])) end
+local sub, pack, read = string.sub, struct.pack, struct.unpack
+for i = 1, parts do
+  local rows, index, p = KEYS[2 + 2 * i], KEYS[3 + 2 * i], 2 + 6 * i
+  local width, first, count = tonumber(ARGV[p]), tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
+  local keys, sizes, values = ARGV[p + 3], ARGV[p + 4], ARGV[p + 5]
+  local at = 1
+  for low = 0, count - 1, 2000 do
+    local high = math.min(low + 1999, count - 1)
+    local pairs_, members, n = {}, {}, 0
+    for row = low, high do
+      local key = sub(keys, row * width + 1, row * width + width)
+      local stop = at + read('<I4', sizes, row * 4 + 1)
+      pairs_[n + 1] = key
+      pairs_[n + 2] = pack('>I8', first + row) .. sub(values, at, stop - 1)
+      members[n + 1] = '0'
+      members[n + 2] = key
+      at = stop
+      n = n + 2
+    end
+    redis.call('HSET', rows, unpack(pairs_, 1, n))
+    redis.call('ZADD', index, unpack(members, 1, n))
+  end
 end
 return {1, meta[4] or ''}
 """

@@ -57,9 +57,9 @@ _CODES: Final = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-_ELSEWHERE: Final = frozenset({"READONLY", "MOVED", "ASK"})
+_ELSEWHERE: Final = frozenset({"READONLY", "MOVED"})
 _LATER: Final = frozenset(
-    {"LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "EXECABORT"}
+    {"LOADING", "BUSY", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "EXECABORT"}
 )
 _DENIED: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _FULL: Final = frozenset({"OOM", "MISCONF"})

@@ -174,7 +174,7 @@ class PrimaryFinder:
         last: LinkBrokenError | ReplyError | None = None
         for address in self._target.nodes:
             try:
-                found = self._link(address, sentinel=True).ask_one(
+                found = self.link_to(address, sentinel=True).ask_one(
                     "SENTINEL", "get-master-addr-by-name", self._target.sentinel_name
                 )
             except (LinkBrokenError, ReplyError) as error:
@@ -249,7 +249,7 @@ class PrimaryFinder:
     # --- Adopting --------------------------------------------------------------------------
 
     def _adopt(self, address: str, wait: int | None) -> Primary | str:
-        link = self._link(address)
+        link = self.link_to(address)
         info = read_info(link.ask_one("INFO", "replication"))
         if info.get("role") != "master":
             return f"{address} is a replica"
@@ -306,7 +306,8 @@ class PrimaryFinder:
                 hint="check that the redis_urls are of one cluster",
             )
 
-    def _link(self, address: str, *, sentinel: bool = False) -> RedisLink:
+    def link_to(self, address: str, *, sentinel: bool = False) -> RedisLink:
+        """The connection for work at a server, made at the first use."""
         link = self._links.get(address)
         if link is None:
             timeout_s = self._options.connect_timeout_s if sentinel else None

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from rostral_gcs import __version__
+from rostral_gcs.backends.journal import whole_part
 from rostral_gcs.data_dir import RESTORING, lock_directory
 from rostral_gcs.errors import (
     AlreadyExistsError,
@@ -126,6 +127,8 @@ def restore(source: Path, data_dir: Path) -> BackupSummary:
 def _copy_all(data_dir: Path, scratch: Path) -> None:
     _copy_file(data_dir / "cluster.json", scratch / "cluster.json")
     for path in sorted(data_dir.glob("shard-*.sqlite")):
+        # Before the database: what is applied meanwhile is then in both, and nothing in neither.
+        _copy_journal(path.with_suffix(".journal"), scratch)
         _copy_database(path, scratch / path.name)
         for folder in (path.with_suffix(".lineage"), path.with_suffix(".archive")):
             # Named again and again: new segments come while we copy.
@@ -150,6 +153,16 @@ def _copy_file(source: Path, target: Path) -> None:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as writing:
             shutil.copyfileobj(reading, writing, _CHUNK)
+            writing.flush()
+            os.fsync(writing.fileno())
+
+
+def _copy_journal(source: Path, scratch: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        records = whole_part(source.read_bytes())
+        descriptor = os.open(scratch / source.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as writing:
+            writing.write(records)
             writing.flush()
             os.fsync(writing.fileno())
 

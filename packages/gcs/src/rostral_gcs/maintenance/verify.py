@@ -15,11 +15,13 @@ from pathlib import Path
 
 from rostral_gcs.archive.files import open_file
 from rostral_gcs.archive.key_index import verify_index
+from rostral_gcs.backends.journal import read_journal
 from rostral_gcs.backends.segment import read_frames
 from rostral_gcs.errors import CorruptError, GcsError, NotFoundError
 
 __all__ = ["Damage", "check_database", "cut_segment", "verify_folder"]
 
+_SUFFIXES = {".sqlite", ".journal", ".segment", ".index", ".parquet"}
 _PAGE = re.compile(r"\bpage (\d+)", re.IGNORECASE)
 
 
@@ -87,7 +89,7 @@ def cut_segment(damage: Damage) -> Path:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in {".sqlite", ".segment", ".index", ".parquet"}:
+        if path.is_file() and path.suffix in _SUFFIXES:
             yield path
 
 
@@ -95,6 +97,12 @@ def _verify_file(path: Path) -> None:
     if path.suffix == ".segment":
         for _ in read_frames(path):
             pass
+    elif path.suffix == ".journal":
+        try:
+            read_journal(path)
+        except CorruptError:
+            # A server may be writing it over: then another look shows other records.
+            read_journal(path)
     elif path.suffix == ".index":
         verify_index(path)
     elif path.parent.suffix == ".archive":
