@@ -84,7 +84,8 @@ def test_a_driver_that_starts_its_own_node_listens_on_loopback_alone(folder: Pat
         host, _, port = driver.stdout.readline().strip().rpartition(":")
         found = listening(family_of(driver.pid))
         driver.communicate()
-    # Two of its GCS, of its scheduler for tasks of other nodes; of its store two, once objects travel.
+    # Two of its GCS, one of its scheduler for tasks of other nodes, and two of its store once it
+    # transfers.
     assert (host, int(port)) in found
     assert len(found) in (3, 5)
     assert all(is_loopback(host) for host, _ in found)
