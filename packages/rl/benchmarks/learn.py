@@ -5,6 +5,9 @@
 Trains once per seed with the preset for the environment, until evaluation says that the gate is
 reached or the gate's steps are spent, and then scores the policy on fresh episodes. The settings
 are those that `rostral-rl train` would take; `--set` changes one. One thread per seed.
+
+With `--workers N --kill-every S` a rollout actor is killed every S seconds, and the gate may be
+reached a fifth later.
 """
 
 from __future__ import annotations
@@ -31,9 +34,11 @@ from typing import Any
 
 # The scripts of this folder import each other; it is on the path when one of them is run.
 from gates import EPISODES, GATES, Gate, interquartile_mean, seeds_needed
+from kills import LATER, Killer
 
-import rostral_rl as rl
 from rostral_rl.train.algorithms import settings_for
+from rostral_rl.train.run import Reports, run_training
+from rostral_rl.train.trainer import Plan
 
 CURVE_POINTS = 100
 """Points of a learning curve that a result file keeps."""
@@ -51,6 +56,7 @@ class Job:
     workers: int
     gate: Gate
     settings: dict[str, Any]
+    kill_every_s: float
 
 
 def main() -> int:
@@ -65,6 +71,7 @@ def main() -> int:
             workers=arguments.workers,
             gate=gate,
             settings=settings,
+            kill_every_s=arguments.kill_every,
         )
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     ]
@@ -97,11 +104,17 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="seeds trained at the same time")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument(
+        "--kill-every", type=float, default=0.0, metavar="S", help="kill a worker every S seconds"
+    )
     parser.add_argument("--reach", type=float, help="another gate than the recorded one")
     parser.add_argument("--steps", type=int, help="the same, in environment steps")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.kill_every and not arguments.workers:
+        parser.error("--kill-every needs --workers")
+    return arguments
 
 
 def chosen_gate(arguments: argparse.Namespace) -> Gate:
@@ -112,22 +125,23 @@ def chosen_gate(arguments: argparse.Namespace) -> Gate:
         listed = ", ".join(" ".join(key) for key in GATES)
         raise SystemExit(f"no gate is recorded for this: give --reach and --steps; known: {listed}")
     reach = known.reach if arguments.reach is None else arguments.reach
-    return Gate(reach, known.steps if arguments.steps is None else arguments.steps)
+    steps = int(known.steps * LATER) if arguments.kill_every else known.steps
+    return Gate(reach, steps if arguments.steps is None else arguments.steps)
 
 
 def train(job: Job) -> dict[str, Any]:
     """Trains and scores one seed."""
-    # Whole updates: what is played beyond the gate does not count.
-    batch = settings_for(job.algorithm, job.env, job.settings).batch
-    run = rl.train(
-        job.algorithm,
-        job.env,
-        total_steps=max(batch, job.gate.steps // batch * batch),
+    settings = settings_for(job.algorithm, job.env, job.settings)
+    plan = Plan(
+        env=job.env,
+        # Whole updates: what is played beyond the gate does not count.
+        total_steps=max(settings.batch, job.gate.steps // settings.batch * settings.batch),
         seed=job.seed,
         workers=job.workers,
-        stop_at=job.gate.reach,
-        **job.settings,
     )
+    killer = Killer(job.kill_every_s) if job.kill_every_s else None
+    with settings.trainer(plan) as trainer:
+        run = run_training(trainer, Reports(stop_at=job.gate.reach, after=killer))
     score = run.evaluate(episodes=EPISODES, seed=EVALUATION_SEED + job.seed)
     return {
         "seed": job.seed,
@@ -137,6 +151,7 @@ def train(job: Job) -> dict[str, Any]:
         "env_steps": run.env_steps,
         "train_s": round(run.train_s, 2),
         "steps_per_s": round(run.history[-1]["steps_per_s"]),
+        "killed": killer.killed if killer else 0,
         "restarts": run.restarts,
         "curve": curve(run.history),
     }

@@ -25,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "es": {"pairs": 4, "normalise_obs": True},
 }
 
+LAG_MAX = 4
+"""Updates."""
 KILL_EVERY = 20
 """Updates between two kills: about a second of training on an idle machine."""
 
@@ -38,15 +40,15 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("algorithm", ["appo", "impala", "a2c", "apex"])
-def test_nobody_waits_and_the_lag_is_told(algorithm: str) -> None:
-    run = rl.train(
-        algorithm, "CartPole-v1", total_steps=2_048, seed=1, workers=2, **SMALL[algorithm]
-    )
+def test_nobody_waits_and_the_lag_is_small_and_told(algorithm: str) -> None:
+    bound = {} if algorithm == "apex" else {"lag_max": LAG_MAX}
+    settings = {**SMALL[algorithm], **bound}
+    run = rl.train(algorithm, "CartPole-v1", total_steps=2_048, seed=1, workers=2, **settings)
     assert run.env_steps >= 2_048
     assert all(np.isfinite(a).all() for a in run.policy.weights.values())
-    if "lag" in run.history[-1]:
-        # How large it gets is up to the operating system: it may let a worker sleep.
-        assert all(0.0 <= row["lag"] <= row["update"] for row in run.history)
+    if bound:
+        # Whatever the operating system does: who comes near the bound is waited for.
+        assert max(row.get("lag_max", row["lag"]) for row in run.history) <= LAG_MAX
 
 
 @pytest.mark.parametrize("algorithm", ["es", "dqn"])

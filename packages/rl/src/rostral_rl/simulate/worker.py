@@ -9,6 +9,7 @@ streams are tied to the environment's global index.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from rostral_rl.errors import InvalidSettingError
 from rostral_rl.forward import NetSpec
 from rostral_rl.simulate.crew import Crew, Seat, split
 from rostral_rl.simulate.fragment import Fragment
+from rostral_rl.simulate.lag import LagBound
 from rostral_rl.simulate.make import EnvSource, make_vector
 from rostral_rl.simulate.sampler import Sampler, SamplerState
 from rostral_rl.threads import threads_for
@@ -65,12 +67,20 @@ class Rollouts(Protocol):
         They are those that `begin` was called for, if it was for the same version.
         """
 
-    def next(self, weights: Weights, version: int) -> Fragment:
+    def next(self, weights: Weights, version: int, bound: LagBound | None = None) -> Fragment:
         """The fragment of whoever is done first; it goes on with these, the newest, weights.
 
         So the fragment that comes may have been played with older ones; it says with which. Not to
         be mixed with `collect`.
+
+        Args:
+            weights: The newest.
+            version: Updates done.
+            bound: How much older they may be; None sets no limit.
         """
+
+    def pids(self) -> list[int]:
+        """Processes of the actors; none where this process simulates. Waits until they answer."""
 
     def states(self) -> list[SamplerState]:
         """What each environment needs to go on elsewhere, between two calls of `collect`."""
@@ -96,9 +106,13 @@ class InlineRollouts:
         """See `Rollouts.collect`."""
         return [self._sampler.collect(weights, version)]
 
-    def next(self, weights: Weights, version: int) -> Fragment:
+    def next(self, weights: Weights, version: int, bound: LagBound | None = None) -> Fragment:
         """See `Rollouts.next`."""
         return self._sampler.collect(weights, version)
+
+    def pids(self) -> list[int]:
+        """See `Rollouts.pids`."""
+        return []
 
     def states(self) -> list[SamplerState]:
         """See `Rollouts.states`."""
@@ -125,6 +139,10 @@ class RolloutActor:
         self._before = self._sampler.states()
         with threads_for(0):
             return self._sampler.collect(weights, version)
+
+    def pid(self) -> int:
+        """This process."""
+        return os.getpid()
 
     def states(self, *, before: bool) -> list[SamplerState]:
         """Of the environments now, or before the newest fragment, which nobody has seen yet."""
@@ -166,6 +184,7 @@ class ActorRollouts:
         # For `next`: what each seat is playing, and with which weights; in the order of its start.
         self._flying: list[tuple[Seat, Any, tuple[Any, int]]] = []
         self._shared: tuple[Any, int] | None = None
+        self._taken = 0  # fragments that were taken with `_shared`
 
     @property
     def restarts(self) -> int:
@@ -189,17 +208,21 @@ class ActorRollouts:
             for seat, call in zip(self._crew.seats, played.calls, strict=True)
         ]
 
-    def next(self, weights: Weights, version: int) -> Fragment:
+    def next(self, weights: Weights, version: int, bound: LagBound | None = None) -> Fragment:
         """See `Rollouts.next`."""
         if self._shared is None or self._shared[1] != version:
             self._shared = (self._crew.put(weights), version)
+            self._taken = 0
         busy = {seat for seat, _, _ in self._flying}
         for seat in self._crew.seats:
             if seat not in busy:
                 self._launch(seat, self._shared)
-        index = self._crew.ready([call for _, call, _ in self._flying])
+        versions = [asked for _, _, (_, asked) in self._flying]
+        due = bound is not None and bound.is_due(versions, version, self._taken)
+        index = 0 if due else self._crew.ready([call for _, call, _ in self._flying])
         seat, call, asked = self._flying.pop(index)
         fragment = self._finish(seat, call, asked)
+        self._taken += 1
         # At once, so that this seat plays while the caller learns.
         self._launch(seat, self._shared)
         return fragment
@@ -213,6 +236,14 @@ class ActorRollouts:
             again = functools.partial(seat.actor.states.remote, before=before)
             states.extend(self._crew.result(seat, call, again))
         return states
+
+    def pids(self) -> list[int]:
+        """See `Rollouts.pids`."""
+        calls = [self._crew.call(seat, "pid") for seat in self._crew.seats]
+        return [
+            self._crew.result(seat, call, functools.partial(self._crew.call, seat, "pid"))
+            for seat, call in zip(self._crew.seats, calls, strict=True)
+        ]
 
     def restore(self, states: Sequence[SamplerState]) -> None:
         """See `Rollouts.restore`."""

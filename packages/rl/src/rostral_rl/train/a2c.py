@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rostral_rl.simulate.fragment import Fragment, join
+from rostral_rl.simulate.lag import LAG_MAX, LagBound
 from rostral_rl.train.actor_critic import (
     ActorCriticSettings,
     ActorCriticTrainer,
@@ -24,7 +25,7 @@ from rostral_rl.train.actor_critic import (
 from rostral_rl.train.parts import gae
 from rostral_rl.train.parts.nets import ActorCritic
 from rostral_rl.train.parts.schedules import Linear, Schedule, at
-from rostral_rl.train.parts.settings import check_number
+from rostral_rl.train.parts.settings import check_count, check_number
 from rostral_rl.train.trainer import Clock, Plan, Played, Trainer
 
 LEARNING_RATE = Linear(7e-4, 0.0)
@@ -39,6 +40,7 @@ class A2C(ActorCriticSettings):
         lam: Trace decay of the advantage estimate, in [0, 1]; 1 is the paper's.
         normalise_advantage: To zero mean and unit deviation within the batch.
         asynchronous: Learn from each worker's fragment as it comes. Not reproducible.
+        lag_max: As APPO's, where asynchronous.
     """
 
     algorithm: ClassVar[str] = "a2c"
@@ -49,9 +51,11 @@ class A2C(ActorCriticSettings):
     lam: float = 1.0
     normalise_advantage: bool = False
     asynchronous: bool = False
+    lag_max: int = LAG_MAX
 
     def __post_init__(self) -> None:
         ActorCriticSettings.__post_init__(self)
+        check_count("lag_max", self.lag_max)
         check_number("lam", self.lam, high=1.0)
 
     def trainer(self, plan: Plan) -> Trainer[A2C]:
@@ -95,8 +99,10 @@ class A2CTrainer(ActorCriticTrainer[A2C]):
     """A2C under way."""
 
     def __init__(self, settings: A2C, plan: Plan) -> None:
+        self._bound = LagBound(settings.lag_max)
         if settings.asynchronous:
             refuse_reward_scale(settings, plan)
+            self._bound.check(plan.workers)
         super().__init__(settings, plan)
 
     @property
@@ -112,7 +118,7 @@ class A2CTrainer(ActorCriticTrainer[A2C]):
     def _iterate(self) -> Played:
         clock = Clock()
         if self.settings.asynchronous:
-            fragments = [self._rollouts.next(self._weights, self.update)]
+            fragments = [self._rollouts.next(self._weights, self.update, self._bound)]
         else:
             fragments = self._rollouts.collect(self._weights, self.update)
         lag = self.update - min(int(f["version"]) for f in fragments)

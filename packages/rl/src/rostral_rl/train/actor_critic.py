@@ -129,6 +129,10 @@ class ActorCriticTrainer(Trainer[C]):
         """See `Trainer.restarts`."""
         return self._rollouts.restarts
 
+    def pids(self) -> list[int]:
+        """See `Trainer.pids`."""
+        return self._rollouts.pids()
+
     def close(self) -> None:
         """See `Trainer.close`."""
         self._rollouts.close()

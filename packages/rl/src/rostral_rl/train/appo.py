@@ -17,6 +17,7 @@ from torch import Tensor
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray
 from rostral_rl.simulate.fragment import Fragment, join
+from rostral_rl.simulate.lag import LAG_MAX, LagBound
 from rostral_rl.train.actor_critic import (
     ActorCriticSettings,
     ActorCriticTrainer,
@@ -49,6 +50,8 @@ class APPO(ActorCriticSettings):
         rho_max: Cuts ratios in the error of a step.
         c_max: Cuts ratios along the trace.
         normalise_advantage: To unit deviation within the batch.
+        lag_max: Updates that the weights which acted may be behind those that learn. Who comes near
+            it is waited for.
     """
 
     algorithm: ClassVar[str] = "appo"
@@ -62,10 +65,12 @@ class APPO(ActorCriticSettings):
     rho_max: float = 1.0
     c_max: float = 1.0
     normalise_advantage: bool = True
+    lag_max: int = LAG_MAX
 
     def __post_init__(self) -> None:
         ActorCriticSettings.__post_init__(self)
         check_count("epochs", self.epochs)
+        check_count("lag_max", self.lag_max)
         if self.fragments:
             check_count("fragments", self.fragments)
         if self.clip is not None:
@@ -96,8 +101,10 @@ class APPOTrainer(ActorCriticTrainer[APPO]):
 
     def __init__(self, settings: APPO, plan: Plan) -> None:
         refuse_reward_scale(settings, plan)
-        super().__init__(settings, plan)
         self._wanted = settings.fragments or max(plan.workers, 1)
+        self._bound = LagBound(settings.lag_max, self._wanted)
+        self._bound.check(plan.workers)
+        super().__init__(settings, plan)
 
     @property
     def fraction(self) -> float:
@@ -109,7 +116,10 @@ class APPOTrainer(ActorCriticTrainer[APPO]):
 
     def _iterate(self) -> Played:
         clock = Clock()
-        fragments = [self._rollouts.next(self._weights, self.update) for _ in range(self._wanted)]
+        fragments = [
+            self._rollouts.next(self._weights, self.update, self._bound)
+            for _ in range(self._wanted)
+        ]
         lag = [self.update - int(f["version"]) for f in fragments]
         simulate_s = clock.lap()
         fraction = self.fraction

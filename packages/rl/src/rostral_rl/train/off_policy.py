@@ -145,6 +145,10 @@ class OffPolicyTrainer(Trainer[C]):
         """See `Trainer.restarts`."""
         return self._rollouts.restarts
 
+    def pids(self) -> list[int]:
+        """See `Trainer.pids`."""
+        return self._rollouts.pids()
+
     def close(self) -> None:
         """See `Trainer.close`."""
         self._rollouts.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rostral_rl.train.parts.live import LiveView
 from rostral_rl.train.parts.log import Sinks
 from rostral_rl.train.parts.settings import read_settings
 from rostral_rl.train.parts.snapshot import load_snapshot
-from rostral_rl.train.trainer import Trainer
+from rostral_rl.train.trainer import Iteration, Trainer
 
 STOP_EPISODES = 100
 """Evaluation episodes behind the decision to stop early."""
@@ -68,13 +69,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reports:
-    """What a training shows and leaves, and when it may stop; see `rostral_rl.train`."""
+    """What a training shows and leaves, and when it may stop; see `rostral_rl.train`.
+
+    Attributes:
+        after: Called after each update, with the training and what the update brought.
+    """
 
     stop_at: float | None = None
     progress: bool = False
     out: Path | None = None
     checkpoint_every: int = 0
     tensorboard: bool = False
+    after: Callable[[Trainer[Any], Iteration], None] | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0:
@@ -103,6 +109,8 @@ def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
             history.append(iteration.metrics)
             sinks.write(iteration.metrics)
             live.update(iteration.metrics)
+            if reports.after is not None:
+                reports.after(trainer, iteration)
             if reports.checkpoint_every and iteration.update % reports.checkpoint_every == 0:
                 assert reports.out is not None
                 trainer.save(reports.out / CHECKPOINT)

@@ -222,6 +222,13 @@ class Trainer(abc.ABC, Generic[S]):
     def restarts(self) -> int:
         """Rollout actors that died and were replaced."""
 
+    def pids(self) -> list[int]:
+        """Processes of the rollout actors; none where this process simulates.
+
+        Waits until they have played what they are playing.
+        """
+        return []
+
     @abc.abstractmethod
     def _iterate(self) -> Played:
         """Simulates and learns once; `update` and `env_steps` are counted by the caller."""
