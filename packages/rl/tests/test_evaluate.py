@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+import rostral_rl as rl
 from rostral_rl.arrays import SpaceArray
-from rostral_rl.errors import InvalidSettingError
+from rostral_rl.errors import ConfigError, InvalidSettingError
 from rostral_rl.train.parts.evaluate import play, summarise
 
 
@@ -50,3 +53,32 @@ def test_a_constant_has_an_interval_of_no_width() -> None:
 def test_no_episodes_is_an_error() -> None:
     with pytest.raises(InvalidSettingError, match="episodes"):
         play(lean, "CartPole-v1", episodes=0, seed=0)
+
+
+@pytest.mark.slow
+def test_a_policy_is_evaluated_while_it_is_trained() -> None:
+    """In this process or in actors, and then by several: always the same episodes."""
+    small: dict[str, Any] = {"envs": 2, "steps": 16, "minibatch": 16, "epochs": 1}
+    runs = [
+        rl.train(
+            "ppo",
+            "CartPole-v1",
+            total_steps=32 * 6,
+            seed=3,
+            evaluate_every=2,
+            evaluate_episodes=6,
+            evaluators=actors,
+            **small,
+        )
+        for actors in (0, 2)
+    ]
+    alone, together = runs
+    assert [scored.version for scored in alone.evaluations] == [2, 4, 6]
+    expected = {scored.version: scored.result for scored in alone.evaluations}
+    assert together.evaluations[-1].version == 6, "the newest policy is never left out"
+    for scored in together.evaluations:
+        assert scored.result == expected[scored.version]
+    assert np.isnan(alone.history[0]["eval_return"])
+    assert alone.history[-1]["eval_return"] == expected[6].mean
+    with pytest.raises(ConfigError, match="evaluators must be an integer >= 0"):
+        rl.train("ppo", "CartPole-v1", evaluators=-1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rostral_rl.serve.client import PolicyClient
     from rostral_rl.serve.embedded import embed
     from rostral_rl.simulate.adapter import VectorSource
+    from rostral_rl.simulate.record import record
     from rostral_rl.train.a2c import A2C
     from rostral_rl.train.apex import ApeX
     from rostral_rl.train.appo import APPO, IMPALA
@@ -62,6 +63,7 @@ __all__ = [
     "linear",
     "load",
     "piecewise",
+    "record",
     "resume",
     "serve",
     "train",

@@ -31,7 +31,8 @@ from rostral_rl.errors import (
     PolicyNotFoundError,
 )
 from rostral_rl.forward import NetSpec
-from rostral_rl.policy import Policy, PolicyInfo
+from rostral_rl.net import shapes
+from rostral_rl.policy import Policy, PolicyInfo, policy_class
 
 FORMAT = "rostral-policy"
 FORMAT_VERSION = 1
@@ -92,9 +93,7 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
     manifest = _read_manifest(path)
     try:
         # JSON has no tuples.
-        net: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in manifest["net"].items()
-        }
+        net: dict[str, Any] = {k: _tuples(v) for k, v in manifest["net"].items()}
         spec = NetSpec(**net)
         info = PolicyInfo(**manifest["info"])
         observation_space = spaces.from_json(manifest["observation_space"])
@@ -104,13 +103,17 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
         raise PolicyCorruptError(f"{path / MANIFEST} lacks or misspells {error}") from error
     weights = _read_weights(path, weights_file, digest)
     _check_weights(path, spec, weights)
-    return Policy(
+    return policy_class(spec)(
         observation_space=observation_space,
         action_space=action_space,
         spec=spec,
         weights=weights,
         info=info,
     )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -158,12 +161,7 @@ def _read_weights(path: Path, name: str, digest: str) -> Weights:
 
 
 def _check_weights(path: Path, spec: NetSpec, weights: Weights) -> None:
-    expected: dict[str, tuple[int, ...]] = {}
-    for i, (before, after) in enumerate(zip(spec.widths, spec.widths[1:], strict=False)):
-        expected[f"pi.{i}.weight"] = (before, after)
-        expected[f"pi.{i}.bias"] = (after,)
-    if spec.head == "gaussian":
-        expected["log_std"] = (spec.outputs,)
+    expected = shapes(spec)
     if "obs.mean" in weights:
         expected["obs.mean"] = expected["obs.std"] = (spec.inputs,)
     for name, shape in expected.items():

@@ -100,6 +100,11 @@ main.add_command(
     "--checkpoint-every", default=0, metavar="UPDATES", help="Write one into OUT/checkpoint."
 )
 @click.option("--tensorboard", is_flag=True, help="Write event files into OUT/tensorboard.")
+@click.option(
+    "--evaluate-every", default=0, metavar="UPDATES", help="Evaluate the policy so often."
+)
+@click.option("--evaluate-episodes", default=20, show_default=True, help="Episodes each time.")
+@click.option("--evaluators", default=0, help="Actors that do it while the training goes on.")
 def train(
     *,
     algorithm: str,
@@ -114,6 +119,9 @@ def train(
     progress: bool,
     checkpoint_every: int,
     tensorboard: bool,
+    evaluate_every: int,
+    evaluate_episodes: int,
+    evaluators: int,
 ) -> None:
     """Train ALGORITHM (ppo, dqn, sac, ...) on the Gymnasium environment ENV."""
     run = rl.train(
@@ -128,6 +136,9 @@ def train(
         out=out,
         checkpoint_every=checkpoint_every,
         tensorboard=tensorboard,
+        evaluate_every=evaluate_every,
+        evaluate_episodes=evaluate_episodes,
+        evaluators=evaluators,
         **_parse(settings),
     )
     click.echo(f"{run.env_steps:,} steps in {run.train_s:.1f} s; {run.evaluate()}")
@@ -190,13 +201,23 @@ def evaluate(
 ) -> None:
     """Play the policy in FOLDER and report its mean return, IQM and 95 % confidence interval."""
     policy = rl.load(folder)
-    played = env or policy.info.env
-    if played is None:
-        raise InvalidSettingError(
-            "the policy was not trained in an environment with an id", hint="give --env"
-        )
-    result = rl.evaluate(policy, played, episodes=episodes, seed=seed, sample=sample)
+    result = rl.evaluate(policy, _played(policy, env), episodes=episodes, seed=seed, sample=sample)
     click.echo(json.dumps(asdict(result)) if as_json else str(result))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--episodes", default=1, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="The same episodes as of evaluate.")
+@click.option("--env", help="Environment, where it is not the one the policy was trained in.")
+def record(*, folder: Path, file: Path, episodes: int, seed: int, env: str | None) -> None:
+    """Play the policy in FOLDER and write what is to be seen to FILE, a video (.mp4)."""
+    from rostral_rl.simulate.record import record as record_video
+
+    policy = rl.load(folder)
+    returns = record_video(policy, _played(policy, env), file, episodes=episodes, seed=seed)
+    click.echo(f"{file}: returns {', '.join(f'{r:.1f}' for r in returns)}")
 
 
 @main.command()
@@ -266,6 +287,16 @@ def export(*, folder: Path, file: Path) -> None:
         raise InvalidSettingError(f"{folder} is ONNX already")
     export_onnx(policy, file)
     click.echo(f"exported {folder} to {file}")
+
+
+def _played(policy: rl.Policy, env: str | None) -> str:
+    """Where to play a policy."""
+    played = env or policy.info.env
+    if played is None:
+        raise InvalidSettingError(
+            "the policy was not trained in an environment with an id", hint="give --env"
+        )
+    return played
 
 
 def _parse(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ LAZY = {
     "Run": ("rostral_rl.train.run", "Run"),
     "embed": ("rostral_rl.serve.embedded", "embed"),
     "evaluate": ("rostral_rl.train.parts.evaluate", "evaluate"),
+    "record": ("rostral_rl.simulate.record", "record"),
     "cosine": ("rostral_rl.train.parts.schedules", "cosine"),
     "linear": ("rostral_rl.train.parts.schedules", "linear"),
     "piecewise": ("rostral_rl.train.parts.schedules", "piecewise"),

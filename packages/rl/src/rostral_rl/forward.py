@@ -36,6 +36,10 @@ class NetSpec:
         parts: Choices of each part of a MultiDiscrete action; empty for other actions.
         mask_at: First of the `outputs` features that say which choices are allowed now; None where
             all always are.
+        image: Height, width and channels of what the features are, for a net that convolves.
+        channels_first: The image's features come channel by channel.
+        conv: Convolutions, each as filters, size and stride, with nothing added at the borders.
+        lstm: Width of a layer with memory, after the hidden ones; 0 where there is none.
     """
 
     inputs: int
@@ -45,6 +49,20 @@ class NetSpec:
     head: HeadKind
     parts: tuple[int, ...] = ()
     mask_at: int | None = None
+    image: tuple[int, int, int] | None = None
+    channels_first: bool = False
+    conv: tuple[tuple[int, int, int], ...] = ()
+    lstm: int = 0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether actor and critic are two layers on one trunk, and not two towers."""
+        return bool(self.conv or self.lstm)
+
+    @property
+    def state_width(self) -> int:
+        """S, numbers that a net with memory carries from step to step."""
+        return 2 * self.lstm
 
     @property
     def actions(self) -> int:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, SpaceArray, Weights
 from rostral_rl.heads import HEADS
+from rostral_rl.net import Net, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +49,10 @@ class Policy:
     spec: forward.NetSpec
     weights: Weights
     info: PolicyInfo = field(default_factory=PolicyInfo)
-    _tower: forward.Tower = field(init=False, repr=False, compare=False)
+    _net: Net = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        tower = forward.Tower(
-            self.weights, "pi", layers=len(self.spec.widths) - 1, activation=self.spec.activation
-        )
-        object.__setattr__(self, "_tower", tower)
+        object.__setattr__(self, "_net", Net(self.spec, self.weights))
 
     def __call__(
         self,
@@ -80,14 +78,7 @@ class Policy:
         """
         batch, single = spaces.as_batch(self.observation_space, obs)
         outputs = self.outputs(batch)  # (N, A)
-        if sample:
-            generator = generator or np.random.default_rng()
-            noise = np.stack(
-                [forward.draw_noise(self.spec, generator, 1)[0] for _ in range(len(batch))]
-            )
-            raw = forward.sample(self.spec, outputs, noise, self.weights)
-        else:
-            raw = forward.mode(self.spec, outputs)
+        raw = draw(self, outputs, generator) if sample else forward.mode(self.spec, outputs)
         actions = self.to_env(raw)
         return np.asarray(actions[0]) if single else actions
 
@@ -97,9 +88,7 @@ class Policy:
 
     def outputs(self, batch: SpaceArray) -> FloatArray:
         """What the net says, (N, A), of observations (N, *shape) that are known to fit."""
-        inputs = spaces.features(self.observation_space, batch)  # (N, D)
-        outputs = self._tower(forward.normalised(inputs, self.weights))  # (N, A)
-        return forward.masked(self.spec, outputs, inputs)
+        return self._net.outputs(read(self.spec, self.observation_space, batch))
 
     def to_env(self, raw: SpaceArray) -> SpaceArray:
         """Turns the head's actions into the action space's: its offset, or its bounds."""
@@ -110,3 +99,21 @@ class Policy:
         from rostral_rl.checkpoint import save_policy
 
         save_policy(self, folder)
+
+
+def draw(policy: Policy, outputs: FloatArray, generator: np.random.Generator | None) -> SpaceArray:
+    """Raw actions drawn from a net's outputs (N, A); from a fresh generator where there is none."""
+    generator = generator or np.random.default_rng()
+    noise = np.stack(
+        [forward.draw_noise(policy.spec, generator, 1)[0] for _ in range(len(outputs))]
+    )
+    return forward.sample(policy.spec, outputs, noise, policy.weights)
+
+
+def policy_class(spec: forward.NetSpec) -> type[Policy]:
+    """The class of policies with such a net: one with a memory is asked in another way."""
+    if spec.lstm:
+        from rostral_rl.recurrent import RecurrentPolicy
+
+        return RecurrentPolicy
+    return Policy

@@ -44,6 +44,25 @@ def threads_for(macs: int) -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Has torch and NumPy take numbers below 1e-38 for 0 on this thread.
+
+    What learns leaves moments of gradients that were 0 for long to decay, and arithmetic with so
+    small numbers takes a hundred times as long: Adam's step of 68,000 parameters, all of that kind,
+    took 6.9 ms, and 0.3 ms otherwise.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @lru_cache(maxsize=1)
 def _libraries() -> ThreadpoolController:
     # Finding the loaded libraries takes milliseconds, limiting them microseconds.

@@ -64,6 +64,8 @@ class Crew:
         parts: (first, count) of each seat's environments; at least one.
         address: A running cluster's; None for the one this process is in, that of ROSTRAL_ADDRESS,
             or a new one.
+        cpus_each: What an actor is counted for.
+        options: Of the actors, beside that.
 
     Raises:
         UnschedulableError: The cluster has fewer CPUs than seats are asked for.
@@ -77,16 +79,20 @@ class Crew:
         parts: Sequence[tuple[int, int]],
         *,
         address: str | None,
+        cpus_each: float = 1.0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._rostral = engine()
         self._kind = kind
         self._arguments = arguments
+        self._options = {**(options or {}), "num_cpus": cpus_each}
         self._owns_cluster = not self._rostral.is_initialized()
         self.seats: list[Seat] = []
         self.restarts = 0
         self._join(address, len(parts))
         try:
-            _check_cpus(len(parts), self._rostral.cluster_resources())
+            if cpus_each:
+                _check_cpus(len(parts), self._rostral.cluster_resources())
             for first, count in parts:
                 seat = Seat(first, count, 0, None)
                 seat.actor = self._start(seat)
@@ -113,6 +119,11 @@ class Crew:
             )
         return next(i for i, call in enumerate(calls) if call == done[0])
 
+    def all_done(self, calls: Sequence[Any]) -> bool:
+        """Whether all of the calls are done, well or badly; does not block."""
+        done, _ = self._rostral.wait(list(calls), num_returns=len(calls), timeout=0)
+        return len(done) == len(calls)
+
     def result(self, seat: Seat, call: Any, again: Callable[[], Any]) -> Any:
         """Waits for a call. Replaces an actor that dies, within the budget, and asks `again`.
 
@@ -120,25 +131,48 @@ class Crew:
             WorkersLostError: Actors keep dying in this seat, or one does not answer.
             SimulationError: What the actor did failed.
         """
-        exceptions = self._rostral.exceptions
         while True:
             try:
-                answer = self._rostral.get(call, timeout=RESULT_TIMEOUT_S)
-                seat.deaths = 0
-                return answer
-            except exceptions.ActorDiedError as error:
+                return self._answer(seat, call)
+            except self._rostral.exceptions.ActorDiedError as error:
                 self._replace(seat, error)
                 call = again()
-            except exceptions.GetTimeoutError as error:
-                raise WorkersLostError(
-                    f"no result of {seat} within {RESULT_TIMEOUT_S:g} s",
-                    hint="an environment hangs, or other programs hold the cluster's CPUs",
-                ) from error
-            except exceptions.TaskError as error:
-                # What an environment did is told as it is without actors.
-                if isinstance(error.cause, RLError):
-                    raise error.cause from error
-                raise SimulationError(f"the rollout actor of {seat} failed: {error}") from error
+
+    def together(self, call: Callable[[Seat], Any], prepare: Callable[[], None]) -> list[Any]:
+        """Has all actors do something that none can do without the others; waits for all.
+
+        Where one dies all are replaced, for the others wait for it, and it begins again.
+
+        Args:
+            call: Has a seat's actor begin its part; returns the call.
+            prepare: Called before, each time; the actors may be new.
+
+        Raises:
+            WorkersLostError: Actors keep dying, or do not answer.
+            SimulationError: What one did failed.
+        """
+        while True:
+            try:
+                prepare()
+                return self.gather([call(seat) for seat in self.seats])
+            except self._rostral.exceptions.ActorDiedError as error:
+                for seat in self.seats:
+                    self._rostral.kill(seat.actor)
+                for seat in self.seats:
+                    self._replace(seat, error, count=seat is self.seats[0])
+
+    def gather(self, calls: Sequence[Any]) -> list[Any]:
+        """Waits for one call of each seat, and tells of the first that fails at once.
+
+        Raises:
+            ActorDiedError: An actor is dead; it was not replaced.
+        """
+        pending = list(calls)
+        while pending:
+            index = self.ready(pending)
+            seat = self.seats[calls.index(pending[index])]
+            self._answer(seat, pending.pop(index))
+        return [self._answer(seat, call) for seat, call in zip(self.seats, calls, strict=True)]
 
     def close(self) -> None:
         """Ends the actors, and the cluster if it is ours. May be called twice."""
@@ -163,12 +197,13 @@ class Crew:
             if address is not None or "ROSTRAL_ADDRESS" in os.environ:
                 self._rostral.init(address)
             else:
-                self._rostral.init("local", num_cpus=workers)
+                # One more, because what takes no CPU is begun only where one is free.
+                self._rostral.init("local", num_cpus=workers + 1)
         except ValueError as error:
             raise InvalidSettingError(str(error)) from error
 
     def _start(self, seat: Seat) -> Any:
-        actor_class = self._rostral.remote(self._kind).options(num_cpus=1)
+        actor_class = self._rostral.remote(self._kind).options(**self._options)
         try:
             return actor_class.remote(*self._arguments(seat))
         except self._rostral.exceptions.NotPicklableError as error:
@@ -177,12 +212,31 @@ class Crew:
                 hint="make locks, files and the like inside the factory, or use workers=0",
             ) from error
 
-    def _replace(self, seat: Seat, death: Exception) -> None:
+    def _answer(self, seat: Seat, call: Any) -> Any:
+        exceptions = self._rostral.exceptions
+        try:
+            answer = self._rostral.get(call, timeout=RESULT_TIMEOUT_S)
+        except exceptions.ActorDiedError:
+            raise
+        except exceptions.GetTimeoutError as error:
+            raise WorkersLostError(
+                f"no result of {seat} within {RESULT_TIMEOUT_S:g} s",
+                hint="an environment hangs, or other programs hold the cluster's CPUs",
+            ) from error
+        except exceptions.TaskError as error:
+            # What an environment did is told as it is without actors.
+            if isinstance(error.cause, RLError):
+                raise error.cause from error
+            raise SimulationError(f"the rollout actor of {seat} failed: {error}") from error
+        seat.deaths = 0
+        return answer
+
+    def _replace(self, seat: Seat, death: Exception, *, count: bool = True) -> None:
         if getattr(death, "actor_init_failed", False):
             raise SimulationError(
                 f"the rollout actor of {seat} could not be made: {death}"
             ) from death
-        self.restarts += 1
+        self.restarts += count
         seat.deaths += 1
         if seat.deaths > RESTARTS_MAX:
             raise WorkersLostError(

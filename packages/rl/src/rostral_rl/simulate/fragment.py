@@ -22,6 +22,7 @@ Column: TypeAlias = Literal[
     "truncated",
     "valid",
     "final_obs",
+    "state",
     "episode_return",
     "episode_length",
 ]
@@ -44,6 +45,8 @@ class Fragment(TypedDict):
         valid: (T, B) bool; False where a step belongs to no episode, see `Slab`.
         final_index: (K, 2) int64, (t, b) of every episode's end, ascending in t.
         final_obs: (K, *obs_shape), the true last observations.
+        state: (B, S) float32, what a net with memory remembered before the first row; S is 0 of
+            others.
         episode_return: (K,) float64, undiscounted sum of rewards of those episodes.
         episode_length: (K,) int64, their steps.
         version: () int64, of the weights that acted.
@@ -61,6 +64,7 @@ class Fragment(TypedDict):
     valid: BoolArray
     final_index: IntArray
     final_obs: SpaceArray
+    state: FloatArray
     episode_return: SpaceArray
     episode_length: IntArray
     version: SpaceArray
@@ -98,6 +102,7 @@ def join(fragments: list[Fragment]) -> Fragment:
         valid=wide("valid"),
         final_index=np.concatenate(index),
         final_obs=long("final_obs"),
+        state=long("state"),
         episode_return=long("episode_return"),
         episode_length=long("episode_length"),
         version=fragments[0]["version"],

@@ -12,6 +12,7 @@ from rostral_rl.errors import InvalidSettingError, SimulationError, UsageError
 from rostral_rl.names import unknown_name
 from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.adapter import VectorAdapter, VectorSource
+from rostral_rl.simulate.atari import atari_vector, check_game, is_atari
 from rostral_rl.simulate.kernels import KERNELS
 from rostral_rl.simulate.vector import Env, EnvFactory, GymVector, VectorEnv
 
@@ -56,6 +57,8 @@ def make_seeded(env: EnvSource, seeds: Sequence[int]) -> VectorEnv:
         return VectorAdapter(env.make(len(seeds)), seeds)
     if isinstance(env, str) and env in KERNELS:
         return KERNELS[env](seeds)
+    if isinstance(env, str) and is_atari(env):
+        return VectorAdapter(atari_vector(env, seeds), seeds)
     return GymVector([_factory(env)] * len(seeds), seeds)
 
 
@@ -70,6 +73,8 @@ def check_known(env: EnvSource) -> None:
         return
     if not isinstance(env, str):
         raise UsageError(f"an environment is an id or a callable, got {type(env).__name__}")
+    if is_atari(env):
+        check_game(env)
     # "module:Name-v0" names a module to import first; Gymnasium alone can tell.
     if ":" not in env and env not in gymnasium.registry:
         raise unknown_name("environment", env, gymnasium.registry)

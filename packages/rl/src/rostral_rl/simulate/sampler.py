@@ -17,7 +17,9 @@ from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, IntArray, SpaceArray, Weights
 from rostral_rl.errors import EnvContractError, RLError, SimulationError
 from rostral_rl.heads import HEADS
+from rostral_rl.net import Net, read
 from rostral_rl.seeding import SeedTree, Stream
+from rostral_rl.simulate.acting import acting
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.journal import EnvState
 from rostral_rl.simulate.slabs import Slab
@@ -35,6 +37,7 @@ class SamplerState(TypedDict):
         env: What the vector environment needs; None where it cannot be told.
         noise: State of the generator of the actions' noise.
         seen: (*obs_shape), where the next fragment starts.
+        state: (S,), what a net with memory remembers there.
         episode_return: Of the running episode.
         episode_length: Its steps.
     """
@@ -42,6 +45,7 @@ class SamplerState(TypedDict):
     env: EnvState | None
     noise: Mapping[str, Any]
     seen: SpaceArray
+    state: FloatArray
     episode_return: float
     episode_length: int
 
@@ -78,6 +82,7 @@ class Sampler:
             tree.generator(Stream.ACTION, first + i, life=life) for i in range(vector.count)
         ]
         self._next_obs: SpaceArray | None = None  # (B, *obs_shape) where the next fragment starts
+        self._state = np.zeros((vector.count, spec.state_width), np.float32)  # (B, S)
         self._return = np.zeros(vector.count)  # (B,) of the running episodes
         self._length = np.zeros(vector.count, np.int64)  # (B,)
 
@@ -130,6 +135,7 @@ class Sampler:
                 env=env,
                 noise=generator.bit_generator.state,
                 seen=self._next_obs[i].copy(),
+                state=self._state[i].copy(),
                 episode_return=float(self._return[i]),
                 episode_length=int(self._length[i]),
             )
@@ -159,6 +165,7 @@ class Sampler:
             vector.restore(kept, obs)
         for i, state in enumerate(states):
             self._generators[i].bit_generator.state = state["noise"]
+            self._state[i] = 0.0 if i in lost else state["state"]
             self._return[i] = 0.0 if i in lost else state["episode_return"]
             self._length[i] = 0 if i in lost else state["episode_length"]
         self._next_obs = obs
@@ -180,8 +187,8 @@ class Sampler:
     def _play(self, slab: Slab, weights: Weights, version: int) -> Fragment:
         spec, vector = self._spec, self._vector
         steps, count = slab.reward.shape
-        layers = len(spec.widths) - 1
-        actor = forward.Tower(weights, "pi", layers=layers, activation=spec.activation)
+        began = self._state
+        actor = acting(Net(spec, weights), vector.observation_space, began, steps)
         head = HEADS[spec.head]
         noise = np.stack(
             [forward.draw_noise(spec, g, steps) for g in self._generators], axis=1
@@ -194,12 +201,12 @@ class Sampler:
             slab.obs[0] = self._next_obs
         ends: list[tuple[int, SpaceArray, SpaceArray]] = []
         for t in range(steps):
-            inputs = spaces.features(vector.observation_space, slab.obs[t])  # (B, D)
-            said = actor(forward.normalised(inputs, weights))  # (B, A)
-            outputs[t] = forward.masked(spec, said, inputs)
+            inputs = read(spec, vector.observation_space, slab.obs[t])  # (B, D)
+            outputs[t] = actor.outputs(inputs)
             drawn[t] = forward.sample(spec, outputs[t], noise[t], weights)
             slab.actions[t] = head.to_env(vector.action_space, drawn[t])
             finals = vector.step(slab, t)
+            actor.stepped(slab, t)
             if finals is not None:
                 ends.append((t, finals.index, finals.obs))
         self._next_obs = slab.obs[-1].copy()
@@ -207,7 +214,8 @@ class Sampler:
         self._steps += steps
         final_index, final_obs = _join_ends(ends, slab)
         returns, lengths = self._episodes(slab, final_index)
-        value, next_value = self._values(slab, weights, final_index, final_obs)
+        value, next_value = actor.values(slab, final_index, final_obs)
+        self._state = actor.state
         flat = drawn.reshape(steps * count, *drawn.shape[2:])
         logp = forward.log_prob(spec, outputs.reshape(-1, spec.outputs), flat, weights).reshape(
             steps, count
@@ -224,32 +232,12 @@ class Sampler:
             valid=slab.valid,
             final_index=final_index,
             final_obs=final_obs,
+            state=began,
             episode_return=returns,
             episode_length=lengths,
             version=np.array(version, np.int64),
             first=np.array(self._first, np.int64),
         )
-
-    def _values(
-        self, slab: Slab, weights: Weights, final_index: IntArray, final_obs: SpaceArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """The critic on the whole fragment: acting does not need it, and one call beats T small."""
-        steps, count = slab.reward.shape
-        if "vf.0.weight" not in weights:
-            return np.zeros((steps, count), np.float32), np.zeros((steps, count), np.float32)
-        critic = forward.Tower(
-            weights, "vf", layers=len(self._spec.widths) - 1, activation=self._spec.activation
-        )
-        space = self._vector.observation_space
-        flat = slab.obs.reshape((steps + 1) * count, *slab.obs.shape[2:])
-        inputs = forward.normalised(spaces.features(space, flat), weights)  # ((T + 1) * B, D)
-        value = critic(inputs).reshape(steps + 1, count)  # (T + 1, B)
-        next_value = value[1:].copy()  # (T, B)
-        if len(final_index):
-            inputs = forward.normalised(spaces.features(space, final_obs), weights)  # (K, D)
-            next_value[final_index[:, 0], final_index[:, 1]] = critic(inputs)[:, 0]
-            next_value[slab.terminated] = 0.0
-        return value[:-1], next_value
 
     def _episodes(self, slab: Slab, final_index: IntArray) -> tuple[SpaceArray, IntArray]:
         """Returns and lengths of the episodes that ended here, in the order of `final_index`."""

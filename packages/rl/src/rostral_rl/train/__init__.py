@@ -30,6 +30,9 @@ def train(
     out: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 0,
     tensorboard: bool = False,
+    evaluate_every: int = 0,
+    evaluate_episodes: int = 20,
+    evaluators: int = 0,
     **settings: object,
 ) -> Run:
     """Trains a policy and returns it with its history. Blocks until done.
@@ -49,6 +52,10 @@ def train(
         checkpoint_every: Updates between two checkpoints, in `out`'s folder `checkpoint`; 0 writes
             none. `resume` goes on from there.
         tensorboard: Write event files too, into `out`'s folder `tensorboard`.
+        evaluate_every: Updates between two evaluations of the policy, always of the same episodes;
+            0 makes none. They are in `Run.evaluations` and the columns `eval_*`.
+        evaluate_episodes: Episodes of each.
+        evaluators: Actors that play them while the training goes on; 0 has it wait.
         settings: The algorithm's settings; they win over the preset tested for `env`, which wins
             over defaults.
 
@@ -73,6 +80,9 @@ def train(
         out=None if out is None else Path(out),
         checkpoint_every=checkpoint_every,
         tensorboard=tensorboard,
+        evaluate_every=evaluate_every,
+        evaluate_episodes=evaluate_episodes,
+        evaluators=evaluators,
     )
     with chosen.trainer(plan) as trainer:
         return run_training(trainer, reports)

@@ -18,12 +18,13 @@ from rostral_rl.simulate.lag import LAG_MAX, LagBound
 from rostral_rl.train.actor_critic import (
     ActorCriticSettings,
     ActorCriticTrainer,
+    Net,
     flat,
     log_prob_and_entropy,
     refuse_reward_scale,
 )
 from rostral_rl.train.parts import gae
-from rostral_rl.train.parts.nets import ActorCritic
+from rostral_rl.train.parts.memory import Memory
 from rostral_rl.train.parts.schedules import Linear, Schedule, at
 from rostral_rl.train.parts.settings import check_count, check_number
 from rostral_rl.train.trainer import Clock, Plan, Played, Trainer
@@ -64,7 +65,7 @@ class A2C(ActorCriticSettings):
 
 
 def a2c_loss(
-    net: ActorCritic,
+    net: Net,
     features: Tensor,
     actions: Tensor,
     advantage: Tensor,
@@ -72,6 +73,8 @@ def a2c_loss(
     *,
     vf_coef: float,
     ent_coef: float,
+    memory: Memory | None = None,
+    usable: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Policy gradient, critic's error and entropy bonus.
 
@@ -83,11 +86,15 @@ def a2c_loss(
         target: (N,), what the critic shall say.
         vf_coef: Weight of the critic's squared error.
         ent_coef: Weight of the entropy.
+        memory: For a net with memory; then the features are those of whole sequences.
+        usable: (M,) bool, which of the features' M rows the other arguments are of; None where all.
 
     Returns:
         Loss (), and policy loss, value loss and entropy (3,).
     """
-    outputs, value = net(features)  # (N, A), (N,)
+    outputs, value = net(features, memory)  # (M, A), (M,)
+    if usable is not None:
+        outputs, value = outputs[usable], value[usable]  # (N, A), (N,)
     logp, entropy = log_prob_and_entropy(net, outputs, actions)  # (N,), (N,)
     policy_loss = -(logp * advantage).mean()
     value_loss = (value - target).square().mean()
@@ -161,12 +168,14 @@ class A2CTrainer(ActorCriticTrainer[A2C]):
             weight = (weight - mean) / (deviation + 1e-8)
         loss, terms = a2c_loss(
             self._net,
-            torch.from_numpy(self._features(fragment))[usable],
+            torch.from_numpy(self._features(fragment)),
             flat(fragment["actions"])[usable],
             weight,
             flat(advantage + fragment["value"])[usable],
             vf_coef=settings.vf_coef,
             ent_coef=at(settings.ent_coef, fraction),
+            memory=self._memory(fragment),
+            usable=None if usable.all() else usable,
         )
         self._adam.step(loss, lr=at(settings.lr, fraction), norm_max=settings.grad_norm_max)
         return terms

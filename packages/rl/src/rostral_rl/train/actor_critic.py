@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -14,15 +14,25 @@ from torch import Tensor
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, SpaceArray, Weights
 from rostral_rl.errors import ConfigError
+from rostral_rl.images import Convolutions
+from rostral_rl.net import multiplications, read
 from rostral_rl.seeding import Stream
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.worker import Layout, make_rollouts
 from rostral_rl.train.parts import dists
+from rostral_rl.train.parts.memory import Memory
 from rostral_rl.train.parts.nets import ActorCritic
 from rostral_rl.train.parts.normalise import RewardScale, RunningMoments
 from rostral_rl.train.parts.optimiser import FlatAdam
 from rostral_rl.train.parts.schedules import Schedule
-from rostral_rl.train.parts.settings import check_choice, check_count, check_hidden, check_number
+from rostral_rl.train.parts.settings import (
+    check_choice,
+    check_conv,
+    check_count,
+    check_hidden,
+    check_number,
+)
+from rostral_rl.train.parts.shared import SharedActorCritic
 from rostral_rl.train.parts.snapshot import Snapshot, take_env_states
 from rostral_rl.train.trainer import Plan, Settings, Trainer, net_spec
 
@@ -43,8 +53,14 @@ class ActorCriticSettings(Settings):
             part of the policy.
         normalise_reward: Divide rewards by the deviation of the discounted return; reported returns
             are not touched.
+        reward_sign: Learn from the rewards' signs alone, as is usual in Atari games; reported
+            returns are not touched.
         hidden: Width of each hidden layer, of actor and critic alike.
         activation: "tanh" or "relu".
+        conv: Convolutions of an image, (filters, size, stride) each; None takes the usual ones for
+            images of bytes. With them, actor and critic are one layer each on top of `hidden`.
+        lstm: Width of a layer with memory after `hidden`, actor's and critic's alike; 0 for none.
+            It learns through time along whole fragments.
         log_std: Initial log standard deviation of continuous actions.
     """
 
@@ -59,8 +75,11 @@ class ActorCriticSettings(Settings):
     grad_norm_max: float = 0.5
     normalise_obs: bool = False
     normalise_reward: bool = False
+    reward_sign: bool = False
     hidden: tuple[int, ...] = (64, 64)
     activation: forward.Activation = "tanh"
+    conv: Convolutions | None = None
+    lstm: int = 0
     log_std: float = 0.0
 
     def __post_init__(self) -> None:
@@ -73,6 +92,9 @@ class ActorCriticSettings(Settings):
         check_number("grad_norm_max", self.grad_norm_max, low_open=True)
         check_hidden(self.hidden)
         check_choice("activation", self.activation, ("tanh", "relu"))
+        check_conv(self.conv)
+        if self.lstm:
+            check_count("lstm", self.lstm)
 
     @property
     def batch(self) -> int:
@@ -81,6 +103,7 @@ class ActorCriticSettings(Settings):
 
 
 C = TypeVar("C", bound=ActorCriticSettings)
+Net: TypeAlias = ActorCritic | SharedActorCritic
 
 
 class ActorCriticTrainer(Trainer[C]):
@@ -93,9 +116,13 @@ class ActorCriticTrainer(Trainer[C]):
             self.action_space,
             hidden=settings.hidden,
             activation=settings.activation,
+            conv=settings.conv,
+            lstm=settings.lstm,
         )
+        if self._spec.conv and settings.normalise_obs:
+            raise ConfigError("normalise_obs", True, allowed="False for images, which are scaled")
         seed = self.tree.seed(Stream.NET)
-        self._net = ActorCritic(self._spec, log_std=settings.log_std, seed=seed)
+        self._net: Net = build_net(self._spec, log_std=settings.log_std, seed=seed)
         self._adam = FlatAdam(self._net)
         skipped = spaces.mask_columns(self.observation_space, self.action_space)
         self._moments = (
@@ -142,27 +169,35 @@ class ActorCriticTrainer(Trainer[C]):
         """Samples per gradient step."""
 
     def _work(self) -> int:
-        return self._rows() * self._adam.size
+        return self._rows() * (self._adam.size + multiplications(self._spec))
 
-    def _features(self, fragment: Fragment) -> FloatArray:
-        """Features ((T) * B, D) of a fragment as the actor saw them; the moments then take them in.
+    def _features(self, fragment: Fragment) -> SpaceArray:
+        """Features (T * B, D) of a fragment as the actor saw them; the moments then take them in.
 
         By the moments that acted, so that the ratio is 1 before the first gradient step.
         """
         obs = fragment["obs"][:-1]
         raw = obs.reshape(-1, *obs.shape[2:])
+        if self._spec.conv:
+            return read(self._spec, self.observation_space, raw)
         features = spaces.features(self.observation_space, raw)  # (N, D)
         seen = forward.normalised(features, self._weights)  # (N, D)
         if self._moments is not None:
             self._moments.merge(features[fragment["valid"].ravel()])
         return seen
 
+    def _memory(self, fragment: Fragment) -> Memory | None:
+        """What a net with memory needs beside; None for others."""
+        return Memory.of(fragment) if self._spec.lstm else None
+
     def _rewards(self, fragment: Fragment) -> FloatArray:
         """Rewards (T, B) as they are learned from."""
+        reward = fragment["reward"]
+        if self.settings.reward_sign:
+            reward = np.sign(reward)
         if self._scale is None:
-            return fragment["reward"]
-        done = fragment["terminated"] | fragment["truncated"]
-        return self._scale(fragment["reward"], done)
+            return reward
+        return self._scale(reward, fragment["terminated"] | fragment["truncated"])
 
     def _export(self) -> Weights:
         weights = self._net.weights()
@@ -190,9 +225,13 @@ class ActorCriticTrainer(Trainer[C]):
             self._rollouts.restore(states)
 
 
-def log_prob_and_entropy(
-    net: ActorCritic, outputs: Tensor, actions: Tensor
-) -> tuple[Tensor, Tensor]:
+def build_net(spec: forward.NetSpec, *, log_std: float, seed: int) -> Net:
+    """The kind of net that the spec describes."""
+    kind = SharedActorCritic if spec.is_shared else ActorCritic
+    return kind(spec, log_std=log_std, seed=seed)
+
+
+def log_prob_and_entropy(net: Net, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability (N,) of raw actions and entropy (N,), by the net's head."""
     match net.spec.head:
         case "gaussian":

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rostral_rl import forward, spaces
+from rostral_rl import forward
 from rostral_rl.arrays import FloatArray
+from rostral_rl.net import read
 from rostral_rl.simulate.fragment import Fragment, join
 from rostral_rl.simulate.lag import LAG_MAX, LagBound
 from rostral_rl.train.actor_critic import (
@@ -144,6 +145,7 @@ class APPOTrainer(ActorCriticTrainer[APPO]):
     def _learn(self, fragment: Fragment, fraction: float) -> FloatArray:
         settings = self.settings
         features = torch.from_numpy(self._features(fragment))  # (N, D)
+        memory = self._memory(fragment)
         last = self._last_features(fragment)
         actions, old = flat(fragment["actions"]), flat(fragment["logp"])  # (N, ...), (N,)
         usable = flat(fragment["valid"])  # (N,)
@@ -151,10 +153,10 @@ class APPOTrainer(ActorCriticTrainer[APPO]):
         lr = at(settings.lr, fraction)
         told: list[Tensor] = []
         for _ in range(settings.epochs):
-            outputs, value = self._net(features)  # (N, A), (N,)
+            outputs, value, states = self._net.unroll(features, memory)  # (N, A), (N,)
             logp, entropy = log_prob_and_entropy(self._net, outputs, actions)  # (N,), (N,)
             log_ratio = logp - old  # (N,)
-            seen = self._correct(fragment, reward, log_ratio, value, last)
+            seen = self._correct(fragment, reward, log_ratio, (value, states), last)
             advantage = flat(seen.advantage)[usable]  # (N,)
             if settings.normalise_advantage:
                 advantage = advantage / (advantage.std() + 1e-8)
@@ -184,9 +186,10 @@ class APPOTrainer(ActorCriticTrainer[APPO]):
 
     def _last_features(self, fragment: Fragment) -> tuple[Tensor, Tensor]:
         """Features of what follows the last row (B, D), and of true last observations (K, D)."""
-        space = self.observation_space
-        ends = forward.normalised(spaces.features(space, fragment["final_obs"]), self._weights)
-        after = forward.normalised(spaces.features(space, fragment["obs"][-1]), self._weights)
+        ends, after = (
+            forward.normalised(read(self._spec, self.observation_space, obs), self._weights)
+            for obs in (fragment["final_obs"], fragment["obs"][-1])
+        )
         return torch.from_numpy(after.copy()), torch.from_numpy(ends.copy())
 
     @torch.no_grad()
@@ -195,18 +198,20 @@ class APPOTrainer(ActorCriticTrainer[APPO]):
         fragment: Fragment,
         reward: FloatArray,
         log_ratio: Tensor,
-        value: Tensor,
+        said: tuple[Tensor, Tensor | None],
         last: tuple[Tensor, Tensor],
     ) -> VTrace:
-        """V-trace with the critic as it is now."""
+        """V-trace with the critic as it is now: its values (N,), and states (T, B, S) or None."""
         shape = reward.shape
+        value, states = said
         now: FloatArray = value.detach().numpy().reshape(shape)  # (T, B)
         following = np.empty(shape, np.float32)  # (T, B)
         following[:-1] = now[1:]
-        following[-1] = self._net.vf(last[0])[:, 0].numpy()
+        following[-1] = self._net.values(last[0], None if states is None else states[-1]).numpy()
         index = fragment["final_index"]
         if len(index):
-            following[index[:, 0], index[:, 1]] = self._net.vf(last[1])[:, 0].numpy()
+            ended = None if states is None else states[index[:, 0], index[:, 1]]  # (K, S)
+            following[index[:, 0], index[:, 1]] = self._net.values(last[1], ended).numpy()
             following[fragment["terminated"]] = 0.0
         return vtrace(
             log_ratio.detach().numpy().reshape(shape),

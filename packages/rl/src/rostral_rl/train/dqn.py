@@ -21,6 +21,7 @@ from rostral_rl.arrays import Weights
 from rostral_rl.errors import UnsupportedSpaceError
 from rostral_rl.seeding import Stream
 from rostral_rl.train.off_policy import Minibatch, OffPolicySettings, OffPolicyTrainer, no_metrics
+from rostral_rl.train.parts.direct import QGradient
 from rostral_rl.train.parts.optimiser import FlatAdam
 from rostral_rl.train.parts.qnet import QNet
 from rostral_rl.train.parts.replay import Sample
@@ -134,6 +135,7 @@ class QTrainer(OffPolicyTrainer[D]):
         self._target = QNet(spec, duelling=settings.duelling, seed=seed)
         self._adam = FlatAdam(self._online)
         self._target_adam = FlatAdam(self._target)
+        self._gradient = QGradient(self._online)
         self._synced = 0  # environment steps at the last copy
         self._exported: tuple[int, Weights] = (-1, {})
 
@@ -187,8 +189,9 @@ class QTrainer(OffPolicyTrainer[D]):
         """One gradient step; returns errors (N,), and metrics if it is the last of its round."""
         settings = self.settings
         goal = goals(batch, next_values, self._online if settings.double else None)
-        loss, error, values = q_loss(self._online, batch, goal)
-        self._adam.step(loss, lr=at(settings.lr, self.fraction), norm_max=settings.grad_norm_max)
+        loss, error, values = self._gradient(batch.features, batch.actions, goal, batch.weight)
+        lr, norm_max = at(settings.lr, self.fraction), settings.grad_norm_max
+        self._adam.descend(loss.item(), lr=lr, norm_max=norm_max)
         if self.gradient_steps % settings.updates:
             return error, {}
         tell = (loss.item(), values.mean().item(), error.abs().mean().item())

@@ -8,25 +8,31 @@ one seed the result is the same whoever simulates, up to the rounding of differe
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rostral_rl.arrays import FloatArray
-from rostral_rl.errors import InvalidSettingError
+from rostral_rl.arrays import FloatArray, SpaceArray
+from rostral_rl.errors import ConfigError, InvalidSettingError
 from rostral_rl.seeding import Stream
 from rostral_rl.simulate.fragment import Fragment, join
 from rostral_rl.train.actor_critic import (
     ActorCriticSettings,
     ActorCriticTrainer,
+    Net,
     flat,
     log_prob_and_entropy,
     mean_of,
 )
+from rostral_rl.train.learners import Learners
 from rostral_rl.train.parts import gae
+from rostral_rl.train.parts.direct import LossTerms, PPOGradient
+from rostral_rl.train.parts.memory import Memory
 from rostral_rl.train.parts.nets import ActorCritic
 from rostral_rl.train.parts.schedules import Linear, Schedule, at
 from rostral_rl.train.parts.settings import check_count, check_number
@@ -53,6 +59,8 @@ class PPO(ActorCriticSettings):
             limit it, because limiting it was found to help in no ablation (Andrychowicz et al.
             2021).
         normalise_advantage: To zero mean and unit deviation within each minibatch.
+        learners: Actors that share out each minibatch; 1 learns in this process. The result does
+            not depend on it, up to rounding. Pays for nets whose gradients take milliseconds.
     """
 
     algorithm: ClassVar[str] = "ppo"
@@ -64,10 +72,11 @@ class PPO(ActorCriticSettings):
     clip: Schedule = 0.2
     clip_value: float | None = None
     normalise_advantage: bool = True
+    learners: int = 1
 
     def __post_init__(self) -> None:
         ActorCriticSettings.__post_init__(self)
-        for name in ("minibatch", "epochs"):
+        for name in ("minibatch", "epochs", "learners"):
             check_count(name, getattr(self, name))
         check_number("lam", self.lam, high=1.0)
         check_number("clip", self.clip)
@@ -78,6 +87,12 @@ class PPO(ActorCriticSettings):
                 f"minibatch {self.minibatch} does not divide the batch of "
                 f"{self.envs} envs x {self.steps} steps = {self.batch}"
             )
+        if self.lstm and self.minibatch % self.steps:
+            raise ConfigError(
+                "minibatch",
+                self.minibatch,
+                allowed=f"a multiple of steps = {self.steps} with an lstm, which learns fragments",
+            )
         if self.minibatch < 2 and self.normalise_advantage:
             raise InvalidSettingError(
                 "minibatch must be >= 2 where advantages are normalised within it"
@@ -86,6 +101,10 @@ class PPO(ActorCriticSettings):
     def trainer(self, plan: Plan) -> Trainer:
         """See `Settings.trainer`."""
         return Trainer(self, plan)
+
+
+COLUMNS = ("features", "actions", "logp", "value", "advantage", "target")
+"""Of a batch, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +118,8 @@ class Batch:
         value: (N,) float32, when they were drawn.
         advantage: (N,) float32.
         target: (N,) float32, what the critic shall say.
+        memory: For a net with memory; then features are those of whole sequences.
+        usable: (N,) bool, which of the features' rows the other columns are of; None where of all.
     """
 
     features: Tensor
@@ -107,6 +128,8 @@ class Batch:
     value: Tensor
     advantage: Tensor
     target: Tensor
+    memory: Memory | None = None
+    usable: Tensor | None = None
 
     def rows(self, index: Tensor) -> Batch:
         """The samples at `index` (M,) int64."""
@@ -119,36 +142,63 @@ class Batch:
             self.target[index],
         )
 
+    def take(self, index: Tensor | None, valid: Tensor) -> Batch:
+        """A minibatch: the rows at `index`; with memory the environments there, as sequences.
 
-class LossTerms(NamedTuple):
-    """Parts of one minibatch's loss.
+        Args:
+            index: (M,) int64; None takes all.
+            valid: (N,) bool. Rows of sequences that are not go through the net, and no further.
+        """
+        if index is None:
+            return self
+        if self.memory is None:
+            return self.rows(index)
+        rows = self.memory.rows(index)  # (T * m,)
+        usable = valid[rows]  # (T * m,)
+        return dataclasses.replace(
+            self.rows(rows[usable]),
+            features=self.features[rows],
+            memory=self.memory.columns(index),
+            usable=None if usable.all() else usable,
+        )
 
-    Attributes:
-        policy: () float32, clipped surrogate, negated.
-        value: () float32, the critic's squared error.
-        entropy: () float32.
-        ratio: (M,) float32, probability now over probability when drawn.
-        clipped: (M,) float32, the same within its limits.
-    """
+    def share(self, rank: int, count: int) -> Batch:
+        """One of `count` nearly equal parts; whole sequences where there is memory."""
+        if self.memory is None:
+            bounds = [len(self.logp) * (rank + i) // count for i in range(2)]
+            return self.rows(torch.arange(*bounds))
+        steps, environments = self.memory.keeps.shape
+        bounds = [environments * (rank + i) // count for i in range(2)]
+        usable = self.usable
+        if usable is None:
+            usable = torch.ones(steps * environments, dtype=torch.bool)
+        mine = torch.zeros(steps, environments, dtype=torch.bool)
+        mine[:, slice(*bounds)] = True
+        kept = self.rows(torch.nonzero(mine.view(-1)[usable])[:, 0])
+        return dataclasses.replace(
+            kept,
+            features=self.features[mine.view(-1)],
+            memory=self.memory.columns(torch.arange(*bounds)),
+            usable=usable[mine.view(-1)],
+        )
 
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    ratio: Tensor
-    clipped: Tensor
+    def arrays(self, valid: Tensor) -> dict[str, SpaceArray]:
+        """The columns, and which rows are valid, as they travel."""
+        found = {name: getattr(self, name).numpy() for name in COLUMNS} | {"valid": valid.numpy()}
+        if self.memory is not None:
+            found |= {"state": self.memory.state.numpy(), "keeps": self.memory.keeps.numpy()}
+        return found
 
-    @torch.no_grad()
-    def diagnostics(self) -> Tensor:
-        """Policy loss, value loss, entropy, KL estimate and clipped share, (5,) float32."""
-        # Schulman's low-variance estimate of KL(old, new): E[(r - 1) - log r], never negative.
-        divergence = (self.ratio - 1.0 - self.ratio.log()).mean()
-        share = (self.ratio != self.clipped).float().mean()
-        return torch.stack((self.policy, self.value, self.entropy, divergence, share))
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, SpaceArray]) -> tuple[Batch, Tensor]:
+        """What `arrays` gave, and which rows are valid; copies what came read-only."""
+        found = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        memory = Memory(found["state"], found["keeps"]) if "state" in found else None
+        columns = {name: found[name] for name in COLUMNS}
+        return cls(**columns, memory=memory), found["valid"]
 
 
-def ppo_loss(
-    net: ActorCritic, batch: Batch, settings: PPO, fraction: float
-) -> tuple[Tensor, LossTerms]:
+def ppo_loss(net: Net, batch: Batch, settings: PPO, fraction: float) -> tuple[Tensor, LossTerms]:
     """Clipped surrogate, critic's error and entropy bonus (eq. 9 of the paper, negated).
 
     Args:
@@ -160,12 +210,11 @@ def ppo_loss(
     Returns:
         Loss () float32, and what it is made of.
     """
-    outputs, value = net(batch.features)  # (M, A), (M,)
+    outputs, value = net(batch.features, batch.memory)  # (M, A), (M,)
+    if batch.usable is not None:
+        outputs, value = outputs[batch.usable], value[batch.usable]
     logp, entropy = log_prob_and_entropy(net, outputs, batch.actions)  # (M,), (M,)
-    advantage = batch.advantage  # (M,)
-    if settings.normalise_advantage:
-        deviation, mean = torch.std_mean(advantage)
-        advantage = (advantage - mean) / (deviation + 1e-8)
+    advantage = weighed(batch.advantage, settings)  # (M,)
     ratio = (logp - batch.logp).exp()  # (M,)
     clip = at(settings.clip, fraction)
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip)  # (M,)
@@ -183,12 +232,42 @@ def ppo_loss(
     return loss, terms
 
 
+def weighed(advantage: Tensor, settings: PPO) -> Tensor:
+    """Advantages (M,) as the loss takes them."""
+    if not settings.normalise_advantage:
+        return advantage
+    deviation, mean = torch.std_mean(advantage)
+    return (advantage - mean) / (deviation + 1e-8)
+
+
 class Trainer(ActorCriticTrainer[PPO]):
     """PPO under way."""
 
     def __init__(self, settings: PPO, plan: Plan) -> None:
         super().__init__(settings, plan)
         self._shuffle = self.tree.generator(Stream.SHUFFLE)
+        self._direct: PPOGradient | None = None
+        if isinstance(self._net, ActorCritic) and settings.clip_value is None:
+            self._direct = PPOGradient(self._net)
+        self._learners: Learners | None = None
+        if settings.learners > 1:
+            address = None if plan.workers else plan.address  # else joined already
+            try:
+                self._learners = Learners(settings, self._spec, self._adam, address=address)
+            except BaseException:
+                self._rollouts.close()
+                raise
+
+    @property
+    def restarts(self) -> int:
+        """See `Trainer.restarts`; learners count too."""
+        return super().restarts + (self._learners.restarts if self._learners else 0)
+
+    def close(self) -> None:
+        """See `Trainer.close`."""
+        if self._learners is not None:
+            self._learners.close()
+        super().close()
 
     def _rows(self) -> int:
         return self.settings.minibatch
@@ -222,23 +301,59 @@ class Trainer(ActorCriticTrainer[PPO]):
         """Updates the net; returns the mean diagnostics (5,) of the last epoch."""
         settings = self.settings
         batch = self._batch(fragment)
-        usable = np.flatnonzero(
-            fragment["valid"]
-        )  # (N,) but for the rows that were spent on resets
-        part, lr = settings.minibatch, at(settings.lr, fraction)
-        whole = part == settings.batch == len(usable)
+        valid = flat(fragment["valid"])  # (N,)
+        orders = [order for _ in range(settings.epochs) for order in self._orders(fragment)]
+        if self._learners is not None:
+            return self._learners.learn(batch, valid, orders, fraction).numpy()
         last: list[Tensor] = []
-        for epoch in range(settings.epochs):
-            order = None if whole else torch.from_numpy(self._shuffle.permutation(usable))  # (N,)
-            for start in range(0, len(usable), part):
-                rows = batch if order is None else batch.rows(order[start : start + part])
-                if len(rows.logp) < 2 and settings.normalise_advantage:
-                    continue
-                loss, terms = ppo_loss(self._net, rows, settings, fraction)
-                self._adam.step(loss, lr=lr, norm_max=settings.grad_norm_max)
-                if epoch == settings.epochs - 1:
-                    last.append(terms.diagnostics())
+        for i, order in enumerate(orders):
+            rows = batch.take(order, valid)
+            if len(rows.logp) < 2 and settings.normalise_advantage:
+                continue
+            terms = self._step_down(rows, fraction)
+            if i >= len(orders) - len(orders) // settings.epochs:
+                last.append(terms.diagnostics())
         return mean_of(last)
+
+    def _step_down(self, rows: Batch, fraction: float) -> LossTerms:
+        """One gradient step."""
+        settings = self.settings
+        lr, norm_max = at(settings.lr, fraction), settings.grad_norm_max
+        if self._direct is None:
+            loss, terms = ppo_loss(self._net, rows, settings, fraction)
+            self._adam.step(loss, lr=lr, norm_max=norm_max)
+            return terms
+        ent_coef = at(settings.ent_coef, fraction)
+        terms = self._direct(
+            rows.features,
+            rows.actions,
+            rows.logp,
+            weighed(rows.advantage, settings),
+            rows.target,
+            clip=at(settings.clip, fraction),
+            vf_coef=settings.vf_coef,
+            ent_coef=ent_coef,
+        )
+        loss = terms.policy + settings.vf_coef * terms.value - ent_coef * terms.entropy
+        self._adam.descend(loss.item(), lr=lr, norm_max=norm_max)
+        return terms
+
+    def _orders(self, fragment: Fragment) -> list[Tensor | None]:
+        """One epoch's minibatches: rows in any order, or environments where there is memory.
+
+        None stands for everything as it is.
+        """
+        settings = self.settings
+        part = settings.minibatch
+        if self._spec.lstm:
+            shuffled = torch.from_numpy(self._shuffle.permutation(settings.envs))  # (B,)
+            return list(torch.split(shuffled, part // settings.steps))
+        # But for the rows that were spent on resets.
+        usable = np.flatnonzero(fragment["valid"])  # (N,)
+        if part == settings.batch == len(usable):
+            return [None]
+        shuffled = torch.from_numpy(self._shuffle.permutation(usable))  # (N,)
+        return list(torch.split(shuffled, part))
 
     def _batch(self, fragment: Fragment) -> Batch:
         settings = self.settings
@@ -257,6 +372,7 @@ class Trainer(ActorCriticTrainer[PPO]):
             flat(fragment["value"]),
             flat(advantage),
             flat(advantage + fragment["value"]),
+            self._memory(fragment),
         )
 
     def _save(self, snapshot: Snapshot) -> None:
@@ -266,3 +382,5 @@ class Trainer(ActorCriticTrainer[PPO]):
     def _load(self, snapshot: Snapshot) -> None:
         super()._load(snapshot)
         snapshot.take_generator("shuffle", self._shuffle)
+        if self._learners is not None:
+            self._learners.forget()

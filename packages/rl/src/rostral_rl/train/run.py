@@ -7,16 +7,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rostral_rl.errors import CheckpointMismatchError, ConfigError, InvalidSettingError
 from rostral_rl.policy import Policy
 from rostral_rl.simulate.make import EnvSource
 from rostral_rl.train.algorithms import settings_class
 from rostral_rl.train.parts.evaluate import Evaluation, evaluate
+from rostral_rl.train.parts.evaluator import (
+    NO_METRICS,
+    EvaluationPlan,
+    Evaluator,
+    Scored,
+    make_evaluator,
+)
 from rostral_rl.train.parts.live import LiveView
 from rostral_rl.train.parts.log import Sinks
-from rostral_rl.train.parts.settings import read_settings
+from rostral_rl.train.parts.settings import check_count, read_settings
 from rostral_rl.train.parts.snapshot import load_snapshot
 from rostral_rl.train.trainer import Iteration, Trainer
 
@@ -44,6 +51,7 @@ class Run:
         train_s: Wall seconds from the first step to the last update, looks at `stop_at` included.
         restarts: Rollout actors that died and were replaced.
         history: Metrics of each update.
+        evaluations: Those of `evaluate_every`, in their order.
     """
 
     policy: Policy
@@ -53,6 +61,7 @@ class Run:
     train_s: float
     restarts: int
     history: tuple[dict[str, float], ...]
+    evaluations: tuple[Scored, ...] = ()
 
     def evaluate(
         self, episodes: int = 100, *, seed: int | None = None, sample: bool = False
@@ -72,6 +81,9 @@ class Reports:
     """What a training shows and leaves, and when it may stop; see `rostral_rl.train`.
 
     Attributes:
+        evaluate_every: Updates between two evaluations; 0 evaluates at the end alone, by `Run`.
+        evaluate_episodes: Episodes of each.
+        evaluators: Actors that play them; 0 plays them here, between two updates.
         after: Called after each update, with the training and what the update brought.
     """
 
@@ -80,15 +92,63 @@ class Reports:
     out: Path | None = None
     checkpoint_every: int = 0
     tensorboard: bool = False
+    evaluate_every: int = 0
+    evaluate_episodes: int = 20
+    evaluators: int = 0
     after: Callable[[Trainer[Any], Iteration], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every < 0:
-            raise ConfigError("checkpoint_every", self.checkpoint_every, allowed="an integer >= 0")
+        for name in ("checkpoint_every", "evaluate_every", "evaluators"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), allowed="an integer >= 0")
+        check_count("evaluate_episodes", self.evaluate_episodes)
         if self.out is None and (self.checkpoint_every or self.tensorboard):
             raise InvalidSettingError(
                 "checkpoints and event files need a folder", hint="give out (--out)"
             )
+
+
+class Evaluations:
+    """Those of one training, as its reports ask for them."""
+
+    def __init__(self, trainer: Trainer[Any], reports: Reports) -> None:
+        self._trainer = trainer
+        self._every = reports.evaluate_every
+        self._done: list[Scored] = []
+        self._evaluator: Evaluator | None = None
+        if self._every:
+            plan = EvaluationPlan(
+                env=trainer.env, episodes=reports.evaluate_episodes, seed=trainer.seed
+            )
+            # Where rollout actors are, the cluster has been joined already.
+            address = None if trainer.plan.workers else trainer.plan.address
+            self._evaluator = make_evaluator(plan, actors=reports.evaluators, address=address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def after(self, update: int) -> dict[str, float]:
+        """Begins what is due after an update; returns the newest figures, if any were asked for."""
+        if self._evaluator is None:
+            return {}
+        if update % self._every == 0:
+            self._evaluator.begin(self._trainer.policy)
+        self._keep(self._evaluator.poll())
+        return self._done[-1].metrics() if self._done else NO_METRICS
+
+    def all(self) -> tuple[Scored, ...]:
+        """Waits for what is under way."""
+        if self._evaluator is not None:
+            self._keep(self._evaluator.drain())
+        return tuple(self._done)
+
+    def _keep(self, scored: Scored | None) -> None:
+        if scored is not None:
+            self._done.append(scored)
 
 
 def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
@@ -101,14 +161,16 @@ def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
     with (
         Sinks(reports.out, tensorboard=reports.tensorboard) as sinks,
         LiveView(title, total, enabled=reports.progress) as live,
+        Evaluations(trainer, reports) as evaluations,
     ):
         started = time.perf_counter()
         pause = max(STOP_PAUSE * trainer.settings.batch, int(STOP_SHARE * total))
         looked = -pause
         for iteration in trainer:
-            history.append(iteration.metrics)
-            sinks.write(iteration.metrics)
-            live.update(iteration.metrics)
+            metrics = {**iteration.metrics, **evaluations.after(iteration.update)}
+            history.append(metrics)
+            sinks.write(metrics)
+            live.update(metrics)
             if reports.after is not None:
                 reports.after(trainer, iteration)
             if reports.checkpoint_every and iteration.update % reports.checkpoint_every == 0:
@@ -130,6 +192,7 @@ def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
             train_s=time.perf_counter() - started,
             restarts=trainer.restarts,
             history=tuple(history),
+            evaluations=evaluations.all(),
         )
     if reports.out is not None:
         run.policy.save(reports.out)

@@ -20,12 +20,14 @@ import numpy as np
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import IntArray, SpaceArray, Weights
-from rostral_rl.errors import NonFiniteLossError
+from rostral_rl.errors import ConfigError, NonFiniteLossError
 from rostral_rl.heads import HeadKind
-from rostral_rl.policy import Policy, PolicyInfo
+from rostral_rl.images import Convolutions, image_of, usual_convolutions
+from rostral_rl.net import trunk_widths
+from rostral_rl.policy import Policy, PolicyInfo, policy_class
 from rostral_rl.seeding import SeedTree
 from rostral_rl.simulate.make import EnvSource, check_known, make_vector
-from rostral_rl.threads import threads_for
+from rostral_rl.threads import flushed_denormals, threads_for
 from rostral_rl.train.parts.settings import check_count
 from rostral_rl.train.parts.snapshot import Snapshot, save_snapshot, take_env_states
 
@@ -183,7 +185,7 @@ class Trainer(abc.ABC, Generic[S]):
     def policy(self) -> Policy:
         """The policy after the last completed update. Later updates do not change it."""
         acting = {k: v for k, v in self.weights.items() if not k.startswith(("vf.", "act."))}
-        return Policy(
+        return policy_class(self.spec)(
             observation_space=self.observation_space,
             action_space=self.action_space,
             spec=self.spec,
@@ -258,7 +260,7 @@ class Trainer(abc.ABC, Generic[S]):
             WorkersLostError: Rollout actors kept dying.
         """
         try:
-            with threads_for(self._work()):
+            with threads_for(self._work()), flushed_denormals():
                 played = self._iterate()
         except NonFiniteLossError as error:
             kept = None if self._checkpoint is None else str(self._checkpoint)
@@ -349,16 +351,26 @@ def net_spec(
     hidden: tuple[int, ...],
     activation: forward.Activation,
     head: HeadKind | None = None,
+    conv: Convolutions | None = (),
+    lstm: int = 0,
 ) -> forward.NetSpec:
     """Shape of a net that acts in these spaces; the head is the usual one for the actions.
 
     Raises:
         UnsupportedSpaceError: Nothing here can read or act in them.
+        ConfigError: Convolutions of what is no image.
     """
     width = spaces.action_width(action_space)
     if head is None:
         head = spaces.usual_head(action_space)
-    return forward.NetSpec(
+    image = image_of(observation_space)
+    if conv is None:
+        conv = usual_convolutions(observation_space)
+    elif conv and image is None:
+        raise ConfigError(
+            "conv", conv, allowed="() where an observation is no Box of height, width and channels"
+        )
+    spec = forward.NetSpec(
         inputs=spaces.feature_count(observation_space),
         hidden=hidden,
         outputs=2 * width if head == "squashed" else width,
@@ -366,7 +378,14 @@ def net_spec(
         head=head,
         parts=spaces.choices(action_space),
         mask_at=spaces.mask_at(observation_space, action_space),
+        image=image.shape if conv and image else None,
+        channels_first=bool(conv and image and image.channels_first),
+        conv=conv,
+        lstm=lstm,
     )
+    if spec.is_shared:
+        trunk_widths(spec)  # Refuses what does not fit.
+    return spec
 
 
 __all__ = [

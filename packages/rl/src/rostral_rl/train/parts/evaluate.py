@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rostral_rl import forward, spaces
+from rostral_rl import spaces
 from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import InvalidSettingError, ShapeError
 from rostral_rl.policy import Policy
+from rostral_rl.recurrent import RecurrentPolicy
 from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.make import EnvSource, make_vector
 from rostral_rl.simulate.slabs import Slab
@@ -70,17 +71,7 @@ def evaluate(
         ShapeError: The environment's spaces are not those of the policy.
         SimulationError: The environment failed.
     """
-    act: Act = policy
-    if sample:
-        generator = SeedTree(seed).generator(Stream.ACTION)
-
-        def act(obs: SpaceArray) -> SpaceArray:
-            return policy(obs, sample=True, generator=generator)
-
-    else:
-
-        def act(obs: SpaceArray) -> SpaceArray:
-            return policy.to_env(forward.mode(policy.spec, policy.outputs(obs)))
+    act, begin = act_of(policy, SeedTree(seed).generator(Stream.ACTION) if sample else None)
 
     def check(vector: VectorEnv) -> None:
         for name in ("observation_space", "action_space"):
@@ -91,8 +82,24 @@ def evaluate(
                     hint="evaluate it where it was trained",
                 )
 
-    returns, lengths = play(act, env, episodes=episodes, seed=seed, check=check)
+    returns, lengths = play(act, env, episodes=episodes, seed=seed, check=check, begin=begin)
     return summarise(returns, lengths, seed=seed)
+
+
+def act_of(
+    policy: Policy, generator: np.random.Generator | None = None
+) -> tuple[Act, Callable[[], None]]:
+    """How a policy acts on batches, greedily or drawing from `generator`, and how it forgets."""
+    if isinstance(policy, RecurrentPolicy):
+        player = policy.player(sample=generator is not None, generator=generator)
+        return player, player.reset
+    if generator is None:
+        return policy.act, lambda: None
+
+    def draws(obs: SpaceArray) -> SpaceArray:
+        return policy(obs, sample=True, generator=generator)
+
+    return draws, lambda: None
 
 
 def play(
@@ -101,7 +108,9 @@ def play(
     *,
     episodes: int,
     seed: int,
+    first: int = 0,
     check: Callable[[VectorEnv], None] = lambda vector: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], list[int]]:
     """Plays one episode in each of `episodes` environments.
 
@@ -112,7 +121,9 @@ def play(
         env: Gymnasium id or factory.
         episodes: How many, > 0.
         seed: Root of the evaluation's seed tree.
+        first: Global index of the first environment: its episode is the same whoever plays it.
         check: Shown the environments before they are played; raises what it holds against them.
+        begin: Called before episodes begin, all at once: who acts forgets those before.
 
     Returns:
         Return and length of each episode, by environment.
@@ -124,9 +135,9 @@ def play(
         raise InvalidSettingError(f"episodes must be > 0, got {episodes}")
     returns: list[float] = []
     lengths: list[int] = []
-    for first in range(0, episodes, BATCH_MAX):
-        count = min(BATCH_MAX, episodes - first)
-        vector = make_vector(env, count, seed=seed, first=first, stream=Stream.EVALUATION)
+    for begun in range(0, episodes, BATCH_MAX):
+        count = min(BATCH_MAX, episodes - begun)
+        vector = make_vector(env, count, seed=seed, first=first + begun, stream=Stream.EVALUATION)
         try:
             check(vector)
             slab = Slab.allocate(
@@ -136,6 +147,7 @@ def play(
                 action_space=vector.action_space,
             )
             vector.reset(slab.obs[0])
+            begin()
             score = np.zeros(count)  # (B,)
             length = np.zeros(count, np.int64)  # (B,)
             playing = np.ones(count, np.bool_)  # (B,)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rostral_rl.arrays import Weights
 from rostral_rl.forward import NetSpec
 from rostral_rl.heads import MASKED
+from rostral_rl.train.parts.memory import Memory
 
 
 class ActorCritic(nn.Module):
@@ -36,9 +37,20 @@ class ActorCritic(nn.Module):
         if spec.head == "gaussian":
             self.log_std = nn.Parameter(torch.full((spec.outputs,), log_std))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
         """Maps features (N, D) to the head's outputs (N, A) and values (N,)."""
         return masked(self.spec, self.pi(features), features), self.vf(features)[:, 0]
+
+    def unroll(
+        self, features: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same; towers have no memory and no states to tell."""
+        return *self(features), None
+
+    def values(self, features: Tensor, state: Tensor | None = None) -> Tensor:
+        """Values (N,) of features (N, D)."""
+        values: Tensor = self.vf(features)[:, 0]
+        return values
 
     def weights(self) -> Weights:
         """Copies all parameters out, matrices as (in, out), float32."""

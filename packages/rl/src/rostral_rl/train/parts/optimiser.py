@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from rostral_rl.arrays import SpaceArray
+from rostral_rl.arrays import FloatArray, SpaceArray
 from rostral_rl.errors import CheckpointMismatchError, NonFiniteLossError
 
 BETA_1 = 0.9
@@ -62,14 +62,32 @@ class FlatAdam:
             NonFiniteLossError: Loss or gradient is NaN or infinite. The parameters have not been
                 touched.
         """
+        self.differentiate(loss)
+        self.descend(loss.item(), lr=lr, norm_max=norm_max)
+
+    @property
+    def gradient(self) -> FloatArray:
+        """Of all parameters, (P,); shares memory."""
+        gradient: FloatArray = self._gradient.numpy()
+        return gradient
+
+    @torch.no_grad()
+    def differentiate(self, loss: Tensor) -> None:
+        """Leaves the loss's gradient in the parameters."""
         self._gradient.zero_()
         with torch.enable_grad():
             loss.backward()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def descend(self, loss: float, *, lr: float, norm_max: float = math.inf) -> None:
+        """Takes one step down a gradient that lies in the parameters already.
+
+        Arguments and errors: see `step`.
+        """
         norm = torch.linalg.vector_norm(self._gradient).item()
-        if not math.isfinite(norm) or not math.isfinite(loss.item()):
+        if not math.isfinite(norm) or not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"loss {loss.item()} with a gradient of length {norm} "
-                f"after {int(self._steps)} steps",
+                f"loss {loss} with a gradient of length {norm} after {int(self._steps)} steps",
                 hint="lower lr, or check the scale of rewards and observations",
             )
         if norm > norm_max:

@@ -87,6 +87,20 @@ def check_hidden(value: object, *, empty: bool = False) -> None:
         check_count("hidden", width)
 
 
+def check_conv(value: object) -> None:
+    """Refuses anything but None, or a tuple of layers: filters, size and stride each."""
+    if value is None:
+        return
+    layers = value if isinstance(value, tuple) else (None,)
+    for layer in layers:
+        if not isinstance(layer, tuple) or len(layer) != 3:
+            raise ConfigError(
+                "conv", value, allowed="layers of (filters, size, stride), () or None"
+            )
+        for number in layer:
+            check_count("conv", number)
+
+
 def _read(value: object) -> Any:
     """What TOML and the command line write for what Python spells `linear(...)` and `(64, 64)`."""
     if isinstance(value, dict):
@@ -96,4 +110,4 @@ def _read(value: object) -> Any:
             raise InvalidSettingError(
                 f"not a schedule: {value!r}", hint="{start = 1e-3, end = 0.0}"
             ) from error
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_read, value)) if isinstance(value, list) else value

@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import safetensors
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT = "rostral-checkpoint"
 FORMAT_VERSION = 1
 MANIFEST = "checkpoint.json"
+STACKED: tuple[Literal["seen", "state"], ...] = ("seen", "state")
+"""Arrays of each environment, which are kept side by side."""
 
 
 @dataclass(slots=True)
@@ -69,9 +71,10 @@ class Snapshot:
     def put_env_states(self, states: Sequence[SamplerState]) -> None:
         """Keeps where the environments stand; none where nothing was played yet."""
         if states:
-            self.arrays["seen"] = np.stack([state["seen"] for state in states])
+            for name in STACKED:
+                self.arrays[name] = np.stack([state[name] for state in states])
         self.values["environments"] = [
-            {k: v for k, v in state.items() if k != "seen"} for state in states
+            {k: v for k, v in state.items() if k not in STACKED} for state in states
         ]
 
 
@@ -79,8 +82,8 @@ def take_env_states(snapshot: Snapshot) -> list[SamplerState]:
     """Where the environments stood."""
     plain = snapshot.values["environments"]
     return [
-        cast("SamplerState", {**values, "seen": seen})
-        for values, seen in zip(plain, snapshot.arrays.get("seen", ()), strict=True)
+        cast("SamplerState", {**values, **{name: snapshot.arrays[name][i] for name in STACKED}})
+        for i, values in enumerate(plain)
     ]
 
 
