@@ -12,12 +12,12 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rostral import spilling
-from rostral.launcher import NodeSettings
+from rostral.launcher import NodeSettings, start_node
 from rostral.node_address import own_address
 from rostral.session import NodeRecord, cache_dir, remove_record, remove_session_dir, write_record
 from rostral_gcs.credentials import TlsFiles
@@ -38,7 +38,7 @@ logger = logging.getLogger("rostral.node")
 @contextlib.asynccontextmanager
 async def running_node(
     settings: NodeSettings, zygote: StartedZygote, stopping: asyncio.Event
-) -> AsyncIterator[NodeRecord]:
+) -> AsyncIterator[tuple[NodeRecord, LocalScheduler]]:
     """Runs a node within the `async with` block.
 
     Raises what a part of it fails with; then nothing is left, the zygote neither.
@@ -104,7 +104,7 @@ async def running_node(
         )
         write_record(record)
         stack.callback(remove_record, record.node_id)
-        yield record
+        yield record, scheduler
 
 
 def _store(
@@ -188,7 +188,7 @@ async def run(settings: NodeSettings, zygote: StartedZygote, ready_fd: int) -> i
     if not settings.detached:
         loop.add_reader(0, _lifeline, loop, stopping)
     try:
-        async with running_node(settings, zygote, stopping) as record:
+        async with running_node(settings, zygote, stopping) as (record, scheduler):
             _answer(ready_fd, {"record": asdict(record)})
             await stopping.wait()
     except RostralError as error:
@@ -200,6 +200,23 @@ async def run(settings: NodeSettings, zygote: StartedZygote, ready_fd: int) -> i
         # The session's directory stays: the launcher wants to see its log.
         return 1
     remove_session_dir(settings.session_dir)
+    if scheduler.is_fenced and settings.detached and not settings.head:
+        return await _rejoin(settings)
+    return 0
+
+
+async def _rejoin(settings: NodeSettings) -> int:
+    """A node that was cut off for long is dead to the cluster: it comes back as a new one.
+
+    Nothing of the old one is kept: its tasks run elsewhere by now, and others hold no references to
+    its objects any more.
+    """
+    try:
+        node = await asyncio.to_thread(start_node, replace(settings, session_dir=""))
+    except RostralError as error:
+        logger.error("the node cannot join again error=%s", error)
+        return 1
+    logger.info("the node has joined again node=%s", node.record.node_id)
     return 0
 
 

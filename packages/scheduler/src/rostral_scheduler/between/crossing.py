@@ -6,7 +6,7 @@ This file owns their order of start and stop, and what the scheduler tells them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from rostral_gcs import AsyncGcsClient, NodeRow
@@ -59,6 +59,7 @@ class Crossing:
         end_job: Ends a job of this node.
         drain: Has this node leave, within so many seconds.
         has_actors: Whether there is any actor on this node.
+        confirm: Renews this node's lease. Raises FencedError, GcsError.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Crossing:
         end_job: Callable[[Job], None],
         drain: Callable[[float], None],
         has_actors: Callable[[], bool],
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self._memory, self._policy, self._jobs = memory, policy, jobs
         self._environments, self._scheduler_end_job = environments, end_job
@@ -88,7 +90,11 @@ class Crossing:
         self._lane_of: dict[bytes, dict[object, int]] = {}
         """By job, the lanes of shapes that other nodes have asked for, as they name them."""
         self.view = LivingNodes(
-            client, came=self._node_came, reported=self._node_reported, died=self._node_died
+            client,
+            came=self._node_came,
+            reported=self._node_reported,
+            died=self._node_died,
+            confirm=confirm,
         )
         self.forwarded = Forwarded(
             config,

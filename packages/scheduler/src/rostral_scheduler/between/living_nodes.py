@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from rostral_gcs import AsyncGcsClient, NodeRow, NodeState
 from rostral_gcs.client_watch import WatchKind
-from rostral_gcs.errors import ClientClosedError, GcsError
+from rostral_gcs.errors import ClientClosedError, FencedError, GcsError, NotFoundError
 from rostral_gcs.ids import NodeID
 from rostral_gcs.tables.nodes import NODES
 
@@ -31,6 +31,7 @@ class LivingNodes:
         came: Called when a node has come.
         reported: Called with each row of a living node.
         died: Called with the id of a node that is dead, and why.
+        confirm: Renews this node's own lease. Raises FencedError, GcsError.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class LivingNodes:
         came: Callable[[], None],
         reported: Callable[[NodeRow], None],
         died: Callable[[bytes, str], None],
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
+        self._confirm = confirm
         self._came, self._reported, self._died = came, reported, died
         self.by_id: dict[bytes, NodeRow] = {}
         """The living."""
@@ -82,10 +85,19 @@ class LivingNodes:
         telling.add_done_callback(self._telling.discard)
 
     async def _tell(self, node_id: bytes, cause: str) -> None:
-        try:
-            await self._client.mark_node_dead(NodeID(node_id), cause)
-        except GcsError as error:
-            logger.warning("cannot tell of a death node=%s error=%s", node_id.hex(), error)
+        """Once it is known that it is not we who are dead: who was cut off hears of nobody."""
+        while True:
+            try:
+                await self._confirm()
+                await self._client.mark_node_dead(NodeID(node_id), cause)
+            except (FencedError, ClientClosedError, NotFoundError) as error:
+                logger.warning("no word of a death node=%s error=%s", node_id.hex(), error)
+                return
+            except GcsError as error:
+                logger.info("cannot tell of a death yet node=%s error=%s", node_id.hex(), error)
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
 
     async def _watch(self) -> None:
         while True:

@@ -202,10 +202,14 @@ class PeerLink:
         """Returns when the stream has ended. Raises what ended it; TimeoutError for silence."""
         loop = asyncio.get_running_loop()
         while not stream.ended.done():
-            left_s = self._heard_at_s + _SILENCE_S - loop.time()
+            looked_at_s = loop.time()
+            left_s = self._heard_at_s + _SILENCE_S - looked_at_s
             if left_s <= 0:
                 raise TimeoutError(f"nothing was heard for {_SILENCE_S} s")
-            await asyncio.wait([stream.ended], timeout=left_s)
+            await asyncio.wait([stream.ended], timeout=min(left_s, BEAT_INTERVAL_S))
+            # While we did not run ourselves, we could not hear: that is no silence of the host's.
+            asleep_s = loop.time() - looked_at_s - BEAT_INTERVAL_S
+            self._heard_at_s += max(0.0, asleep_s)
         stream.ended.result()
 
     def _hear(self, message: Message) -> None:

@@ -70,6 +70,8 @@ class LocalScheduler:
     Attributes:
         stopping: Set when a client, or the GCS, wants the node to stop. Whoever runs the scheduler
             waits for it and calls ``stop``.
+        is_fenced: Whether that is because the cluster has taken the node for dead. It may come back
+            as a new one, with another id.
 
     Raises:
         ConfigError: The configuration is wrong.
@@ -85,6 +87,7 @@ class LocalScheduler:
         config.validate()
         self.config = config
         self.stopping = asyncio.Event()
+        self.is_fenced = False
         self.policy = LocalPolicy(
             config.total(),
             PolicyLimits(
@@ -247,6 +250,7 @@ class LocalScheduler:
             end_job=self.end_job,
             drain=lambda within_s: self.draining.begin(within_s),
             has_actors=lambda: bool(self.actors.by_id),
+            confirm=self._confirm,
         )
 
     async def _listen(self) -> str:
@@ -264,8 +268,16 @@ class LocalScheduler:
             load=self.load,
             listen=self._listen,
             is_draining=lambda: self.draining.is_draining,
-            fenced=self.stopping.set,
+            fenced=self._fenced,
         )
+
+    async def _confirm(self) -> None:
+        assert self.gcs is not None
+        await self.gcs.confirm()
+
+    def _fenced(self) -> None:
+        self.is_fenced = True
+        self.stopping.set()
 
     def _make_group_link(self, gcs: GcsLink) -> GroupLink:
         from rostral_scheduler.local.group_link import GroupLink

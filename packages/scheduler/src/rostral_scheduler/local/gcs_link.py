@@ -181,21 +181,33 @@ class GcsLink:
                     await self._renewal_is_due.wait()
             self._renewal_is_due.clear()
             try:
-                await self.client.renew_node_lease(
-                    self._node_id,
-                    self._epoch,
-                    resources_available=self._available(),
-                    report=self._report(),
-                )
+                await self.confirm()
             except FencedError as error:
                 logger.error("the GCS has declared this node dead: %s", error)
-                self._fenced()
                 return
             except NotFoundError:
                 with contextlib.suppress(GcsError):
                     await self._register()
             except GcsError as error:
                 logger.warning("cannot renew the lease error=%s", error)
+
+    async def confirm(self) -> None:
+        """Renews the lease, now.
+
+        Raises:
+            FencedError: The cluster has taken this node for dead; the scheduler has been told.
+            GcsError: The GCS does not answer.
+        """
+        try:
+            await self.client.renew_node_lease(
+                self._node_id,
+                self._epoch,
+                resources_available=self._available(),
+                report=self._report(),
+            )
+        except FencedError:
+            self._fenced()
+            raise
 
     def renew_soon(self) -> None:
         """Something has changed that others must know now."""
