@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rostral_rl.serve.embedded import embed
     from rostral_rl.simulate.adapter import VectorSource
     from rostral_rl.simulate.record import record
+    from rostral_rl.simulate.shared import SharedSource
     from rostral_rl.train.a2c import A2C
     from rostral_rl.train.apex import ApeX
     from rostral_rl.train.appo import APPO, IMPALA
@@ -56,6 +57,7 @@ __all__ = [
     "PolicyClient",
     "PolicyInfo",
     "Run",
+    "SharedSource",
     "VectorSource",
     "cosine",
     "embed",

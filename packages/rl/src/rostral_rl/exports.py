@@ -17,6 +17,7 @@ LAZY = {
     "TD3": ("rostral_rl.train.td3", "TD3"),
     "Evaluation": ("rostral_rl.train.parts.evaluate", "Evaluation"),
     "PPO": ("rostral_rl.train.ppo", "PPO"),
+    "SharedSource": ("rostral_rl.simulate.shared", "SharedSource"),
     "VectorSource": ("rostral_rl.simulate.adapter", "VectorSource"),
     "Policy": ("rostral_rl.policy", "Policy"),
     "PolicyClient": ("rostral_rl.serve.client", "PolicyClient"),

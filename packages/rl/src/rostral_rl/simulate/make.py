@@ -14,11 +14,12 @@ from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.adapter import VectorAdapter, VectorSource
 from rostral_rl.simulate.atari import atari_vector, check_game, is_atari
 from rostral_rl.simulate.kernels import KERNELS
+from rostral_rl.simulate.shared import SharedSource, SharedVector
 from rostral_rl.simulate.vector import Env, EnvFactory, GymVector, VectorEnv
 
-EnvSource: TypeAlias = str | EnvFactory | VectorSource
-"""A Gymnasium id, a callable that makes one environment (picklable, where actors call it), or one
-that makes a Gymnasium vector environment."""
+EnvSource: TypeAlias = str | EnvFactory | VectorSource | SharedSource
+"""A Gymnasium id, a callable that makes one environment (picklable, where actors call it), one that
+makes a Gymnasium vector environment, or environments in processes that share memory."""
 
 
 def make_vector(
@@ -55,6 +56,8 @@ def make_seeded(env: EnvSource, seeds: Sequence[int]) -> VectorEnv:
     """Makes one environment for each of `seeds` (B,); errors as for `make_vector`."""
     if isinstance(env, VectorSource):
         return VectorAdapter(env.make(len(seeds)), seeds)
+    if isinstance(env, SharedSource):
+        return SharedVector(env, seeds)
     if isinstance(env, str) and env in KERNELS:
         return KERNELS[env](seeds)
     if isinstance(env, str) and is_atari(env):
@@ -69,6 +72,8 @@ def check_known(env: EnvSource) -> None:
         UnknownNameError: No such id.
         UsageError: Neither an id nor callable.
     """
+    if isinstance(env, SharedSource):
+        env = env.env
     if callable(env) or isinstance(env, VectorSource):
         return
     if not isinstance(env, str):
