@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import DeadlineError, InvalidSettingError, OverloadedError
-from rostral_rl.serve.batcher import BatchConfig, Batcher, BatchLimit, Current
+from rostral_rl.serve.batcher import INLINE_S_MAX, BatchConfig, Batcher, BatchLimit, Current
 
 
 def test_the_limit_rises_by_one_and_backs_off_by_a_tenth() -> None:
@@ -246,6 +247,60 @@ def test_a_slow_policy_runs_off_the_loop_and_requests_gather_meanwhile() -> None
         assert (await first).tolist() == [0.0]
         assert [(await o).tolist() for o in others] == [[1.0], [2.0], [3.0], [4.0]]
         assert sizes[1] == 2, "one more than before, for the first was fast enough"
+        await batcher.close()
+
+    asyncio.run(main())
+
+
+def test_slow_passes_follow_each_other_while_the_loop_is_busy() -> None:
+    third = threading.Event()
+    sizes: list[int] = []
+
+    def act(obs: SpaceArray) -> SpaceArray:
+        sizes.append(len(obs))
+        time.sleep(2 * INLINE_S_MAX)
+        if len(sizes) == 3:
+            third.set()
+        return obs[:, 0]
+
+    async def main() -> None:
+        batcher = Batcher(current(act), BatchConfig(slo_ms=60_000, batch_max=1))
+        batcher._pass_s = 1.0  # As after a measured slow pass.
+        asking = [asyncio.ensure_future(ask(batcher, rows(i))) for i in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert third.wait(10.0), "the loop is not asked between two passes"
+        assert not any(one.done() for one in asking)
+        assert [(await one).tolist() for one in asking] == [[0.0], [1.0], [2.0]]
+        assert (batcher.rows_waiting, batcher.tally.requests, batcher.tally.rows) == (0, 3, 3)
+        await batcher.close()
+
+    asyncio.run(main())
+    assert sizes == [1, 1, 1]
+
+
+def test_a_deadline_that_passes_while_a_slow_pass_runs_is_told() -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def act(obs: SpaceArray) -> SpaceArray:
+        started.set()
+        assert release.wait(10.0)
+        return obs[:, 0]
+
+    async def main() -> None:
+        batcher = Batcher(current(act), BatchConfig(slo_ms=60_000))
+        batcher._pass_s = 1.0  # As after a measured slow pass.
+        first = asyncio.ensure_future(ask(batcher, rows(0.0)))
+        await asyncio.to_thread(started.wait, 10.0)
+        late = asyncio.ensure_future(ask(batcher, rows(1.0), deadline_s=0.0))
+        last = asyncio.ensure_future(ask(batcher, rows(2.0)))
+        await asyncio.sleep(0)
+        release.set()
+        assert (await first).tolist() == [0.0]
+        with pytest.raises(DeadlineError):
+            await late
+        assert (await last).tolist() == [2.0]
+        assert (batcher.tally.late, batcher.tally.requests, batcher.rows_waiting) == (1, 2, 0)
         await batcher.close()
 
     asyncio.run(main())

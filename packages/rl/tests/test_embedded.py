@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_driver_and_tasks_ask_one_actor(served: EmbeddedPolicy) -> None:
     assert served.act(np.zeros((3, 4), np.float32)).tolist() == [1, 1, 1]
     assert rostral.get([ask.remote(served) for _ in range(4)]) == [2] * 4
     assert served.describe()["other"]["observations"] == 4
+
+
+def test_observations_of_every_form_arrive_as_they_were(served: EmbeddedPolicy) -> None:
+    for obs in ([0.0] * 4, np.zeros(4), np.zeros((300, 4), np.float32), np.zeros(8)[::2]):
+        assert np.all(served.act(obs) == 1)
+    space = spaces.Dict({"n": spaces.Discrete(2), "x": spaces.Box(-1, 1, (2,), np.float32)})
+    nested = replace(policy(3), observation_space=space)
+    apart = replace(nested, observation_space=spaces.Tuple(space.spaces.values()))
+    both = embed({"default": nested, "apart": apart})
+    assert both.act({"n": 1, "x": np.zeros(2)}) == 3
+    assert both.act((1, np.zeros(2)), model="apart") == 3
+    both.close()
+    with pytest.raises(ShapeError):
+        served.act([[0.0] * 4, ["x"] * 4])
 
 
 def test_refusals_are_the_engines(served: EmbeddedPolicy) -> None:

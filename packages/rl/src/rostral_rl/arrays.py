@@ -15,3 +15,8 @@ SpaceArray: TypeAlias = npt.NDArray[Any]
 # Named parameters of a policy: "pi.0.weight" (in, out), "pi.0.bias" (out,), "log_std" (A,),
 # "obs.mean" (D,) ...
 Weights: TypeAlias = dict[str, FloatArray]
+
+
+def non_finite(weights: Weights) -> str | None:
+    """The name of an array that holds NaN or infinity; None where all are numbers."""
+    return next((name for name, array in weights.items() if not np.isfinite(array).all()), None)

@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from rostral_rl import spaces
-from rostral_rl.arrays import Weights
+from rostral_rl.arrays import Weights, non_finite
 from rostral_rl.errors import (
     FolderUnwritableError,
     PolicyCorruptError,
@@ -155,9 +155,14 @@ def _read_weights(path: Path, name: str, digest: str) -> Weights:
     if hashlib.sha256(blob).hexdigest() != digest:
         raise PolicyCorruptError(f"{path / name} is not what was saved: its SHA-256 differs")
     try:
-        return dict(safetensors.numpy.load(blob))
+        weights: Weights = dict(safetensors.numpy.load(blob))
     except safetensors.SafetensorError as error:
         raise PolicyCorruptError(f"{path / name} is not a safetensors file: {error}") from error
+    if (bad := non_finite(weights)) is not None:
+        raise PolicyCorruptError(
+            f"{path / name}: {bad} holds NaN or infinity", hint="the training diverged"
+        )
+    return weights
 
 
 def _check_weights(path: Path, spec: NetSpec, weights: Weights) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -128,13 +128,29 @@ class Answer(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class Asker(Protocol):
+    """Who waits for an answer: a future, or a connection that writes it out itself.
+
+    Called on the batcher's event loop, once at most, but for `cancelled`, which any thread may ask.
+    The two that answer must not raise: others wait behind.
+    """
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, answer: Answer, /) -> None:
+        """Takes the answer."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Learns why there is none."""
+
+
+class _Request(NamedTuple):
     obs: SpaceArray
     state: FloatArray | None
     deadline_s: float
     arrived_s: float
-    reply: asyncio.Future[Answer]
+    asker: Asker
 
 
 class Batcher:
@@ -156,7 +172,10 @@ class Batcher:
         self._config = config
         self._limit = BatchLimit(slo_s=config.slo_ms / 2e3, batch_max=config.batch_max)
         self._waiting: deque[_Request] = deque()
-        self._rows = 0
+        # Rows that ever came, which the loop counts, and that were ever taken, which whoever takes
+        # counts: a single number would be changed by two threads.
+        self._rows_come = 0
+        self._rows_taken = 0
         self._scheduled = False
         self._pass_s = 0.0
         # Of the batch under way: whether the limit made it smaller, and its oldest request's wait.
@@ -165,7 +184,8 @@ class Batcher:
         self._recent_s: deque[float] = deque(maxlen=RECENT_PASSES)
         self._row_s = 0.0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rostral-rl-act")
-        self._running: asyncio.Task[None] | None = None
+        # Done when the thread that makes pass after pass has come to rest; None while it rests.
+        self._running: asyncio.Future[None] | None = None
         self.tally = tally or Tally()
 
     @property
@@ -176,12 +196,12 @@ class Batcher:
     @property
     def rows_waiting(self) -> int:
         """Rows in the queue just now."""
-        return self._rows
+        return self._rows_come - self._rows_taken
 
     @property
     def is_full(self) -> bool:
         """Whether a single row more would be refused."""
-        return self._rows >= self._config.queue_rows_max
+        return self.rows_waiting >= self._config.queue_rows_max
 
     @property
     def is_idle(self) -> bool:
@@ -207,29 +227,48 @@ class Batcher:
             OverloadedError: The queue is full.
             DeadlineError: The deadline passed before the request's turn came.
         """
-        if self._rows + len(obs) > self._config.queue_rows_max:
+        if self._config.eager and self._pass_s <= EAGER_S_MAX and self.is_idle:
+            return self._at_once(obs, state)
+        reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.enqueue(obs, reply, state=state, deadline_s=deadline_s)
+        return await reply
+
+    def enqueue(
+        self,
+        obs: SpaceArray,
+        asker: Asker,
+        *,
+        state: FloatArray | None = None,
+        deadline_s: float | None = None,
+    ) -> None:
+        """As `submit`, but tells `asker`, in a later turn of the loop; costs no coroutine.
+
+        Args:
+            obs: As for `submit`.
+            asker: Is answered, or told of a deadline that passed.
+            state: As for `submit`.
+            deadline_s: As for `submit`.
+
+        Raises:
+            OverloadedError: The queue is full; the asker hears no more.
+        """
+        rows = self.rows_waiting
+        if rows + len(obs) > self._config.queue_rows_max:
             self.tally.refused += 1
             raise OverloadedError(
-                f"{self._rows} observations are waiting, {len(obs)} more would pass the limit of "
+                f"{rows} observations are waiting, {len(obs)} more would pass the limit of "
                 f"{self._config.queue_rows_max}",
                 hint="send again after a pause",
                 # What waits takes so long; no less than a scheduler's slice, no more than is
                 # worth waiting for.
-                retry_after_s=min(max(self._rows * self._row_s, 0.01), RETRY_S_MAX),
+                retry_after_s=min(max(rows * self._row_s, 0.01), RETRY_S_MAX),
             )
-        if self._config.eager and self._pass_s <= EAGER_S_MAX and self.is_idle:
-            return self._at_once(obs, state)
-        loop = asyncio.get_running_loop()
         now = time.monotonic()  # The loop's own clock may be as coarse as a millisecond.
         wait_s = self._config.deadline_ms / 1e3 if deadline_s is None else deadline_s
-        request = _Request(obs, state, now + wait_s, now, loop.create_future())
-        self._waiting.append(request)
-        self._rows += len(obs)
+        self._rows_come += len(obs)
+        self._waiting.append(_Request(obs, state, now + wait_s, now, asker))
         # One turn later, so that all requests that this turn reads from sockets share the batch.
-        if not self._scheduled and self._running is None:
-            self._scheduled = True
-            loop.call_soon(self._start)
-        return await request.reply
+        self._schedule()
 
     async def close(self) -> None:
         """Answers what is waiting, then stops."""
@@ -261,56 +300,79 @@ class Batcher:
 
     def _start(self) -> None:
         self._scheduled = False
-        batch = self._take()
-        if not batch:
-            self._schedule()
+        if self._pass_s > INLINE_S_MAX:
+            loop = asyncio.get_running_loop()
+            self._running = loop.create_future()
+            self._thread.submit(self._pass_after_pass, loop)
             return
-        if self._pass_s <= INLINE_S_MAX:
+        batch, late = self._take()
+        self._drop(late)
+        if batch:
             try:
                 answer = self._measured(batch)
             except Exception as error:
                 self._fail(batch, error)
             else:
                 self._answer(batch, answer)
-            self._schedule()
-            return
-        self._running = asyncio.get_running_loop().create_task(self._run_in_thread(batch))
+        self._schedule()
 
-    async def _run_in_thread(self, batch: list[_Request]) -> None:
+    def _pass_after_pass(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: goes on as long as somebody waits and passes are slow.
+
+        The loop writes out one pass's answers while the next pass runs; were it asked to begin each
+        pass, the policy would idle meanwhile.
+        """
+        tell = loop.call_soon_threadsafe
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._measured, batch
-            )
-        except Exception as error:
-            self._fail(batch, error)
-        else:
-            self._answer(batch, answer)
+            while self._waiting and self._pass_s > INLINE_S_MAX:
+                batch, late = self._take()
+                if late:
+                    tell(self._drop, late)
+                if not batch:
+                    continue
+                try:
+                    answer = self._measured(batch)
+                except Exception as error:
+                    tell(self._fail, batch, error)
+                else:
+                    tell(self._answer, batch, answer)
         finally:
-            self._running = None
-            self._schedule()
+            tell(self._rest)
 
-    def _take(self) -> list[_Request]:
-        """Takes whole requests up to the limit; one that is larger than the limit goes alone."""
+    def _rest(self) -> None:
+        assert self._running is not None
+        self._running.set_result(None)
+        self._running = None
+        self._schedule()
+
+    def _take(self) -> tuple[list[_Request], list[_Request]]:
+        """Takes whole requests up to the limit, one that is larger alone, and those too late."""
         now = time.monotonic()
         limit = self._limit.rows
         batch: list[_Request] = []
+        late: list[_Request] = []
         rows = 0
         while self._waiting and (not batch or rows + len(self._waiting[0].obs) <= limit):
             request = self._waiting.popleft()
-            self._rows -= len(request.obs)
-            if request.reply.cancelled():  # The client has gone.
+            self._rows_taken += len(request.obs)
+            if request.asker.cancelled():  # The client has gone.
                 continue
             if now > request.deadline_s:
-                self.tally.late += 1
-                request.reply.set_exception(
-                    DeadlineError("the request's deadline passed while it waited")
-                )
+                late.append(request)
                 continue
             batch.append(request)
             rows += len(request.obs)
         self._left_some = bool(self._waiting)
         self._waited_s = now - batch[0].arrived_s if batch else 0.0
-        return batch
+        return batch, late
+
+    def _drop(self, late: list[_Request]) -> None:
+        self.tally.late += len(late)
+        for request in late:
+            if not request.asker.cancelled():
+                request.asker.set_exception(
+                    DeadlineError("the request's deadline passed while it waited")
+                )
 
     def _measured(self, batch: list[_Request]) -> Answer:
         first = batch[0]
@@ -342,13 +404,13 @@ class Batcher:
         for request in batch:
             end = start + len(request.obs)
             self.tally.count_answer(now - request.arrived_s)
-            if not request.reply.cancelled():
+            if not request.asker.cancelled():
                 share = None if state is None else state[start:end]
-                request.reply.set_result(Answer(actions[start:end], share, version))
+                request.asker.set_result(Answer(actions[start:end], share, version))
             start = end
 
     def _fail(self, batch: list[_Request], error: Exception) -> None:
         self.tally.failed += len(batch)
         for request in batch:
-            if not request.reply.cancelled():
-                request.reply.set_exception(error)
+            if not request.asker.cancelled():
+                request.asker.set_exception(error)

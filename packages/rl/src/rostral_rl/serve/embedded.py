@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 import rostral
 from rostral_rl.arrays import SpaceArray
@@ -35,6 +34,26 @@ Packed: TypeAlias = tuple[bytes, str, tuple[int, ...], int] | tuple[SpaceArray, 
 """A reply on its way. A small array as plain bytes: to pickle it takes longer than to choose it."""
 
 
+def _send(obs: Any) -> Any:
+    """Observations on their way: a small array likewise."""
+    try:
+        array = np.asarray(obs)
+    except ValueError:  # A tuple of observations, or nonsense that the engine will name.
+        return obs
+    if array.dtype.hasobject:
+        return obs
+    if array.nbytes > PACKED_BYTES_MAX:
+        return array
+    return array.tobytes(), array.dtype.str, array.shape
+
+
+def _receive(sent: Any) -> Any:
+    if type(sent) is not tuple or type(sent[0]) is not bytes:
+        return sent
+    data, dtype, shape = sent
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
 def _pack(reply: Reply) -> Packed:
     actions, version = reply
     if actions.nbytes > PACKED_BYTES_MAX:
@@ -55,9 +74,9 @@ class _PolicyActor:
     def __init__(self, models: Mapping[str, AnyServable], config: EngineConfig) -> None:
         self._engine = Engine(models, config)
 
-    async def act(self, obs: npt.ArrayLike, which: dict[str, Any] | None = None) -> Packed:
+    async def act(self, sent: Any, which: dict[str, Any] | None = None) -> Packed:
         """Answers; see `Engine.act`."""
-        return _pack(await self._engine.act(obs, **(which or {})))
+        return _pack(await self._engine.act(_receive(sent), **(which or {})))
 
     async def swap(self, policy: AnyServable, model: str, version: int | None) -> int:
         """Serves other weights; see `Engine.swap`."""
@@ -102,7 +121,7 @@ class EmbeddedPolicy:
 
     _actor: Any
 
-    def act(self, obs: npt.ArrayLike, **which: Any) -> SpaceArray:
+    def act(self, obs: Any, **which: Any) -> SpaceArray:
         """Asks for the action of one observation, or of a batch; blocks.
 
         Args:
@@ -116,11 +135,11 @@ class EmbeddedPolicy:
         """
         return self.submit(obs, **which).reply().actions
 
-    def submit(self, obs: npt.ArrayLike, **which: Any) -> Pending:
+    def submit(self, obs: Any, **which: Any) -> Pending:
         """As `act`, without waiting: `submit(obs).reply()` has actions and version."""
-        array = np.asarray(obs)
+        sent = _send(obs)
         act = self._actor.act
-        return Pending(act.remote(array, which) if which else act.remote(array))
+        return Pending(act.remote(sent, which) if which else act.remote(sent))
 
     def swap(
         self, policy: AnyServable, *, model: str = DEFAULT_MODEL, version: int | None = None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rostral_rl import spaces
-from rostral_rl.arrays import FloatArray, SpaceArray
+from rostral_rl.arrays import FloatArray, SpaceArray, non_finite
 from rostral_rl.errors import (
     InvalidSettingError,
     ModelRejectedError,
@@ -26,7 +26,8 @@ from rostral_rl.errors import (
     ShapeError,
     TooLargeError,
 )
-from rostral_rl.serve.batcher import BatchConfig, Batcher, Current
+from rostral_rl.policy import Policy
+from rostral_rl.serve.batcher import Asker, BatchConfig, Batcher, Current
 from rostral_rl.serve.names import DEFAULT_MODEL, NAME_LENGTH_MAX
 from rostral_rl.serve.servable import AnyServable, Servable, is_recurrent
 from rostral_rl.serve.sessions import Session, SessionConfig, Sessions
@@ -172,6 +173,32 @@ class Engine:
             memory = served.memory(session, reset=reset)
             actions, by = await served.step(batcher, batch, memory, deadline_s)
         return Reply(np.asarray(actions[0]) if single else actions, by)
+
+    def hand_in(self, batch: SpaceArray, asker: Asker, *, model: str = DEFAULT_MODEL) -> None:
+        """As `act` for the newest weights of a policy without memory, but tells `asker`.
+
+        Args:
+            batch: (N, *shape), known to fit `plain_space(model)`.
+            asker: Gets all rows' actions, of a later turn of the loop.
+            model: Which.
+
+        Raises:
+            ShapeError, TooLargeError, OverloadedError: As for `act`; the asker hears no more.
+        """
+        self._check_rows(len(batch))
+        self._models[model].batcher.enqueue(batch, asker)
+
+    def plain_space(self, model: str) -> spaces.Space:
+        """The space of a model's observations, if it may be asked by `hand_in`.
+
+        Raises:
+            NotServedError: No such model.
+            RequestError: It has memory, and needs sessions.
+        """
+        served = self._model(model)
+        if served.state_width is not None:
+            raise RequestError(f"{model} is recurrent")
+        return served.observation_space
 
     async def probe(self) -> None:
         """Returns when every model has acted on some observation: they do their work.
@@ -343,8 +370,13 @@ def _try_out(policy: AnyServable, version: int) -> Current:
     """Acts on one observation of zeros: what cannot act is refused, and the rest is warm.
 
     Raises:
-        ModelRejectedError: It raised, or its actions are not those of its space.
+        ModelRejectedError: It raised, its weights are not all numbers, or its actions are not those
+            of its space.
     """
+    if isinstance(policy, Policy) and (bad := non_finite(policy.weights)) is not None:
+        raise ModelRejectedError(
+            f"the policy's {bad} holds NaN or infinity", hint="the training diverged"
+        )
     if is_recurrent(policy):
 
         def run(obs: SpaceArray, state: FloatArray | None) -> tuple[SpaceArray, FloatArray | None]:

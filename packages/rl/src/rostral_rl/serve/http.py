@@ -31,6 +31,8 @@ from rostral_rl.serve.servable import AnyServable
 
 try:
     import uvicorn
+
+    from rostral_rl.serve.http_protocol import PolicyProtocol
 except ImportError as error:
     raise MissingExtraError(
         f"serving over HTTP needs {error.name}", hint="pip install 'rostral-rl[serve]'"
@@ -97,6 +99,7 @@ class PolicyServer:
                     body_bytes_max=config.body_bytes_max,
                     metrics=exposition(self.engine),
                 ),
+                http=PolicyProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,

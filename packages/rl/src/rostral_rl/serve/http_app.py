@@ -20,6 +20,7 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -39,6 +40,7 @@ from rostral_rl.errors import (
 )
 from rostral_rl.serve import wire
 from rostral_rl.serve.engine import Engine
+from rostral_rl.serve.known_head import KnownHead, content_type, known_head
 from rostral_rl.serve.names import DEFAULT_MODEL
 
 logger = logging.getLogger("rostral.rl.serve")
@@ -96,6 +98,11 @@ class Answer:
         self.body = body
         self.headers = [*headers, (b"content-length", b"%d" % len(body))]
 
+    def lines(self) -> tuple[bytes, bytes]:
+        """The status line, and the rest of a response: headers, the empty line, the body."""
+        status = b"HTTP/1.1 %d %b\r\n" % (self.status, HTTPStatus(self.status).phrase.encode())
+        return status, b"".join((*(b"%b: %b\r\n" % h for h in self.headers), b"\r\n", self.body))
+
 
 class PolicyApp:
     """The application; any ASGI server may run it.
@@ -132,18 +139,45 @@ class PolicyApp:
             answer = await self._respond(scope, receive)
         except _Gone:
             return
-        except _Refused as refused:
-            answer = _refusal(refused.status, refused.code, str(refused), None)
-            answer.headers += refused.headers
-        except RostralError as error:
-            answer = _of_error(error)
-        except Exception:
-            logger.exception("a request failed path=%r", scope["path"][:80])
-            answer = _refusal(500, "INTERNAL", "the policy failed", "see the server's log")
+        except Exception as error:
+            answer = self.refusal_of(error, path=scope["path"])
         await send(
             {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         )
         await send({"type": "http.response.body", "body": answer.body})
+
+    def refusal_of(self, error: Exception, *, path: str) -> Answer:
+        """The answer that an error stands for; our own bugs are logged with the path."""
+        match error:
+            case _Refused():
+                answer = _refusal(error.status, error.code, str(error), None)
+                answer.headers += error.headers
+                return answer
+            case RostralError():
+                return _of_error(error)
+        logger.error("a request failed path=%r", path[:80], exc_info=error)
+        return _refusal(500, "INTERNAL", "the policy failed", "see the server's log")
+
+    def known_head(self, scope: Scope, *, body_bytes: int) -> KnownHead | None:
+        """What all requests with this head ask for, if they are plain ones; None else.
+
+        Args:
+            scope: Of one of them.
+            body_bytes: Of each one's body.
+        """
+        path = scope["path"]
+        matched = _ACT.fullmatch(path)
+        if scope["method"] != "POST" or not (path == "/v1/act" or (matched and matched[2] is None)):
+            return None
+        try:
+            _check_length(scope)
+            headers = self._admit(scope)
+        except (_Refused, RostralError):
+            return None
+        if body_bytes > self._body_bytes_max:
+            return None
+        model = matched[1] if matched else DEFAULT_MODEL
+        return known_head(self._engine, model, headers, body_bytes=body_bytes)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -156,14 +190,11 @@ class PolicyApp:
 
     async def _respond(self, scope: Scope, receive: Receive) -> Answer:
         path, method = scope["path"], scope["method"]
-        if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
-            raise _Refused(414, "TOO_LARGE", f"the URL is longer than {URL_BYTES_MAX} bytes")
+        _check_length(scope)
         if path in ("/livez", "/readyz"):
             _allow(method, "GET", "HEAD")
             return self._probe(path)
-        headers = _headers(scope["headers"])
-        self._check_origin(headers)
-        self._authorise(headers)
+        headers = self._admit(scope)
         if path == "/v1/act":
             _allow(method, "POST")
             return await self._act(headers, receive, DEFAULT_MODEL, None)
@@ -179,6 +210,13 @@ class PolicyApp:
             _allow(method, "GET")
             return self._describe(path)
         raise NotServedError(f"no such path: {path[:80]!r}")
+
+    def _admit(self, scope: Scope) -> dict[bytes, bytes]:
+        """The headers of who may ask; others are refused."""
+        headers = _headers(scope["headers"])
+        self._check_origin(headers)
+        self._authorise(headers)
+        return headers
 
     def _probe(self, path: str) -> Answer:
         problem = self._engine.problem if path == "/readyz" else None
@@ -209,18 +247,9 @@ class PolicyApp:
         self, headers: dict[bytes, bytes], receive: Receive, model: str, version: int | None
     ) -> Answer:
         body = await self._body(headers, receive)
-        kind = (
-            headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
-        )
+        kind = content_type(headers)
         if kind == wire.RAW:
-            obs: npt.ArrayLike = wire.decode_raw(
-                body,
-                {
-                    name: headers[name.encode()].decode("latin-1")
-                    for name in (wire.DTYPE_HEADER, wire.SHAPE_HEADER)
-                    if name.encode() in headers
-                },
-            )
+            obs: npt.ArrayLike = wire.decode_raw(body, wire.tensor_headers(headers))
         elif kind == wire.JSON:
             obs = wire.decode_json(body)
         else:
@@ -291,6 +320,11 @@ class PolicyApp:
             raise UnauthenticatedError(
                 "the token is missing or wrong", hint="Authorization: Bearer <token>"
             )
+
+
+def _check_length(scope: Scope) -> None:
+    if len(scope["raw_path"]) + len(scope["query_string"]) > URL_BYTES_MAX:
+        raise _Refused(414, "TOO_LARGE", f"the URL is longer than {URL_BYTES_MAX} bytes")
 
 
 def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -40,12 +40,25 @@ DTYPES = frozenset(_DTYPE_OF)
 
 def encode_raw(array: SpaceArray) -> tuple[bytes, dict[str, str]]:
     """An array as body and headers."""
-    headers = {
+    return array.tobytes(), raw_headers(array)
+
+
+def raw_headers(array: SpaceArray) -> dict[str, str]:
+    """The headers of an array's raw body."""
+    return {
         "content-type": RAW,
         DTYPE_HEADER: _NAME_OF.get(array.dtype) or str(array.dtype),
         SHAPE_HEADER: ",".join(map(str, array.shape)),
     }
-    return array.tobytes(), headers
+
+
+def tensor_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Of a request's headers, those that say what its raw body is."""
+    return {
+        name: headers[name.encode()].decode("latin-1")
+        for name in (DTYPE_HEADER, SHAPE_HEADER)
+        if name.encode() in headers
+    }
 
 
 def decode_raw(body: bytes, headers: Mapping[str, str]) -> SpaceArray:
@@ -53,6 +66,16 @@ def decode_raw(body: bytes, headers: Mapping[str, str]) -> SpaceArray:
 
     Raises:
         ShapeError: Headers are missing or senseless, or do not fit the body's length.
+    """
+    dtype, shape = tensor_form(headers)
+    return array_of(body, dtype.name, shape)
+
+
+def tensor_form(headers: Mapping[str, str]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Dtype and shape of the arrays that come with these headers.
+
+    Raises:
+        ShapeError: Headers are missing or senseless.
     """
     dtype, shape_text = headers.get(DTYPE_HEADER, ""), headers.get(SHAPE_HEADER)
     if dtype not in DTYPES:
@@ -64,8 +87,7 @@ def decode_raw(body: bytes, headers: Mapping[str, str]) -> SpaceArray:
         raise ShapeError(
             f"{SHAPE_HEADER} is {shape_text!r}", hint="for example 8,4; empty for a scalar"
         )
-    shape = tuple(int(part) for part in parts)
-    return array_of(body, dtype, shape)
+    return _DTYPE_OF[dtype], tuple(int(part) for part in parts)
 
 
 def array_of(body: bytes, dtype: str, shape: tuple[int, ...]) -> SpaceArray:
