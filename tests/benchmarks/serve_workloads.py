@@ -19,9 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve_models import Stub
 
 HERE = Path(__file__).resolve().parent
+# The source and not the installed module: a peer's interpreter runs it too.
+LOAD = HERE.parent.parent / "packages/rl/src/rostral_rl/serve/load.py"
 TABLE3_IN_FLIGHT = 3
 """Requests that the client of Table 3 keeps under way: one computed, one ready, one on its way."""
 OPEN_RATE = 1000.0
@@ -37,7 +42,8 @@ def row(name: str, value: float | None, reason: str = "") -> None:
 
 def ask(url: str, headers: dict[str, str], **options: object) -> dict[str, Any]:
     """Runs the load in a process of its own."""
-    command = [sys.executable, str(HERE / "serve_load.py"), url]
+    # -P: the modules beside that file are no library of its.
+    command = [sys.executable, "-P", str(LOAD), url]
     for name, value in headers.items():
         command += ["--header", f"{name}: {value}"]
     for option, setting in options.items():
@@ -135,37 +141,53 @@ def rostral_embedded(seconds: float) -> None:
 
 def rostral_table3(model: str, seconds: float) -> None:
     """Batches of 64 states from one client, as a share of what the model alone can do."""
-    import numpy as np
-
     import rostral
-    import rostral_rl as rl
-    from rostral_rl.serve.batcher import BatchConfig
-    from rostral_rl.serve.engine import EngineConfig
-    from serve_models import STATES, STUBS
+    from serve_models import STUBS
 
     stub = STUBS[model]
     with rostral.init("local", num_cpus=2, object_store_memory=512_000_000):
-        policy = rl.embed(
-            stub, config=EngineConfig(batch=BatchConfig(slo_ms=100.0, batch_max=STATES))
-        )
-        states = np.zeros((STATES, stub.state_bytes), np.uint8)
-        for _ in range(5):
-            policy.act(states)
-        under_way = [policy.submit(states) for _ in range(TABLE3_IN_FLIGHT)]
-        # From an answer to an answer: what was under way before does not count.
+        passes_per_s = embedded_passes_per_s(stub, seconds)
+    row(table3_name(model), passes_per_s * stub.base_s)
+
+
+def embedded_passes_per_s(stub: Stub, seconds: float) -> float:
+    """Batches a second of a policy that an actor of this process's cluster serves."""
+    import numpy as np
+
+    import rostral_rl as rl
+    from rostral_rl.serve.batcher import BatchConfig
+    from rostral_rl.serve.engine import EngineConfig
+    from serve_models import STATES
+
+    policy = rl.embed(stub, config=EngineConfig(batch=BatchConfig(slo_ms=100.0, batch_max=STATES)))
+    states = np.zeros((STATES, stub.state_bytes), np.uint8)
+    for _ in range(5):
+        policy.act(states)
+    under_way = [policy.submit(states) for _ in range(TABLE3_IN_FLIGHT)]
+    # From an answer to an answer: what was under way before does not count.
+    under_way.pop(0).reply()
+    count, now_s = 0, time.perf_counter()
+    start_s = now_s
+    while now_s < start_s + seconds:
+        under_way.append(policy.submit(states))
         under_way.pop(0).reply()
-        count, now_s = 0, time.perf_counter()
-        start_s = now_s
-        while now_s < start_s + seconds:
-            under_way.append(policy.submit(states))
-            under_way.pop(0).reply()
-            now_s = time.perf_counter()
-            count += 1
-    row(table3_name(model), count * stub.base_s / (now_s - start_s))
+        now_s = time.perf_counter()
+        count += 1
+    for pending in under_way:
+        pending.reply()
+    policy.close()
+    return count / (now_s - start_s)
 
 
 def rest_table3(model: str, seconds: float) -> None:
     """The same through the HTTP front, raw tensors over as many connections."""
+    from serve_models import STUBS
+
+    row(table3_name(model), rest_passes_per_s(model, seconds) * STUBS[model].base_s)
+
+
+def rest_passes_per_s(model: str, seconds: float) -> float:
+    """Batches a second of a server in a process of its own."""
     from serve_models import STATES, STUBS
 
     stub = STUBS[model]
@@ -178,7 +200,8 @@ def rest_table3(model: str, seconds: float) -> None:
             seconds=seconds,
             body_bytes=STATES * stub.state_bytes,
         )
-    row(table3_name(model), result["requests"] * stub.base_s / result["seconds"])
+    rate: float = result["requests"] / result["seconds"]
+    return rate
 
 
 def table3_name(model: str) -> str:

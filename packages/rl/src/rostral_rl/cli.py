@@ -1,14 +1,19 @@
-"""The `rostral-rl` command: train, resume, evaluate, serve. It alone prints and sets exit codes."""
+"""The `rostral-rl` command: train, resume, evaluate, serve, export, bench.
+
+Exit status: 0 done, 1 the surroundings are wrong, 2 the command is, 78 the configuration is, 130
+interrupted.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
-import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,11 +34,17 @@ from rostral.services import (
     setting_options,
     systemd_group,
 )
+from rostral_rl.cli_bench import bench, load_policy, parse_settings
 from rostral_rl.errors import InvalidSettingError, UsageError
+from rostral_rl.names import unknown_name
 from rostral_rl.serve.settings import SETTINGS
 
 if TYPE_CHECKING:
     from rostral_rl.serve.http import PolicyServer
+
+
+CHECKPOINT_FILE = "checkpoint.json"  # Written last; torch need not be imported to know it.
+EXIT_INTERRUPTED = 128 + 2  # As a shell says that SIGINT ended a command.
 
 
 class _Group(click.Group):
@@ -45,9 +56,42 @@ class _Group(click.Group):
         except RostralError as error:
             click.echo(f"rostral-rl: {error}", err=True)
             ctx.exit(2 if isinstance(error, UsageError) else 1)
+        except KeyboardInterrupt:
+            click.echo("rostral-rl: interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Group)
+@contextlib.contextmanager
+def _interruptible(checkpoints: Path | None) -> Iterator[None]:
+    """Says how an interrupted training goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoints is not None and (checkpoints / CHECKPOINT_FILE).exists():
+            click.echo(f"rostral-rl: to go on: rostral-rl resume {checkpoints}", err=True)
+        raise
+
+
+def _examples(*lines: str) -> str:
+    """What `--help` ends with."""
+    return "\n".join(("\b", "Examples:", *(f"  rostral-rl {line}" for line in lines)))
+
+
+@click.group(
+    cls=_Group,
+    epilog=_examples(
+        "train ppo CartPole-v1 --stop-at 475 --out cartpole",
+        "evaluate cartpole",
+        "serve cartpole --http 8080",
+    ),
+)
 @click.version_option(package_name="rostral-rl")
 @click.option("-v", "--verbose", is_flag=True, help="Log to stderr what happens inside.")
 def main(*, verbose: bool) -> None:
@@ -55,6 +99,7 @@ def main(*, verbose: bool) -> None:
     configure_logging("debug" if verbose else "warning")
 
 
+main.add_command(bench)
 main.add_command(config_group(SETTINGS))
 main.add_command(
     systemd_group(
@@ -69,7 +114,14 @@ main.add_command(
 )
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "train ppo CartPole-v1 --stop-at 475 --out cartpole",
+        "train dqn CartPole-v1 --set lr=1e-3 --set 'hidden=[128, 128]'",
+        "train ppo CartPole-v1 --workers 2 --out cartpole --checkpoint-every 10",
+        "resume cartpole/checkpoint --workers 4",
+    )
+)
 @click.argument("algorithm")
 @click.argument("env")
 @click.option(
@@ -124,23 +176,25 @@ def train(
     evaluators: int,
 ) -> None:
     """Train ALGORITHM (ppo, dqn, sac, ...) on the Gymnasium environment ENV."""
-    run = rl.train(
-        algorithm,
-        env,
-        total_steps=total_steps,
-        seed=seed,
-        workers=workers,
-        address=address,
-        stop_at=stop_at,
-        progress=progress,
-        out=out,
-        checkpoint_every=checkpoint_every,
-        tensorboard=tensorboard,
-        evaluate_every=evaluate_every,
-        evaluate_episodes=evaluate_episodes,
-        evaluators=evaluators,
-        **_parse(settings),
-    )
+    chosen = parse_settings(settings)
+    with _interruptible(None if out is None else out / "checkpoint"):
+        run = rl.train(
+            algorithm,
+            env,
+            total_steps=total_steps,
+            seed=seed,
+            workers=workers,
+            address=address,
+            stop_at=stop_at,
+            progress=progress,
+            out=out,
+            checkpoint_every=checkpoint_every,
+            tensorboard=tensorboard,
+            evaluate_every=evaluate_every,
+            evaluate_episodes=evaluate_episodes,
+            evaluators=evaluators,
+            **chosen,
+        )
     click.echo(f"{run.env_steps:,} steps in {run.train_s:.1f} s; {run.evaluate()}")
     if out is not None:
         click.echo(f"policy saved in {out}")
@@ -187,7 +241,13 @@ def resume(
         click.echo(f"policy saved in {out}")
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "evaluate cartpole --episodes 20",
+        "evaluate cartpole --json",
+        "evaluate ppo.zip --env CartPole-v1",
+    )
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--episodes", default=100, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="The same seed plays the same episodes.")
@@ -200,12 +260,12 @@ def evaluate(
     *, folder: Path, episodes: int, seed: int, env: str | None, sample: bool, as_json: bool
 ) -> None:
     """Play the policy in FOLDER and report its mean return, IQM and 95 % confidence interval."""
-    policy = rl.load(folder)
+    policy = load_policy(folder)
     result = rl.evaluate(policy, _played(policy, env), episodes=episodes, seed=seed, sample=sample)
     click.echo(json.dumps(asdict(result)) if as_json else str(result))
 
 
-@main.command()
+@main.command(epilog=_examples("record cartpole cartpole.mp4 --episodes 2"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--episodes", default=1, show_default=True)
@@ -215,12 +275,18 @@ def record(*, folder: Path, file: Path, episodes: int, seed: int, env: str | Non
     """Play the policy in FOLDER and write what is to be seen to FILE, a video (.mp4)."""
     from rostral_rl.simulate.record import record as record_video
 
-    policy = rl.load(folder)
+    policy = load_policy(folder)
     returns = record_video(policy, _played(policy, env), file, episodes=episodes, seed=seed)
     click.echo(f"{file}: returns {', '.join(f'{r:.1f}' for r in returns)}")
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "serve cartpole --http 8080 --slo-ms 5",
+        "serve policy.onnx --host 0.0.0.0 --token-file token",
+        "serve --config /etc/rostral/policy-server.toml",
+    )
+)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @config_option
 @setting_options(
@@ -273,19 +339,14 @@ async def _serve(server: PolicyServer, folder: Path, reload: Reloader) -> None:
         await ending
 
 
-@main.command()
+@main.command(epilog=_examples("export cartpole cartpole.onnx"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def export(*, folder: Path, file: Path) -> None:
     """Write the policy in FOLDER, or in a zip of Stable-Baselines3, to FILE as ONNX."""
-    from rostral_rl.policy import Policy
     from rostral_rl.serve.export import export_onnx
-    from rostral_rl.serve.front import load
 
-    policy = load(folder)
-    if not isinstance(policy, Policy):
-        raise InvalidSettingError(f"{folder} is ONNX already")
-    export_onnx(policy, file)
+    export_onnx(load_policy(folder), file)
     click.echo(f"exported {folder} to {file}")
 
 
@@ -297,15 +358,3 @@ def _played(policy: rl.Policy, env: str | None) -> str:
             "the policy was not trained in an environment with an id", hint="give --env"
         )
     return played
-
-
-def _parse(settings: tuple[str, ...]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for item in settings:
-        try:
-            parsed.update(tomllib.loads(item))
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidSettingError(
-                f"not a setting: {item!r}", hint="NAME=VALUE in TOML, gamma=0.98"
-            ) from error
-    return parsed

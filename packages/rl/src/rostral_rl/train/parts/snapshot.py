@@ -142,7 +142,8 @@ def load_snapshot(folder: Path) -> Snapshot:
         arrays = dict(safetensors.numpy.load(blob))
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"no checkpoint in {folder}", hint="rostral-rl train --checkpoint DIR writes one"
+            f"no checkpoint in {folder}",
+            hint="rostral-rl train --out DIR --checkpoint-every N writes one",
         ) from error
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"the checkpoint in {folder} is damaged: {error!r}") from error
