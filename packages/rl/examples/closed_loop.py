@@ -1,13 +1,14 @@
 """Serves a policy, learns from what it served, and swaps in the new weights while it serves.
 
     python closed_loop.py
-    python closed_loop.py --updates 3
+    python closed_loop.py --updates 3 --players 4
+    python closed_loop.py --address 10.0.0.1:6380
 
 One cluster holds everything: an actor serves the policy; players, which are actors too, ask it for
-every action of their environments; the driver learns from what they lived through and swaps; and
-visitors, who know nothing of all that, ask from the first moment to the last. An answer carries the
-version that gave it, so that the learner knows under which weights an action was drawn, however
-many swaps lay between.
+every action of their environments; the driver learns from what they lived through and swaps, while
+they play on; and visitors, who know nothing of all that, ask from the first moment to the last. An
+answer carries the version that gave it, so that the learner knows under which weights an action was
+drawn, however many swaps lay between.
 
 Progress is shown on stderr. The last line on stdout is one JSON object:
 
@@ -45,13 +46,11 @@ from rostral_rl.train.ppo import Batch, ppo_loss
 
 ENV = "CartPole-v1"
 VISITS_PER_S = 200.0
-PLAYERS = 2
-ENVS = 16  # of each player
+ENVS = 32  # of all players together
 STEPS = 32  # of each environment between two looks of the learner
 SETTINGS = rl.PPO(
-    envs=PLAYERS * ENVS, steps=STEPS, minibatch=256, epochs=10, lr=2e-3, gamma=0.98, lam=0.8,
-    ent_coef=0.0,
-)  # fmt: skip
+    envs=ENVS, steps=STEPS, minibatch=256, epochs=10, lr=2e-3, gamma=0.98, lam=0.8, ent_coef=0.0
+)
 SPEC = forward.NetSpec(inputs=4, hidden=(64, 64), outputs=2, activation="tanh", head="categorical")
 
 
@@ -109,16 +108,16 @@ class Life(NamedTuple):
 class Player:
     """Lives in environments, and asks for every action."""
 
-    def __init__(self, served: EmbeddedPolicy, seed: int) -> None:
+    def __init__(self, served: EmbeddedPolicy, envs: int, seed: int) -> None:
         self._served = served
         self._envs = gymnasium.make_vec(
             ENV,
-            num_envs=ENVS,
+            num_envs=envs,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
         )
         self._obs, _ = self._envs.reset(seed=seed)
-        self._sums = np.zeros(ENVS)
+        self._sums = np.zeros(envs)
 
     def play(self) -> Life:
         """Takes STEPS steps."""
@@ -232,19 +231,26 @@ class Learner:
         return tuple(torch.from_numpy(c.reshape(-1, *c.shape[2:]).copy()) for c in columns)
 
 
-def run(updates: int, goal: float, seed: int) -> dict[str, float]:
+def run(updates: int, goal: float, seed: int, player_count: int) -> dict[str, float]:
     """Serves, learns and swaps until the goal is met or `updates` are made."""
     start_s = time.monotonic()
     torch.set_num_threads(1)  # The net is small, and the other core has players.
     learner = Learner(seed)
     served = rl.embed(learner.policy())
-    players = [Player.options(num_cpus=0.5).remote(served, seed + i) for i in range(PLAYERS)]
+    # They wait for answers more than they work, so that two share a CPU.
+    players = [
+        Player.options(num_cpus=0.5).remote(served, ENVS // player_count, seed + i)
+        for i in range(player_count)
+    ]
     visitor = Visitor.options(num_cpus=0).remote(served)
     visit = visitor.visit.remote(1.0)
     means: list[float] = []
     recent: list[float] = []
+    playing = [player.play.remote() for player in players]
     for update in range(updates):
-        lives = rostral.get([player.play.remote() for player in players])
+        lives = rostral.get(playing)
+        # On they go, by the present weights, and by the next ones as soon as these are served.
+        playing = [player.play.remote() for player in players]
         recent = [*recent, *(r for life in lives for r in life.returns)][-100:]
         means.append(float(np.mean(recent)) if recent else 0.0)
         print(f"update {update}: mean return {means[-1]:.1f}", file=sys.stderr, flush=True)
@@ -254,14 +260,14 @@ def run(updates: int, goal: float, seed: int) -> dict[str, float]:
             visit = visitor.visit.remote(1.0)
         if means[-1] >= goal:
             break
-    rostral.get(visit)
+    rostral.get([visit, *playing])
     # Once more, so that the newest weights have been asked too.
     answered, lost, versions = rostral.get(visitor.visit.remote(0.05))
     served.close()
     return {
         "first_return_mean": round(means[0], 2),
         "last_return_mean": round(means[-1], 2),
-        "env_steps": len(means) * PLAYERS * ENVS * STEPS,
+        "env_steps": len(means) * player_count * (ENVS // player_count) * STEPS,
         "swaps": learner.version,
         "answered": answered,
         "lost": lost,
@@ -276,11 +282,15 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=120, help="at most")
     parser.add_argument("--goal", type=float, default=195.0, help="mean of the last 100 returns")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--players", type=int, default=2, help=f"they share {ENVS} environments")
+    parser.add_argument("--address", help="of a running cluster; by default one is made here")
     arguments = parser.parse_args()
     if arguments.updates < 1:
         parser.error("--updates must be positive")
-    with rostral.init("local", num_cpus=2):
-        result = run(arguments.updates, arguments.goal, arguments.seed)
+    if not 1 <= arguments.players <= ENVS:
+        parser.error(f"--players must lie in 1..{ENVS}")
+    with rostral.init(arguments.address or "local"):
+        result = run(arguments.updates, arguments.goal, arguments.seed, arguments.players)
     print(json.dumps(result), flush=True)
     return 0 if not result["lost"] and result["last_return_mean"] >= arguments.goal else 1
 

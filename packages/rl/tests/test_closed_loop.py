@@ -13,8 +13,11 @@ SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "closed_loop.py"
 
 
 @pytest.mark.slow
-def test_the_closed_loop_learns_and_swaps_while_it_serves() -> None:
-    command = [sys.executable, str(SCRIPT), "--updates", "4", "--goal", "15"]
+@pytest.mark.parametrize("players", [1, 3])
+def test_the_closed_loop_learns_and_swaps_while_it_serves(players: int) -> None:
+    """Any number of actors; the mean of the last episodes doubles within 15 updates."""
+    options = ["--updates", "15", "--goal", "45", "--players", str(players)]
+    command = [sys.executable, str(SCRIPT), *options]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
@@ -22,4 +25,5 @@ def test_the_closed_loop_learns_and_swaps_while_it_serves() -> None:
     assert result["answered"] > 0
     assert result["swaps"] >= 1
     assert result["versions_seen"] >= 2
-    assert result["env_steps"] == result["swaps"] * 2 * 16 * 32
+    assert result["last_return_mean"] > 1.5 * result["first_return_mean"]
+    assert result["env_steps"] == result["swaps"] * players * (32 // players) * 32
