@@ -46,7 +46,7 @@ def examples(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "evaluate", "serve", "export", "bench"],
+    ["", "train", "evaluate", "record", "serve", "export", "bench"],
     ids=lambda c: c or "rostral-rl",
 )
 def test_help_ends_with_examples_that_the_command_line_accepts(command: str) -> None:
