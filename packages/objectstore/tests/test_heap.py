@@ -19,8 +19,12 @@ CHUNKS = MEMORY_BYTES // CHUNK_BYTES
 
 def new_heap() -> Heap:
     segment = Segment.create(MEMORY_BYTES, bytes(16), 1)
-    segment.use_slot(segment.claim_slot(os.getpid(), 0, 6, bytes(16), bytes(16)))
+    segment.use_slot(new_slot(segment))
     return Heap(segment)
+
+
+def new_slot(segment: Segment) -> int:
+    return segment.claim_slot(os.getpid(), 0, 6, bytes(16), bytes(16))
 
 
 def free_chunks(heap: Heap) -> int:
@@ -95,13 +99,25 @@ def test_more_than_the_store_is_refused(size: int) -> None:
 
 def test_the_lowest_free_chunks_are_used_first() -> None:
     heap = new_heap()
-    locs = [heap.allocate(CHUNK_BYTES) for _ in range(10)]
+    locs = [heap.allocate(CHUNK_BYTES) for _ in range(20)]
     assert locs == sorted(locs)
     heap.release(locs[6])
     heap.release(locs[2])
     assert heap.allocate(CHUNK_BYTES) == locs[2]
     assert heap.allocate(CHUNK_BYTES) == locs[6]
-    assert heap.allocate(CHUNK_BYTES) > locs[9]
+    assert heap.allocate(CHUNK_BYTES) > locs[19]
+
+
+def test_of_two_processes_each_gets_the_chunks_again_that_it_had() -> None:
+    size = 3 * CHUNK_BYTES
+    first = new_heap()
+    another = Segment.attach(os.dup(first.segment.fd), new_slot(first.segment))
+    heaps = [first, Heap(another)]
+    locs = [heap.allocate(size) for heap in heaps]
+    for _ in range(3):
+        for heap, loc in zip(heaps, locs, strict=True):
+            heap.release(loc)
+        assert [heap.allocate(size) for heap in reversed(heaps)] == locs[::-1]
 
 
 def test_every_second_block_freed_is_used_again_before_new_chunks() -> None:

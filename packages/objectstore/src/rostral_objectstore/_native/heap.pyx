@@ -9,9 +9,11 @@ because a list would break if the pusher died half way.
 
 Several tricky aspects:
  1. A chunk's pages exist before its word says that it is in use: see pages.pyx.
- 2. Large blocks take the lowest free chunks, because they are the ones most likely to be warm in
-    this process. Slabs take the highest: one small block keeps a chunk, and at that end it is in
-    nobody's way who needs many chunks in a row. Records stay for ever: the very top is theirs.
+ 2. A large block takes chunks where this process had one of the same length, because it has them
+    mapped: several processes that put in turn would else pass theirs round. Failing that the
+    lowest free ones, the likeliest to have pages. Slabs take the highest: one small block keeps a
+    chunk, and at that end it is in nobody's way who needs many chunks in a row. Records stay for
+    ever: the very top is theirs.
  3. Freeing a run first turns its head back into CLAIMED by the one who frees, so that nobody can
     see a run whose body already belongs to others.
  4. Only its owner allocates from a slab, so only the owner can know that it stays empty and give
@@ -26,11 +28,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
+from rostral_objectstore._native.chunks cimport (
+    claim_chunks, claim_highest, claim_run, unclaim)
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.layout cimport *
-from rostral_objectstore._native.pages cimport map_chunks, reserve_chunks
+from rostral_objectstore._native.pages cimport map_chunks
 from rostral_objectstore._native.segment cimport (
-    Segment, arena, at, attachment, locator, make_wide)
+    ARENA_DATA, ARENA_OBJECTS, Segment, arena, at, attachment, locator, make_wide)
 
 cdef enum:
     # How many of its own chunks an allocation looks through before it claims a new one: bounds the
@@ -78,126 +82,26 @@ cdef uint64_t initial_word(uint32_t block_size, uint32_t word) noexcept nogil:
     return ~((<uint64_t>1 << (blocks - first)) - 1)
 
 
-cdef int64_t claim_chunks(attachment *a, uint64_t count) noexcept nogil:
-    """Claims `count` chunks in a row, the lowest there are. Returns the first, or -1."""
-    cdef uint64_t total = a.hdr.chunk_count
-    cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
-    cdef uint64_t hint = load64(&a.hdr.first_free_chunk)
-    cdef uint64_t first, i
-    cdef int64_t lowest_free
-    cdef int attempt
-    for attempt in range(2):
-        lowest_free = -1
-        first = hint if attempt == 0 else 0
-        while first + count <= total:
-            i = first
-            while i < first + count and a.chunk_words[i] == 0:
-                i += 1
-            if lowest_free < 0 and i > first:
-                lowest_free = first
-            if i < first + count:
-                first = i + 1
-                continue
-            i = first
-            while i < first + count and cas64(&a.chunk_words[i], 0, claimed):
-                FAILPOINT(a.plan, RUN_STEP_CLAIMING)
-                i += 1
-            if i == first + count:
-                # Whoever frees a chunk lowers the hint; a lost race here costs one longer search.
-                if <uint64_t>lowest_free == first:
-                    cas64(&a.hdr.first_free_chunk, hint, first + count)
-                elif attempt == 0:
-                    cas64(&a.hdr.first_free_chunk, hint, lowest_free)
-                if reserve_chunks(a, first, count) != 0:
-                    for i in range(first, first + count):
-                        unclaim(a, i)
-                    return -1
-                return first
-            while i > first:
-                i -= 1
-                store64(&a.chunk_words[i], 0)
-        if hint == 0:
-            break
-    return -1
-
-
-cdef inline int64_t highest_for(attachment *a, int kind) noexcept nogil:
-    """Where a search for a slab's chunk begins: data leave the top to the records."""
-    cdef int64_t total = a.hdr.chunk_count
-    return total - 1 - (total // RECORDS_SHARE if kind == ARENA_DATA else 0)
-
-
-cdef int64_t claim_highest(attachment *a, int kind) noexcept nogil:
-    """Claims a chunk for a slab, the highest that is free, and maps it. Or returns -1."""
-    cdef uint64_t *hint = &a.hdr.last_free_chunk[kind != ARENA_DATA]
-    cdef uint64_t hinted = load64(hint)
-    cdef int64_t top = highest_for(a, kind), chunk
-    chunk = claim_below(a, min(top, <int64_t>hinted))
-    if chunk < 0 and <int64_t>hinted < top:
-        chunk = claim_below(a, top)
-    if chunk >= 0:
-        # Whoever frees a chunk raises the hint; a lost race costs one longer search.
-        cas64(hint, hinted, chunk)
-    elif kind == ARENA_DATA:
-        chunk = claim_below(a, a.hdr.chunk_count - 1)
-    if chunk < 0:
-        return -1
-    if reserve_chunks(a, chunk, 1) != 0:
-        unclaim(a, chunk)
-        return -1
-    map_chunks(a, chunk, 1)
-    return chunk
-
-
-cdef int64_t claim_below(attachment *a, int64_t chunk) noexcept nogil:
-    """Claims the highest free chunk from `chunk` down, or returns -1."""
-    cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
-    while chunk >= 0:
-        if a.chunk_words[chunk] == 0 and cas64(&a.chunk_words[chunk], 0, claimed):
-            return chunk
-        chunk -= 1
-    return -1
-
-
-cdef void unclaim(attachment *a, uint64_t chunk) noexcept nogil:
-    """Frees a chunk that is in no run any more, and lets it be found."""
-    cdef uint64_t hint
-    cdef int i
-    store64(&a.chunk_words[chunk], 0)
-    hint = load64(&a.hdr.first_free_chunk)
-    while hint > chunk and not cas64(&a.hdr.first_free_chunk, hint, chunk):
-        hint = load64(&a.hdr.first_free_chunk)
-    for i in range(2):
-        hint = load64(&a.hdr.last_free_chunk[i])
-        while hint < chunk and not cas64(&a.hdr.last_free_chunk[i], hint, chunk):
-            hint = load64(&a.hdr.last_free_chunk[i])
-
-
 cdef uint32_t allocate_run(
         attachment *a, uint64_t size, uint32_t kind, uint32_t class_) noexcept nogil:
-    """A block of whole chunks. Returns its locator, or 0 when there is no room."""
+    """A block of whole chunks. Returns its locator, or 0 when there is no room.
+
+    A queue is made of its first chunk: the others' pages are for `push` to take.
+    """
     cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
     cdef int64_t first
     if size > a.hdr.chunk_count * CHUNK_SIZE:
         return 0
-    first = claim_chunks(a, count)
+    first = claim_chunks(a, count, 1 if kind == CHUNK_QUEUE else count)
     return make_run(a, first, count, kind, class_) if first >= 0 else 0
 
 
 cdef uint32_t allocate_at(attachment *a, uint64_t size, uint64_t first) noexcept nogil:
     """A block for data of more than a slab's, at a given chunk; 0 when that room is taken."""
-    cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE, i = first
-    cdef uint64_t claimed = CHUNK_WORD(CHUNK_CLAIMED, 0, a.my_slot, 0)
+    cdef uint64_t count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
     if first >= a.hdr.chunk_count or count > a.hdr.chunk_count - first:
         return 0
-    while i < first + count and cas64(&a.chunk_words[i], 0, claimed):
-        i += 1
-    if i == first + count and reserve_chunks(a, first, count) == 0:
-        return make_run(a, first, count, CHUNK_RUN, 0)
-    while i > first:
-        i -= 1
-        unclaim(a, i)
-    return 0
+    return make_run(a, first, count, CHUNK_RUN, 0) if claim_run(a, first, count, count) else 0
 
 
 cdef uint32_t make_run(

@@ -28,15 +28,14 @@ from libc.string cimport memcmp, memcpy, memset
 from rostral_objectstore._native.counting cimport count_reference
 from rostral_objectstore._native.events cimport publish
 from rostral_objectstore._native.failpoints cimport *
-from rostral_objectstore._native.heap cimport (
-    ARENA_OBJECTS, allocate_record, release_block, release_named)
+from rostral_objectstore._native.heap cimport allocate_record, release_block, release_named
 from rostral_objectstore._native.index cimport (
     hash_id, index_find, index_insert, index_remove, lock_home, unlock_home)
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.queue cimport resolve_dependents, resolved_mark
 from rostral_objectstore._native.segment cimport (
-    at, attachment, locator, slot_is_live, wake_slot, wide_of)
+    ARENA_OBJECTS, at, attachment, locator, slot_is_live, wake_slot, wide_of)
 
 
 # ---- holding -------------------------------------------------------------------------------------

@@ -5,6 +5,12 @@ from rostral_objectstore._native.failpoints cimport failpoint_plan
 from rostral_objectstore._native.layout cimport (
     OBJECT_SIZE, chunk_record, header, index_group, slot, wide_record)
 
+# What the blocks of an arena are for.
+cdef enum:
+    ARENA_DATA = 0
+    ARENA_OBJECTS = 1
+    ARENA_TASKS = 2
+
 # Blocks of one size that this process allocates from. Only this process sets bits in these chunks.
 cdef struct arena:
     uint32_t *chunks
@@ -14,6 +20,11 @@ cdef struct arena:
     uint32_t word     # bitmap words below have no free bit, as far as we know
     uint32_t block_size
     uint32_t emptied  # bitmap words emptied since the last look for empty chunks
+
+# Where a block of whole chunks of this process lay.
+cdef struct former_run:
+    uint32_t first
+    uint32_t count
 
 cdef struct attachment:
     failpoint_plan *plan  # NULL: no failpoint is armed
@@ -40,6 +51,8 @@ cdef struct attachment:
     uint8_t *populated # by chunk: whether this process has its pages mapped; see pages.pyx
     uint64_t buffer_count # buffers of this process that live
     arena arenas[3][32]
+    former_run former_runs[8]  # see heap.pyx
+    uint32_t newest_run  # index into former_runs
 
 cdef class Segment:
     cdef attachment a

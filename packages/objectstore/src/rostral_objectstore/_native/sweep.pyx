@@ -8,8 +8,9 @@ dead one's chunks is free.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from rostral_objectstore._native.chunks cimport unclaim
 from rostral_objectstore._native.heap cimport (
-    ORPHAN_SLOT, class_size, collect_chunks, end_release, free_run, initial_word, unclaim)
+    ORPHAN_SLOT, class_size, collect_chunks, end_release, free_run, initial_word)
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
 from rostral_objectstore._native.records cimport Records

@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 from rostral_objectstore._native.handle cimport Handle, new_handle
 from rostral_objectstore._native.failpoints cimport *
 from rostral_objectstore._native.heap cimport (
-    ARENA_TASKS, allocate_record, allocate_run, release_block, release_named, trim)
+    allocate_record, allocate_run, release_block, release_named, trim)
 from rostral_objectstore._native.lanes cimport claim_first, looks_idle
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.layout cimport object as object_record
@@ -28,7 +28,7 @@ from rostral_objectstore._native.pending cimport PendingCalls
 from rostral_objectstore._native.queue cimport (
     enqueue, may_start, push, queue_at, resolved_mark, restack, stack, wake_worker)
 from rostral_objectstore._native.segment cimport (
-    Segment, at, attachment, clear_awake, may_spin, poke_scheduler, set_awake)
+    ARENA_TASKS, Segment, at, attachment, clear_awake, may_spin, poke_scheduler, set_awake)
 from rostral_objectstore._native.stream cimport begin_stream, end_stream, new_reader
 from rostral_objectstore._native.table cimport ObjectTable
 

@@ -1,0 +1,1 @@
+# Nothing for Python: other native modules use it through chunks.pxd.
