@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rostral_objectstore.core.eviction import Candidate, Choice, choose, choose_copies
 
 
@@ -26,6 +28,7 @@ def choose_here(
     cached: frozenset[int] = frozenset(),
     on_disk: frozenset[int] = frozenset(),
     can_write: bool = True,
+    restored: Mapping[int, int] = {},
 ) -> Choice:
     return choose(
         candidates,
@@ -33,6 +36,7 @@ def choose_here(
         cached={(loc, 1) for loc in cached},
         on_disk={(loc, 1) for loc in on_disk},
         can_write=can_write,
+        restored={(loc, 1): tick for loc, tick in restored.items()},
     )
 
 
@@ -64,6 +68,37 @@ def test_of_equally_old_ones_what_costs_no_write_goes_first_then_the_largest() -
         object_at(1), object_at(2, size=500), object_at(3), need=550, on_disk=frozenset({3})
     )
     assert (locs(chosen.evict), locs(chosen.spill)) == ([3], [2])
+
+
+def test_what_was_read_back_once_goes_before_what_was_never_written() -> None:
+    dirty = [object_at(loc, used=loc) for loc in range(1, 9)]
+    read_back = [object_at(loc, used=50 + loc) for loc in range(11, 15)]
+    on_disk = frozenset(one.loc for one in read_back)
+    chosen = choose_here(
+        *dirty, *read_back, need=200, on_disk=on_disk, restored={loc: 50 + loc for loc in on_disk}
+    )
+    assert (locs(chosen.evict), locs(chosen.spill)) == ([11, 12], [])
+
+
+def test_a_little_of_what_passes_through_stays() -> None:
+    dirty = [object_at(loc, used=loc) for loc in range(1, 32)]
+    chosen = choose_here(
+        *dirty, object_at(50, used=60), need=100, on_disk=frozenset({50}), restored={50: 60}
+    )
+    assert (locs(chosen.evict), locs(chosen.spill)) == ([], [1])
+
+
+def test_what_was_read_back_and_again_later_is_as_good_as_the_rest() -> None:
+    read_back = [object_at(loc, used=100 + loc) for loc in range(11, 15)]
+    on_disk = frozenset(one.loc for one in read_back)
+    chosen = choose_here(
+        object_at(1, used=1),
+        *read_back,
+        need=100,
+        on_disk=on_disk,
+        restored=dict.fromkeys(on_disk, 50),
+    )
+    assert (locs(chosen.evict), locs(chosen.spill)) == ([], [1])
 
 
 def test_without_a_disk_only_what_has_a_copy_goes() -> None:

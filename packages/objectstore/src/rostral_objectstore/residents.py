@@ -86,6 +86,9 @@ class Residents:
         self.compactor = Compactor(table)
         self.disk_error: OutOfDiskError | None = None
         self._table, self._spill = table, spill
+        # Under the interpreter's lock, like the cached copies: an entry too many or too few is no
+        # more than a worse choice.
+        self._restored: dict[Key, int] = {}
 
     # ---- looking
 
@@ -128,6 +131,7 @@ class Residents:
             cached=self.cached.keys(),
             on_disk=on_disk,
             can_write=self._spill is not None and self._spill.accepts,
+            restored=self._restored,
         )
         freed_bytes = self._drop(choice.drop)
         freed_bytes += sum(one.size_bytes for one in choice.evict if self._evict(one))
@@ -186,6 +190,7 @@ class Residents:
         if handle is None or not residence.evict(self._table, handle):
             return False
         self.counts.evicted += 1
+        self._restored.pop(one.key, None)
         return True
 
     def _evict_copied(self, need_bytes: int) -> int:
@@ -266,6 +271,7 @@ class Residents:
         failpoints.hit("restore.read")
         if residence.finish_restore(self._table, handle, buffer):
             self.counts.restored += 1
+            self._restored[key] = self._table.segment.tick
         return True
 
     # ---- the disk
@@ -277,7 +283,10 @@ class Residents:
         Heap(self._table.segment).trim()
         keys = list(self._spill.keys())
         if keys:
-            self._spill.forget(headroom.gone(self._table, keys))
+            gone = headroom.gone(self._table, keys)
+            self._spill.forget(gone)
+            for key in gone:
+                self._restored.pop(key, None)
         for entry in self._spill.upkeep():
             self._lose_copy(entry)
 

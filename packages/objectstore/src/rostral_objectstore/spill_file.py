@@ -16,10 +16,11 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from rostral_objectstore._native import failpoints
-from rostral_objectstore.checksum import checksum
+from rostral_objectstore.checksum import checksum, checksum_of
 from rostral_objectstore.core.eviction import Key
 
 FORMAT_VERSION = 1
@@ -34,6 +35,8 @@ ALIGNMENT = 64
 PAGE_BYTES = 4096
 # Large enough for a disk, small enough that the pages are on their way before the next is copied.
 STEP_BYTES = 8 << 20
+# While one piece is looked at, the disk brings the next.
+READ_BYTES = 1 << 20
 # The kernel takes no more than 1024 pieces in one call.
 PIECES_MAX = 512
 
@@ -134,8 +137,8 @@ def read_entry(fd: int, identity: FileIdentity, entry: Entry, target: Any) -> No
     item = Item(entry.key, entry.id, entry.kind, entry.flags, b"")
     if header != _entry_header(identity, item, entry.size_bytes, entry.checksum):
         raise FileMismatchError("the entry's header is another one")
-    _read_all(fd, block, entry.offset + ENTRY_HEADER.size)
-    if checksum(header[:-8], block) != entry.checksum:
+    pieces = _read_pieces(fd, block, entry.offset + ENTRY_HEADER.size)
+    if checksum_of(chain([header[:-8]], pieces)) != entry.checksum:
         raise FileMismatchError("the checksum is wrong")
 
 
@@ -214,10 +217,17 @@ def _after(pieces: list[memoryview], count: int) -> list[memoryview]:
 
 
 def _read_all(fd: int, target: Any, at: int) -> None:
-    rest = memoryview(target)
-    while len(rest):
-        count = os.preadv(fd, [rest[:STEP_BYTES]], at)
+    for _ in _read_pieces(fd, memoryview(target), at):
+        pass
+
+
+def _read_pieces(fd: int, target: memoryview, at: int) -> Iterator[memoryview]:
+    """Fills the target; gives each piece as soon as it is there."""
+    done = 0
+    while done < len(target):
+        piece = target[done : done + READ_BYTES]
+        count = os.preadv(fd, [piece], at + done)
         if count == 0:
-            raise FileMismatchError(f"the file ends at byte {at}")
-        rest = rest[count:]
-        at += count
+            raise FileMismatchError(f"the file ends at byte {at + done}")
+        yield piece[:count]
+        done += count

@@ -372,6 +372,11 @@ cdef class Segment:
         store32(&self.a.hdr.tick, tick)
 
     @property
+    def tick(self):
+        """The clock by which objects were last used."""
+        return load32(&self.a.hdr.tick)
+
+    @property
     def spilled_deleted(self):
         """How many objects with a copy on disk were deleted so far, modulo 2**32."""
         return load32(&self.a.hdr.spilled_deleted)
