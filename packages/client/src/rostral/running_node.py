@@ -22,6 +22,7 @@ from rostral.node_address import own_address
 from rostral.session import NodeRecord, cache_dir, remove_record, remove_session_dir, write_record
 from rostral_gcs.credentials import TlsFiles
 from rostral_gcs.errors import RostralError
+from rostral_gcs.services.collector import run_collector
 from rostral_gcs.tokens import Tokens
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
 from rostral_objectstore.daemon import StoreDaemon
@@ -104,6 +105,8 @@ async def running_node(
         )
         write_record(record)
         stack.callback(remove_record, record.node_id)
+        collector = asyncio.create_task(run_collector())
+        stack.callback(collector.cancel)
         yield record, scheduler
 
 

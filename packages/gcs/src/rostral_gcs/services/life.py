@@ -22,6 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 from rostral_gcs.errors import RostralError
 from rostral_gcs.services import systemd
+from rostral_gcs.services.collector import run_collector
 
 __all__ = ["ServiceLife"]
 
@@ -58,7 +59,7 @@ class ServiceLife:
         self._probe = probe
         self._reload = reload
         self._status = ""
-        self._watchdog: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -79,9 +80,9 @@ class ServiceLife:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            await asyncio.gather(self._watchdog, return_exceptions=True)
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
 
     async def patiently(
         self, start: Callable[[], Awaitable[T]], *expected: type[RostralError]
@@ -124,9 +125,10 @@ class ServiceLife:
         """Says that the service serves: everything is recovered and its sockets answer."""
         self._status = status
         systemd.notify("READY=1", f"STATUS={status}")
+        self._beside.append(asyncio.create_task(run_collector(), name="collector"))
         interval_s = systemd.watchdog_interval_s()
         if interval_s is not None:
-            self._watchdog = asyncio.create_task(self._feed(interval_s), name="watchdog")
+            self._beside.append(asyncio.create_task(self._feed(interval_s), name="watchdog"))
 
     async def wait(self) -> None:
         """Returns when the service is to end, and says that it does."""

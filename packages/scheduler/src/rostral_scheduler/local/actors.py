@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.events import ActorGone, ActorWanted, Event
@@ -33,6 +33,7 @@ __all__ = ["Actors"]
 
 logger = logging.getLogger("rostral.scheduler.actors")
 
+ACTORS_PER_TICK = 200
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_S_MAX = 5.0
 OUT_OF_SCOPE = "it is out of scope: nobody refers to it any more"
@@ -83,6 +84,7 @@ class Actors:
         self.by_id: dict[bytes, ActorRecord] = {}
         self._by_name: dict[tuple[str, str], ActorRecord] = {}
         self._children: dict[bytes, list[ActorRecord]] = {}
+        self._next_look = 0
 
     # ---- making and finding
 
@@ -165,7 +167,7 @@ class Actors:
         most = self._config.workers_max - max(1, self._config.ready_workers)
         if len(self.by_id) < most:
             return
-        self.tick()  # Some may have lost their last handle just now.
+        self._look_at(list(self.by_id.values()))  # Some may have lost their last handle just now.
         living = sum(actor.stage is not ActorStage.DEAD for actor in self.by_id.values())
         if living >= most:
             raise LimitReachedError(
@@ -389,8 +391,17 @@ class Actors:
     # ---- nobody refers to it any more
 
     def tick(self) -> None:
-        """Ends actors that nobody refers to, and forgets dead ones likewise."""
-        for actor in list(self.by_id.values()):
+        """Ends actors that nobody refers to, and forgets dead ones likewise.
+
+        Of very many it looks at some each time: a tick must stay short.
+        """
+        actors = list(self.by_id.values())
+        first = self._next_look if self._next_look < len(actors) else 0
+        self._next_look = first + ACTORS_PER_TICK
+        self._look_at(actors[first : self._next_look])
+
+    def _look_at(self, actors: Sequence[ActorRecord]) -> None:
+        for actor in actors:
             if actor.stage is ActorStage.DEAD:
                 # A caller that looked before the mailbox was closed may have pushed since.
                 self._drain(actor)

@@ -151,6 +151,7 @@ class WorkerPool:
         self.by_number: dict[int, WorkerProcess] = {}
         self.by_id: dict[bytes, WorkerProcess] = {}
         self._by_pid: dict[int, WorkerProcess] = {}
+        self._starting: dict[int, WorkerProcess] = {}
         self._closed_logs: deque[WorkerOutput] = deque()
         self._log_dir = Path(config.session_dir) / "logs"
 
@@ -239,7 +240,7 @@ class WorkerPool:
             job_id=job_id,
             environment=environment,
         )
-        self.by_number[number] = self.by_id[worker.worker_id] = worker
+        self.by_number[number] = self.by_id[worker.worker_id] = self._starting[number] = worker
         try:
             self._begin(worker, self.environments.place_of(environment))
         except WorkerStartError as error:
@@ -334,6 +335,7 @@ class WorkerPool:
         if worker.session is not None:
             raise RequestError(f"worker {worker_id.hex()} has registered already")
         worker.session, worker.slot, worker.pid = session, slot, pid
+        self._starting.pop(worker.number, None)
         return worker
 
     # ---- ending
@@ -395,9 +397,9 @@ class WorkerPool:
 
     def kill_late_starters(self, now_s: float) -> None:
         """Ends workers that should have registered long ago."""
-        for worker in self.by_number.values():
+        for worker in self._starting.values():
             late = now_s - worker.started_at_s > self._config.start_timeout_s
-            if late and worker.session is None and not worker.kill_reason:
+            if late and not worker.kill_reason:
                 logger.warning("worker did not register pid=%s", worker.pid)
                 self.kill(worker, "it did not register in time")
 
@@ -411,6 +413,7 @@ class WorkerPool:
     def remove(self, worker: WorkerProcess) -> None:
         """Forgets a dead worker; its last output is read before."""
         self.by_number.pop(worker.number, None)
+        self._starting.pop(worker.number, None)
         self.by_id.pop(worker.worker_id, None)
         self._by_pid.pop(worker.pid, None)
         if worker.kill_timer is not None:
