@@ -8,7 +8,6 @@ proportional shares (PSS) of all processes of the run, so that the node's shared
 """
 
 import argparse
-import mmap
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from backed_memory import BackedMemory
 from workloads import (
     CPU_COUNT,
     SETTLE_S,
@@ -31,7 +31,7 @@ ACTOR_COUNT = 1_000
 ARGUMENT_COUNT = 10_000
 RETURN_COUNT = 3_000
 GET_COUNT = 10_000
-# More than they take, with what else the run takes meanwhile.
+# More than they take, with what else the run takes meanwhile; see BackedMemory.
 QUEUED_BYTES, ACTORS_BYTES = 2 << 30, 8 << 30
 # What grows does so in so many steps, and the first is compared with the last.
 TENTHS = 10
@@ -55,24 +55,9 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def back_memory(size_bytes: int) -> None:
-    """Touches so much free memory once, or half of what is free, and gives it back.
-
-    The host of a virtual machine hands memory out at its first touch and takes back what lies idle:
-    measured, a new process of 4 MB cost 13 ms of the kernel's time there, and 0.8 where its pages
-    had been used before. Without this the end of a run would differ from its beginning by that.
-    """
-    import psutil
-
-    size_bytes = min(size_bytes, psutil.virtual_memory().available // 2)
-    with mmap.mmap(-1, size_bytes) as memory:
-        for at in range(0, size_bytes, mmap.PAGESIZE):
-            memory[at] = 1
-
-
 def queued(bench: Bench, scale: float) -> None:
     """Tasks that wait while every worker is busy, and then run."""
-    back_memory(int(QUEUED_BYTES * scale))
+    backed = BackedMemory(int(QUEUED_BYTES * scale))
     api = bench.start()
     count = int(QUEUED_COUNT * scale)
     names = (
@@ -96,14 +81,15 @@ def queued(bench: Bench, scale: float) -> None:
         end = Path(folder) / "end"
         holders = [hold.remote(str(start), str(end)) for start in starts]
         wait_until(lambda: all(start.exists() for start in starts))
-        before = memory_bytes()
+        before = memory_bytes() - backed.kept_bytes
         refs: list[list[Any]] = []
         tenth = range(count // TENTHS)
-        times_s = [
-            timed(lambda: refs.append([no_op.remote() for _ in tenth])) for _ in range(TENTHS)
-        ]
+        times_s = []
+        for _ in range(TENTHS):
+            backed.hand_on(1 / TENTHS)
+            times_s.append(timed(lambda: refs.append([no_op.remote() for _ in tenth])))
         bench.row(names[0], times_s[0] / times_s[-1])
-        bench.row(names[1], (memory_bytes() - before) / count)
+        bench.row(names[1], (memory_bytes() - backed.kept_bytes - before) / count)
         end.touch()
         api.get(holders)
         refs.reverse()
@@ -194,7 +180,7 @@ def compare(
 
 def actors(bench: Bench, scale: float) -> None:
     """Actors that live at the same time."""
-    back_memory(int(ACTORS_BYTES * scale))
+    backed = BackedMemory(int(ACTORS_BYTES * scale))
     api = bench.start()
     count = int(ACTOR_COUNT * scale)
     name = "1,000 live actors: creating, end/beginning"
@@ -213,7 +199,10 @@ def actors(bench: Bench, scale: float) -> None:
             api.get([actor.answer.remote() for actor in created])
             live.extend(created)
 
-        times_s = [timed(create_tenth) for _ in range(TENTHS)]
+        times_s = []
+        for _ in range(TENTHS):
+            backed.hand_on(1 / TENTHS)
+            times_s.append(timed(create_tenth))
         if sum(api.get([actor.answer.remote() for actor in live])) != len(live):
             raise NotAvailableError("not all of the actors answer")
         bench.row(name, times_s[0] / times_s[-1])

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from backed_memory import BackedMemory
 from store_crew import (
     PRIVATE_SOURCE_BYTES_MAX,
     Crew,
@@ -44,6 +45,8 @@ from store_transfer import measure as measure_transfer
 from store_waiting import SLEEPING_S, WAITING_S, seen_after_us
 
 COLD_BYTES = 128 << 20
+# What the engine needs to start, and what it puts.
+COLD_BACKED_BYTES = 2 << 30
 # A million objects need a tenth of it; the store's index is as large as the store is.
 MILLION_STORE_BYTES = 4 << 30
 SPILL_STORE_BYTES = 512 << 20
@@ -189,7 +192,10 @@ def cold(engine: str, group: str, seconds: float) -> None:
     """The very first large put, before any page of the store is warm."""
     name = "put of 128 MB just after start"
     array = np.arange(COLD_BYTES // 8, dtype=np.int64)
+    backed = BackedMemory(COLD_BACKED_BYTES)
+    backed.hand_on(1 / 2)
     with reported(name), host(engine, LARGE_STORE_BYTES) as address:
+        backed.hand_on(1 / 2)
         if engine.startswith("memcpy"):
             # What is measured everywhere else is a copy into a warm buffer.
             before = clock()
