@@ -230,7 +230,7 @@ class QGradient:
     @torch.no_grad()
     def __call__(
         self, features: Tensor, actions: Tensor, goal: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Sets the gradient of all parameters.
 
         Args:
@@ -240,7 +240,7 @@ class QGradient:
             weight: (N,).
 
         Returns:
-            Loss (), errors (N,) and values (N,).
+            Errors (N,) and values (N,).
         """
         chosen = actions[:, None]  # (N, 1)
         advantage = self._advantage.forth(features)  # (N, A)
@@ -251,8 +251,6 @@ class QGradient:
             state = torch.addmm(value.bias, hidden, value.weight.t())[:, 0]  # (N,)
             values = values - advantage.mean(1) + state
         error = values - goal  # (N,)
-        size = error.abs()  # (N,)
-        loss = (torch.where(size < 1.0, 0.5 * error * error, size - 0.5) * weight).mean()
         by_value = (error.clamp(-1.0, 1.0) * weight).div_(len(error))[:, None]  # (N, 1)
         slope = torch.zeros_like(advantage).scatter_(1, chosen, by_value)  # (N, A)
         by_hidden: Tensor | None = None
@@ -263,4 +261,4 @@ class QGradient:
             torch.sum(by_value, 0, out=value.bias.grad)
             by_hidden = torch.mm(by_value, value.weight)  # (N, H)
         self._advantage.back(slope, by_hidden)
-        return loss, error, values
+        return error, values

@@ -12,7 +12,6 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from rostral_rl.arrays import FloatArray, SpaceArray
 from rostral_rl.errors import CheckpointMismatchError, NonFiniteLossError
@@ -92,20 +91,21 @@ class FlatAdam:
             )
         if norm > norm_max:
             self._gradient.mul_(norm_max / norm)
-        adam(
+        # What `torch.optim.Adam(fused=True)` comes to, without the 25 us on its way there.
+        self._steps += 1
+        torch.ops.aten._fused_adam_(
             [self._value],
             [self._gradient],
             [self._first],
             [self._second],
             [],
             [self._steps],
-            fused=True,
-            amsgrad=False,
+            lr=lr,
             beta1=BETA_1,
             beta2=BETA_2,
-            lr=lr,
             weight_decay=0.0,
             eps=EPSILON,
+            amsgrad=False,
             maximize=False,
         )
 
