@@ -16,7 +16,6 @@ import pytest
 import rostral
 from rostral.cluster_utils import Cluster, ClusterNode
 from rostral.exceptions import (
-    ActorUnavailableError,
     ObjectStoreError,
     TaskCancelledError,
     TaskDeadlineExceededError,
@@ -250,20 +249,8 @@ def test_what_cannot_travel_says_so() -> None:
     def stream() -> Any:
         yield 1
 
-    class Counter:
-        def one(self) -> int:
-            return 1
-
-    @rostral.remote(resources={"arm": 1})
-    def call(counters: list[Any]) -> Any:
-        return rostral.get(counters[0].one.remote())
-
     with pytest.raises(ObjectStoreError, match="do not travel between nodes"):
         rostral.get(next(stream.remote()), timeout=TIMEOUT_S)
-    counter = rostral.remote(Counter).options(num_cpus=0).remote()
-    assert rostral.get(counter.one.remote(), timeout=TIMEOUT_S) == 1
-    with pytest.raises(ActorUnavailableError, match="calls do not cross nodes"):
-        rostral.get(call.remote([counter]), timeout=TIMEOUT_S)
 
 
 def test_values_with_references_bring_what_they_refer_to(other: ClusterNode) -> None:

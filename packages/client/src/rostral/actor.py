@@ -19,11 +19,10 @@ from rostral.exceptions import (
     ActorAlreadyExistsError,
     ActorExit,
     ActorNotFoundError,
-    ActorUnavailableError,
     ObjectNotFoundError,
     UnsupportedOptionError,
 )
-from rostral.node_choice import check_node
+from rostral.node_choice import where_of
 from rostral.object_ref import CollectedRefs, ObjectRef, is_collecting
 from rostral.options import ActorKeywords, ActorOptions, MethodOptions, changed
 from rostral.returns import resolved
@@ -125,6 +124,7 @@ class ActorClass(Generic[P, T]):
                 tuple(self._settings.groups),
                 self._options.max_pending_calls,
                 self._options.checkpoint_interval is not None,
+                self._settings.in_order,
             )
         )
 
@@ -223,7 +223,6 @@ class ActorClass(Generic[P, T]):
             self._exports.clear()
             code = self._exports[current.session] = current.functions.export(self._name, self._cls)
         if self._session != current.session:
-            check_node(current, self._options)
             self._environment = current.environment_for(self._options.runtime_env)
             self._session = current.session
         arguments = encode(args, kwargs, current.put)
@@ -236,9 +235,12 @@ class ActorClass(Generic[P, T]):
             creation = self._describe(current, actor_id, code, arguments, placement)
             request = self._request(current, actor_id, creation, placement)
             answer = current.ask("create_actor", request)
+            if error := answer.get("error"):
+                raise pickle.loads(error)
             mailbox = int(answer["mailbox"])
             if mailbox:
-                return ActorHandle(actor_id, mailbox, creation, self._meta)
+                home = bytes(answer.get("home", b""))
+                return ActorHandle(actor_id, mailbox, creation, self._meta, home)
             # A task that runs again draws the ids of its first run. What it made then and lives
             # is what it gets; what has died since, it makes anew.
 
@@ -260,10 +262,12 @@ class ActorClass(Generic[P, T]):
             "resources": options.demand,
             "placement_resources": options.demand or {"CPU": 1.0},
             "bundle": None if placement is None else placement.request(),
+            "where": where_of(options),
             "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries,
             "detached": options.lifetime == "detached",
             "checkpointed": options.checkpoint_interval is not None,
+            "in_order": self._settings.in_order,
             "creation": {
                 "loc": creation.loc,
                 "version": creation.version,
@@ -285,7 +289,7 @@ class ActorClass(Generic[P, T]):
         with CollectedRefs():
             described = dumps(
                 (
-                    current.functions.key(code),
+                    code,
                     arguments.payload,
                     arguments.dependencies,
                     {
@@ -324,7 +328,12 @@ class ActorHandle(Generic[T]):
     """
 
     def __init__(
-        self, actor_id: bytes, mailbox: int, creation: ObjectRef[Any] | None, meta: bytes
+        self,
+        actor_id: bytes,
+        mailbox: int,
+        creation: ObjectRef[Any] | None,
+        meta: bytes,
+        home: bytes = b"",
     ) -> None:
         self._actor_id = actor_id
         self._mailbox = mailbox
@@ -339,9 +348,10 @@ class ActorHandle(Generic[T]):
             self._groups,
             self._max_pending_calls,
             self._is_checkpointed,
+            self._in_order,
         ) = pickle.loads(meta)
-        # The actor's node, where that is another one.
-        self._home = b""
+        # The actor's node when this handle was made, where that was another one.
+        self._home = home
         # Of all methods of this handle together, from its first call on.
         self._pending: PendingCalls | None = None
         self._numbers: dict[str, int] = {name: number for number, name in enumerate(methods)}
@@ -357,13 +367,6 @@ class ActorHandle(Generic[T]):
                 f"actor class {self.__dict__.get('_class_name')} has no method {name!r}"
                 + (f", did you mean {near[0]!r}?" if near else "")
             )
-        if self._home:
-            raise ActorUnavailableError(
-                f"actor {self._class_name} ({self._actor_id.hex()}) lives on node "
-                f"{self._home.hex()}, and calls do not cross nodes",
-                hint="have the task that calls it run there: NodeAffinitySchedulingStrategy",
-                actor_id=self._actor_id,
-            )
         options = self._method_options.get(name) or _DEFAULT_METHOD
         # Found without this call from now on. It knows the actor, not this handle: the two would
         # otherwise keep each other, and the actor, until the next garbage collection.
@@ -373,6 +376,8 @@ class ActorHandle(Generic[T]):
     def _address(self) -> ActorAddress:
         if self._max_pending_calls > 0 and self._pending is None:
             self._pending = PendingCalls(runtime().store.segment, self._max_pending_calls)
+        if not self._mailbox:
+            self._mailbox = self._find_mailbox()
         return ActorAddress(
             self._actor_id,
             self._mailbox,
@@ -384,6 +389,18 @@ class ActorHandle(Generic[T]):
             self._pending,
             is_checkpointed=self._is_checkpointed,
         )
+
+    def _find_mailbox(self) -> int:
+        """Of an actor that lives on another node: where this node takes calls of it."""
+        current = runtime()
+        body = {
+            "actor_id": self._actor_id,
+            "job_id": current.job_id,
+            "home": self._home or current.node_id,
+            "in_order": self._in_order,
+            "counted": self._creation is not None,
+        }
+        return int(current.ask("actor_mailbox", body)["mailbox"])
 
     def __repr__(self) -> str:
         return f"ActorHandle({self._class_name}, {self._actor_id.hex()})"
@@ -397,9 +414,9 @@ class ActorHandle(Generic[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle made by the user's own hand may live for ever, and must not make the actor.
         creation = self._creation if is_collecting() else None
-        home = self._home or runtime().node_id
-        arguments = (self._actor_id, self._mailbox, creation, self._meta, home)
-        return _rebuild_handle, arguments
+        # A mailbox of this node means nothing at the actor's own.
+        mailbox, home = (0, self._home) if self._home else (self._mailbox, runtime().node_id)
+        return _rebuild_handle, (self._actor_id, mailbox, creation, self._meta, home)
 
 
 def _rebuild_handle(
@@ -408,9 +425,7 @@ def _rebuild_handle(
     """A handle that was pickled on the node: elsewhere its mailbox would be something else."""
     if node_id == runtime().node_id:
         return ActorHandle(actor_id, mailbox, creation, meta)
-    handle: ActorHandle[Any] = ActorHandle(actor_id, 0, creation, meta)
-    handle._home = node_id
-    return handle
+    return ActorHandle(actor_id, 0, creation, meta, node_id)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
@@ -446,16 +461,18 @@ def find_actor(
 
     Raises ActorNotFoundError, and ObjectNotFoundError when it ends at this moment.
     """
-    answer = current.ask("get_actor", {"name": name, "namespace": namespace or current.namespace})
+    asked = {"name": name, "namespace": namespace or current.namespace, "counted": is_counted}
+    answer = current.ask("get_actor", asked)
     creation: ObjectRef[Any] | None = None
     if is_counted:
         at = answer["creation"]
         creation = current.table.adopt(ObjectRef, at["loc"], at["version"], at["id"])
-    return ActorHandle(answer["actor_id"], int(answer["mailbox"]), creation, answer["meta"])
+    home = bytes(answer.get("home", b""))
+    return ActorHandle(answer["actor_id"], int(answer["mailbox"]), creation, answer["meta"], home)
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:  # noqa: FBT001 - Ray's
-    """The names of living actors, in the order of their creation.
+    """The names of living actors: of this node in the order of their creation, then of others.
 
     Args:
         all_namespaces: Of every namespace, each as `{"name": ..., "namespace": ...}`; else the
@@ -464,11 +481,7 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:  # noqa: FBT00
     Raises: ClusterUnavailableError.
     """
     current = runtime()
-    named = [
-        {"name": actor["name"], "namespace": actor["namespace"]}
-        for actor in current.ask("list_actors", {})["actors"]
-        if actor["name"] and actor["state"] != "DEAD"
-    ]
+    named: list[dict[str, str]] = current.ask("named_actors", {})["actors"]
     if all_namespaces:
         return named
     return [actor["name"] for actor in named if actor["namespace"] == current.namespace]

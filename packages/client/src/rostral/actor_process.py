@@ -102,8 +102,8 @@ class ActorProcess:
         creation: ObjectRef[Any] = runtime.table.adopt(
             ObjectRef, at["loc"], at["version"], at["id"]
         )
-        code_key, self._payload, inputs, settings = runtime.get([creation], None)[0]
-        self.class_name, self._class = runtime.functions.load(code_key)
+        code, self._payload, inputs, settings = runtime.get([creation], None)[0]
+        self.class_name, self._class = runtime.functions.load(runtime.functions.key(code))
         bind_own_name(self._class)
         self._inputs: list[Any] = runtime.get(inputs, None)
         self.settings = ActorSettings(**settings["calls"])

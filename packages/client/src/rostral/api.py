@@ -167,7 +167,11 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}")
-    body = {"actor_id": actor._actor_id, "no_restart": bool(no_restart)}
+    body = {
+        "actor_id": actor._actor_id,
+        "no_restart": bool(no_restart),
+        "home": actor._home,
+    }
     _context.runtime().ask("kill_actor", body)
 
 

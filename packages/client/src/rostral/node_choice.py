@@ -10,14 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rostral.exceptions import UnschedulableError
 from rostral.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rostral_scheduler.core import labels as node_labels
-from rostral_scheduler.core.labels import NODE_ID_LABEL, values_of
+from rostral_scheduler.core.labels import values_of
 
 if TYPE_CHECKING:
     from rostral.options import ActorOptions, TaskOptions
-    from rostral.runtime import Runtime
 
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _KEY = re.compile(rf"(?:{_WORD}/)?{_WORD}")
@@ -81,32 +79,3 @@ def where_of(options: TaskOptions | ActorOptions) -> dict[str, Any] | None:
         selectors = [options.label_selector, *(other["label_selector"] for other in others)]
         return {"selectors": [dict(selector) for selector in selectors]}
     return {"spread": True} if strategy == "SPREAD" else None
-
-
-def check_node(current: Runtime, options: TaskOptions | ActorOptions) -> None:
-    """Raises UnschedulableError if what has these options may run on no node."""
-    strategy = options.scheduling_strategy
-    if (
-        isinstance(strategy, NodeAffinitySchedulingStrategy)
-        and not strategy.soft
-        and strategy.node_id != current.node_id.hex()
-    ):
-        raise UnschedulableError(
-            f"node {strategy.node_id} is not part of the cluster, and must be the one",
-            hint="take the id of a node that rostral.nodes() lists, or soft=True",
-        )
-    if options.label_selector:
-        labels = {NODE_ID_LABEL: current.node_id.hex(), **_own_labels(current)}
-        others: Sequence[Mapping[str, Any]] = options.fallback_strategy or ()
-        selectors = [options.label_selector, *(other["label_selector"] for other in others)]
-        if not any(matches(selector, labels) for selector in selectors):
-            raise UnschedulableError(
-                f"no node has labels as in label_selector={dict(options.label_selector)}"
-                + (f" or fallback_strategy={list(others)}" if others else ""),
-                hint="rostral.nodes() lists the labels of nodes; a node has them from its start",
-            )
-
-
-def _own_labels(current: Runtime) -> dict[str, str]:
-    nodes = current.ask("nodes", {})["nodes"]
-    return next((dict(n["labels"]) for n in nodes if n["node_id"] == current.node_id), {})

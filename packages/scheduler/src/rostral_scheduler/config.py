@@ -102,6 +102,8 @@ class LocalSchedulerConfig:
         lane_capacity: Tasks queued at once in one lane beside the queue itself; a power of two.
             Smaller than a queue, since each takes its share of the store.
         mailbox_capacity_max: Calls queued at once for one actor; a power of two.
+        proxy_capacity: Calls queued at once on this node for one actor of another; a power of two.
+            Smaller than a mailbox, since each job that calls it has one.
         jobs_max: Drivers at once.
         actors_max: Actors, and dead ones that somebody still refers to. Living ones are fewer than
             ``workers_max`` too, by as many processes as are kept ready for tasks.
@@ -193,6 +195,7 @@ class LocalSchedulerConfig:
     priorities_max: int = PRIORITIES_MAX
     lane_capacity: int = 1 << 14
     mailbox_capacity_max: int = 1 << 16
+    proxy_capacity: int = 1 << 12
     jobs_max: int = 256
     actors_max: int = 10_000
     placement_groups_max: int = 10_000
@@ -285,6 +288,7 @@ class LocalSchedulerConfig:
             "group_queue_capacity",
             "lane_capacity",
             "mailbox_capacity_max",
+            "proxy_capacity",
         ):
             capacity = getattr(self, name)
             if capacity > 0 and capacity & (capacity - 1):

@@ -46,6 +46,7 @@ class InlineScheduler:
             "cancel_task": lambda body: self.cancellations.cancel_task(body),
             "cancel_children": lambda body: self.cancellations.cancel_children(body),
             "list_actors": self._list_actors,
+            "named_actors": self._named_actors,
             "worker_assignment": self._worker_assignment,
             "worker_resources": lambda _: {"resources": dict(self.worker.demand), "gpu_ids": []},
             "nodes": lambda _: {"nodes": [self._node()]},
@@ -86,10 +87,7 @@ class InlineScheduler:
 
     def _get_queue(self, body: Body) -> Body:
         shape = ResourceSet.of(body["resources"])
-        facts = NodeFacts(
-            node_id=self._runtime.node_id, total=self._ledger.total, labels=self._labels
-        )
-        check_here(Where.of(body.get("where")), facts, shape)
+        self._check_here(body, shape)
         self._ledger.check_feasible(shape)
         key = shape.key()
         if key not in self._queues:
@@ -99,6 +97,12 @@ class InlineScheduler:
             self._queues[key] = queue.loc
             self.worker.serve(queue.loc, shape.as_floats())
         return {"queue": self._queues[key]}
+
+    def _check_here(self, body: Body, shape: ResourceSet) -> None:
+        facts = NodeFacts(
+            node_id=self._runtime.node_id, total=self._ledger.total, labels=self._labels
+        )
+        check_here(Where.of(body.get("where")), facts, shape)
 
     # ---- actors
 
@@ -110,12 +114,24 @@ class InlineScheduler:
                 hint="leave the option out, or call rostral.init() without mode='inline'",
             )
         placement = ResourceSet.of(body["placement_resources"])
-        self._ledger.check_feasible(placement.maximum(ResourceSet.of(body["resources"])))
+        shape = placement.maximum(ResourceSet.of(body["resources"]))
+        self._check_here(body, shape)
+        self._ledger.check_feasible(shape)
         return {"mailbox": self.actors.create(body).mailbox.loc}
 
     def _kill_actor(self, body: Body) -> Body:
         self.actors.kill(self.actors.get(body["actor_id"]), no_restart=bool(body["no_restart"]))
         return {}
+
+    def _named_actors(self, body: Body) -> Body:
+        actors = self._list_actors(body)["actors"]
+        return {
+            "actors": [
+                {"name": one["name"], "namespace": one["namespace"]}
+                for one in actors
+                if one["name"] and one["state"] != "DEAD"
+            ]
+        }
 
     def _list_actors(self, _: Body) -> Body:
         return {"actors": [describe(actor, self._runtime) for actor in self.actors.by_id.values()]}

@@ -1,7 +1,7 @@
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.task import Tasks
 
-Specification = tuple[bytes, bytes, int, bytes, int, int, int, list[int], list[int]]
+Specification = tuple[bytes, bytes, int, bytes, int, int, int, list[int], list[int], int]
 
 def watch_results(segment: Segment) -> None: ...
 def claim_first(segment: Segment, queue_loc: int, limit: int) -> list[int]: ...

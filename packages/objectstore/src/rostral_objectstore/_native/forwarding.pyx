@@ -49,7 +49,7 @@ def specification(Segment segment not None, uint32_t loc):
     """What there is to know of a task that this process has claimed.
 
     Returns (id, parent, function, payload, flags, retries left, deadline in ns or 0, locators of
-    its inputs, locators of its results).
+    its inputs, locators of its results, slot of its submitter).
     """
     cdef attachment *a = &segment.a
     cdef task *t = <task *>at(a, loc)
@@ -67,6 +67,7 @@ def specification(Segment segment not None, uint32_t loc):
         t.deadline,
         [dependencies_of(t)[i].loc for i in range(t.dependency_count)],
         [returns_of(t)[i] for i in range(t.return_count)],
+        t.submitter,
     )
 
 

@@ -12,12 +12,15 @@ from typing import Protocol
 from rostral_gcs import AsyncGcsClient, NodeRow
 from rostral_gcs.tls import TlsContexts
 from rostral_gcs.tokens import Tokens
+from rostral_scheduler.between.actor_calls import ActorCalls
+from rostral_scheduler.between.actor_creation import ActorCreation
+from rostral_scheduler.between.actor_host import ActorHost
 from rostral_scheduler.between.forwarded import Forwarded, ForwardQueue
 from rostral_scheduler.between.hosted import Hosted, OriginSession
 from rostral_scheduler.between.leaving import Leaving
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import Job as JobMessage
-from rostral_scheduler.between.messages import Push, Shape
+from rostral_scheduler.between.messages import Push, Shape, Stub
 from rostral_scheduler.between.peer_link import PeerIdentity
 from rostral_scheduler.between.peer_server import PeerServer
 from rostral_scheduler.between.transit_memory import TransitMemory
@@ -27,10 +30,12 @@ from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.node_view import NodeLoad
 from rostral_scheduler.core.resources import GROUP_MARK, ResourceSet
 from rostral_scheduler.core.where import ANYWHERE, Where, refusal
-from rostral_scheduler.local.cancellations import Cancellations
+from rostral_scheduler.local.actor_making import ActorMaking
+from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.load import Load
-from rostral_scheduler.local.node_memory import NodeMemory
+from rostral_scheduler.local.node_memory import Body, NodeMemory
 
 __all__ = ["Crossing"]
 
@@ -53,6 +58,8 @@ class Crossing:
         policy: The node's, for what it has and does.
         jobs: The node's.
         cancellations: The node's.
+        actors: The node's.
+        making: Makes actors here.
         environments: The node's.
         client: Of the GCS, connected.
         load: What waits on the node.
@@ -69,6 +76,8 @@ class Crossing:
         policy: LocalPolicy,
         jobs: Jobs,
         cancellations: Cancellations,
+        actors: Actors,
+        making: ActorMaking,
         environments: Environments,
         client: AsyncGcsClient,
         load: Load,
@@ -79,6 +88,7 @@ class Crossing:
         confirm: Callable[[], Awaitable[None]],
     ) -> None:
         self._memory, self._policy, self._jobs = memory, policy, jobs
+        self._client = client
         self._environments, self._scheduler_end_job = environments, end_job
         transit = TransitMemory(memory)
         identity = PeerIdentity(
@@ -96,20 +106,44 @@ class Crossing:
             died=self._node_died,
             confirm=confirm,
         )
+        self.actor_calls = ActorCalls(
+            memory,
+            transit,
+            self.view,
+            jobs,
+            window=config.forwarded_per_node_max,
+            actors_max=config.actors_max,
+        )
+        actors.end_elsewhere = self.actor_calls.end_children
+        self.actor_host = ActorHost(memory.node_id, transit, actors, making, environments.intern)
+        transit.stub_of = self._stub_of
         self.forwarded = Forwarded(
             config,
             transit,
             self.view,
+            self.actor_calls,
             identity=identity,
             queue_length=memory.queue_length,
             describe_job=self._describe_job,
             own_load=self._own_load,
             push=self._push,
         )
+        self.actor_calls.attach(self.forwarded)
+        self.actor_creation = ActorCreation(
+            memory.node_id,
+            transit,
+            self.view,
+            self.forwarded,
+            self.actor_calls,
+            actors,
+            available=policy.available_floats,
+        )
         self.hosted = Hosted(
             config,
             transit,
             cancellations,
+            self.actor_host,
+            self.actor_calls,
             begin_job=self._begin_job,
             end_job=self._end_hosted,
             queue_for=self._queue_for,
@@ -128,7 +162,7 @@ class Crossing:
             queue_length=memory.queue_length,
             run_time_s=load.run_times.of,
         )
-        cancellations.on_forwarded(memory.slot, self.forwarded.cancel)
+        cancellations.on_forwarded(memory.slot, self._cancel)
         self.server = PeerServer(
             f"{config.address}:0",
             memory.node_id,
@@ -154,16 +188,19 @@ class Crossing:
         await self.forwarded.stop()
         await self.server.stop()
         await self.hosted.stop()
+        await self.actor_host.stop()
 
     def look(self) -> None:
         """Something of the node has changed."""
         self.hosted.look()
         self.forwarded.look()
+        self.actor_calls.look()
 
     def tick(self) -> None:
         """Some time has passed."""
         self.hosted.tick()
         self.forwarded.tick()
+        self.actor_calls.tick()
         self.leaving.tick()
         self._watch_neighbour()
 
@@ -198,6 +235,13 @@ class Crossing:
         before = [node_id for node_id in others if node_id < own_id]
         if after or before:
             self.forwarded.keep_in_touch(min(after or before))
+
+    def _cancel(self, task_id: bytes, ladder: Ladder) -> None:
+        self.forwarded.cancel(task_id, ladder)
+        self.actor_calls.cancel(task_id)
+
+    def _stub_of(self, object_id: bytes) -> Stub | None:
+        return self.actor_host.stub_of(object_id) or self.actor_calls.stub_of(object_id)
 
     # ---- where tasks of this node go
 
@@ -273,6 +317,41 @@ class Crossing:
             is_draining=self.leaving.is_draining,
         )
 
+    async def node_for_actor(self, shape: ResourceSet, where: Where) -> bytes:
+        """The node that an actor is to be made on, maybe this one. Raises UnschedulableError."""
+        fits_here = self._policy.resources.can_ever(shape)
+        if where == ANYWHERE and fits_here:
+            return self._memory.node_id
+        await self.view.synced(_SYNC_TIMEOUT_S)
+        nodes = self.forwarded.choice.facts()
+        if where == ANYWHERE and len(nodes) == 1:
+            return self._memory.node_id  # This node's ledger says best what it lacks.
+        return self.actor_creation.choose(shape, where)
+
+    async def find_actor(self, name: str, namespace: str, *, counted: bool) -> Body | None:
+        """What a handle is made of, of a living actor of that name on another node.
+
+        Counted, its creation object lies here, for the caller to take at once. Raises GcsError.
+        """
+        row = await self._client.get_actor_by_name(name, namespace=namespace)
+        if row is None or row.node_id is None or row.node_id.binary() == self._memory.node_id:
+            return None
+        node_id = row.node_id.binary()
+        facts = await self.actor_calls.ask(row.actor_id.binary(), node_id)
+        if facts is None or not facts.meta:
+            return None
+        creation = await self.actor_calls.hold(facts, node_id) if counted else {}
+        if creation is None:
+            return None
+        return {
+            "actor_id": facts.actor_id,
+            "mailbox": 0,
+            "home": node_id,
+            "meta": facts.meta,
+            "creation": creation,
+            "job_id": facts.job_id,
+        }
+
     # ---- jobs
 
     def _describe_job(self, job_id: bytes) -> JobMessage:
@@ -308,6 +387,7 @@ class Crossing:
 
     def job_ended(self, job_id: bytes) -> None:
         """The job has ended on this node, and so it has on those that run tasks for this one."""
+        self.actor_calls.job_ended(job_id)
         self.forwarded.job_ended(job_id)
         self.leaving.job_ended(job_id)
         self._lane_of.pop(job_id, None)
@@ -346,6 +426,8 @@ class Crossing:
     def _node_died(self, node_id: bytes, cause: str) -> None:
         self.forwarded.choice.lose(node_id)
         self.forwarded.host_died(node_id, cause)
+        self.actor_calls.host_died(node_id, cause)
+        self.actor_creation.node_died(node_id)
         self.hosted.origin_died(node_id, cause)
         for job in [job for job in self._jobs.by_id.values() if job.home == node_id]:
             self._scheduler_end_job(job)

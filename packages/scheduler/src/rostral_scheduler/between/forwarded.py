@@ -13,12 +13,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.choice import NodeChoice
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import (
+    NO_CODE,
+    ActorFacts,
+    ActorHeld,
+    ActorMade,
     Back,
+    Call,
     Cancel,
     Done,
     Drain,
@@ -32,7 +38,18 @@ from rostral_scheduler.between.messages import (
     Taken,
     Unknown,
 )
-from rostral_scheduler.between.outgoing import ForwardQueue, Peer, Sent, is_whole, located
+from rostral_scheduler.between.outgoing import (
+    Calls,
+    ForwardQueue,
+    Peer,
+    Sent,
+    fail_for_sure,
+    is_whole,
+    located,
+    lost_error,
+    stream_error,
+    stubs_of,
+)
 from rostral_scheduler.between.peer_link import PeerIdentity, PeerLink
 from rostral_scheduler.between.placing import Placing
 from rostral_scheduler.between.transit_memory import (
@@ -44,13 +61,11 @@ from rostral_scheduler.between.transit_memory import (
     ClaimedTask,
     MissingExtraError,
     NotSealedError,
-    NotTransferableError,
     TransitMemory,
 )
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.node_view import NodeLoad
 from rostral_scheduler.errors import (
-    NodeDiedError,
     SchedulerError,
     TaskCancelledError,
 )
@@ -61,7 +76,6 @@ __all__ = ["ForwardQueue", "Forwarded"]
 logger = logging.getLogger("rostral.scheduler.forwarded")
 
 _FETCHES_MAX = 16
-_FAIL_RETRY_S = 0.1
 
 
 class Forwarded:
@@ -72,6 +86,7 @@ class Forwarded:
         transit: The node's memory.
         queue_length: Of a queue.
         view: The living nodes.
+        calls: Who sees to calls of actors.
         identity: This node's.
         describe_job: What a host must know of a job.
         own_load: What this node has, and what waits on it.
@@ -83,6 +98,7 @@ class Forwarded:
         config: LocalSchedulerConfig,
         transit: TransitMemory,
         view: LivingNodes,
+        calls: Calls,
         *,
         identity: PeerIdentity,
         queue_length: Callable[[int], int],
@@ -115,6 +131,7 @@ class Forwarded:
         self._thread = ThreadPoolExecutor(1, "rostral-forwarded")
         self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = calls
 
     def start(self) -> None:
         """Takes in results from here on."""
@@ -157,7 +174,7 @@ class Forwarded:
         try:
             sent.queue = queue.local_queue()
         except SchedulerError as error:
-            self._fail(sent, error)
+            self.end(sent, error)
             return
         self._put_back(sent, claimed.retries)
 
@@ -167,7 +184,7 @@ class Forwarded:
 
     def fail(self, claimed: ClaimedTask, queue: ForwardQueue, error: Exception) -> None:
         """The Carrier protocol."""
-        self._fail(Sent.of(claimed, queue, self._own_id), error)
+        self.end(Sent.of(claimed, queue, self._own_id), error)
 
     def refusal_of(self, node_id: bytes) -> RostralError | None:
         """The Carrier protocol."""
@@ -192,12 +209,7 @@ class Forwarded:
         """Has a host run a task that was claimed; should that fail, it goes back to its queue."""
         sent = Sent.of(claimed, queue, node_id)
         if claimed.is_stream:
-            error = NotTransferableError(
-                f"task {claimed.task_id.hex()} yields its results as it runs, and those do not "
-                "travel between nodes",
-                hint="have it run where it is submitted, or collect in a list what it yields",
-            )
-            self._fail(sent, error)
+            self.end(sent, stream_error(claimed))
             return
         peer = self._peer(node_id)
         self.by_id[claimed.task_id] = peer.outstanding[claimed.task_id] = sent
@@ -225,41 +237,73 @@ class Forwarded:
     def _submit(self, peer: Peer, sent: Sent) -> None:
         try:
             message = self._message(peer, sent)
-            job = None if sent.job_id in peer.jobs else self._describe_job(sent.job_id)
+            if message is not None:
+                self.tell_job(peer, sent.job_id)
         except NotSealedError:
             self._unsealed.append(sent)
             return
         except RostralError as error:
-            self._forget(sent)
-            self._fail(sent, error)
+            self.end(sent, error)
             return
         if message is None:
             self._spawn(self._submit_later(peer, sent))
             return
-        if job is not None:
-            peer.jobs.add(sent.job_id)
-            peer.link.send(job)
         peer.functions.add((sent.job_id, message.inputs[message.function].id))
         peer.link.send(message)
 
     async def _submit_later(self, peer: Peer, sent: Sent) -> None:
         """Once it is known where others fetch from this node's store."""
         try:
-            loop = asyncio.get_running_loop()
-            self._store = await loop.run_in_executor(self._fetchers, self._transit.transfer_address)
-        except MissingExtraError as error:
-            if self._inline_bytes == self._config.forward_inline_bytes_max and self._is_out(sent):
-                self._forget(sent)
-                self._fail(sent, error)
-                return
-            self._inline_bytes = self._config.forward_inline_bytes_max
+            await self.find_store()
         except RostralError as error:
             if self._is_out(sent):
-                self._forget(sent)
-                self._fail(sent, error)
+                self.end(sent, error)
             return
         if self._is_out(sent):
             self._submit(peer, sent)
+
+    async def find_store(self) -> None:
+        """Finds out where others fetch from this node. Raises RostralError if they never can."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._store = await loop.run_in_executor(self._fetchers, self._transit.transfer_address)
+        except MissingExtraError:
+            if self._inline_bytes == self._config.forward_inline_bytes_max:
+                raise
+            self._inline_bytes = self._config.forward_inline_bytes_max
+
+    # ---- actors
+
+    @property
+    def travel_terms(self) -> tuple[int, str]:
+        """Up to what size values travel in messages, and where others fetch, if that is known."""
+        return self._inline_bytes, self._store
+
+    def tell_job(self, peer: Peer, job_id: bytes) -> None:
+        """Before its first task or actor there. Raises JobNotFoundError."""
+        if job_id not in peer.jobs:
+            peer.link.send(self._describe_job(job_id))
+            peer.jobs.add(job_id)
+
+    def open_peer(self, node_id: bytes) -> Peer | None:
+        """A living node whose stream is open; None: not yet, `Calls.connected` will say."""
+        if node_id not in self._view.by_id:
+            return None
+        peer = self._peer(node_id)
+        return peer if peer.is_open else None
+
+    def send_call(self, peer: Peer, sent: Sent, *, resent: bool = False) -> bool:
+        """Sends a call after all that was sent before. False: `find_store` must come first.
+
+        Raises NotSealedError, NotTransferableError.
+        """
+        actor, task_id = sent.to_actor, sent.claimed.task_id
+        message = self._message(peer, sent)
+        if actor is None or message is None:
+            return False
+        self.by_id[task_id] = peer.outstanding[task_id] = actor.out[task_id] = sent
+        peer.link.send(Call(actor.actor_id, sent.claimed.function, message, resent))
+        return True
 
     def _message(self, peer: Peer, sent: Sent) -> Submit | None:
         """The task as it travels. None: something of it must be fetched, and nobody knows where.
@@ -267,7 +311,7 @@ class Forwarded:
         Raises NotTransferableError.
         """
         claimed = sent.claimed
-        code = self._transit.function_of(claimed)
+        code = NO_CODE if sent.to_actor is not None else self._transit.function_of(claimed)
         inputs: list[Input] = []
         for index, loc in enumerate(claimed.inputs):
             if index == code:
@@ -328,12 +372,16 @@ class Forwarded:
             peer.link.send(Drain(peer.drain_within_s))
             peer.drain_within_s = None
         peer.link.send(Outstanding(list(peer.outstanding)))
+        self._calls.connected(peer)
 
     def _refused(self, peer: Peer, error: RostralError) -> None:
         """It lives and does not let us in: what was meant for it goes elsewhere, or fails."""
         peer.is_open, peer.refused = False, error
         self.choice.close(peer.node_id)
         for sent in list(peer.outstanding.values()):
+            if sent.to_actor is not None:
+                self.end(sent, error)
+                continue
             self._forget(sent)
             self._put_back(sent, sent.claimed.retries)
         self.look()
@@ -358,8 +406,13 @@ class Forwarded:
                 self.look()
             case Unknown(task_ids=task_ids):
                 for task_id in task_ids:
-                    if (sent := peer.outstanding.get(task_id)) is not None:
+                    sent = peer.outstanding.get(task_id)
+                    if sent is not None and sent.to_actor is None:
                         self._submit(peer, sent)
+                    elif sent is not None:
+                        self._calls.unknown(sent)
+            case ActorHeld() | ActorMade() | ActorFacts():
+                self._calls.answered(message)
             case Push():
                 self._push(message)
 
@@ -371,15 +424,24 @@ class Forwarded:
             self._wake.clear()
             batch = list(self._arrived)
             self._arrived.clear()
+            for _, message, _ in batch:
+                self._calls.expect(stubs_of(message))
             await loop.run_in_executor(self._thread, self._seal_all, batch)
             taken: dict[bytes, list[bytes]] = {}
             for _, message, node_id in batch:
                 self._fetched.pop(message.task_id, None)
-                taken.setdefault(node_id, []).append(message.task_id)
+                if stubs := stubs_of(message):
+                    # Until they are held for this node, the host holds them.
+                    self._calls.settled(stubs, partial(self._take, node_id, [message.task_id]))
+                else:
+                    taken.setdefault(node_id, []).append(message.task_id)
             for node_id, task_ids in taken.items():
-                if (peer := self._peers.get(node_id)) is not None:
-                    peer.link.send(Taken(task_ids))
+                self._take(node_id, task_ids)
             self.look()
+
+    def _take(self, node_id: bytes, task_ids: list[bytes]) -> None:
+        if (peer := self._peers.get(node_id)) is not None:
+            peer.link.send(Taken(task_ids))
 
     def _seal_all(self, batch: list[tuple[Sent | None, Done, bytes]]) -> None:
         for sent, message, _ in batch:
@@ -388,10 +450,11 @@ class Forwarded:
             try:
                 self._seal(sent.claimed, message)
             except RostralError as error:
-                self._fail_now(sent.claimed, error)
+                fail_for_sure(self._transit, sent.claimed, error)
             except Exception as error:
                 logger.exception("cannot take in results task=%s", sent.claimed.task_id.hex())
-                self._fail_now(sent.claimed, SchedulerError(f"results cannot be taken in: {error}"))
+                refusal = SchedulerError(f"results cannot be taken in: {error}")
+                fail_for_sure(self._transit, sent.claimed, refusal)
 
     def _seal(self, claimed: ClaimedTask, message: Done) -> None:
         flags = self._transit.flags_of(claimed)
@@ -438,8 +501,7 @@ class Forwarded:
         """If its host is dead, that is soon known, and the task runs again."""
         await asyncio.sleep(1.5 * self._config.peer_silence_s)
         if self._is_out(sent):
-            self._forget(sent)
-            self._fail(sent, error)
+            self.end(sent, error)
             peer.link.send(Taken([sent.claimed.task_id]))
 
     # ---- the end of tasks
@@ -450,26 +512,16 @@ class Forwarded:
     def _forget(self, sent: Sent) -> None:
         self.by_id.pop(sent.claimed.task_id, None)
         peer = self._peers.get(sent.host)
-        if peer is not None and peer.outstanding.pop(sent.claimed.task_id, None) is not None:
+        was_out = peer is not None and peer.outstanding.pop(sent.claimed.task_id, None) is not None
+        if sent.to_actor is not None:
+            sent.to_actor.out.pop(sent.claimed.task_id, None)
+        elif was_out:
             self.choice.came_back(sent.host, sent.shape)
 
-    def _fail(self, sent: Sent, error: Exception) -> None:
-        """Ends a task that nobody has, in the thread that may wait for room."""
-        self._thread.submit(self._fail_now, sent.claimed, error)
-
-    def _fail_now(self, claimed: ClaimedTask, error: Exception) -> None:
-        deadline_s = time.monotonic() + 60.0
-        while (flags := self._transit.flags_of(claimed)) is not None:
-            if flags & CANCELLED:
-                error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
-            try:
-                self._transit.fail(claimed, error)
-            except RostralError:
-                # Not even an error finds room: whoever waits for it is better off waiting.
-                if time.monotonic() > deadline_s:
-                    logger.exception("cannot end task=%s", claimed.task_id.hex())
-                    return
-                time.sleep(_FAIL_RETRY_S)
+    def end(self, sent: Sent, error: Exception | bytes) -> None:
+        """Ends a task that no host has, or shall have, in the thread that may wait for room."""
+        self._forget(sent)
+        self._thread.submit(fail_for_sure, self._transit, sent.claimed, error)
 
     def _put_back(self, sent: Sent, retries: int) -> None:
         """Into its queue on this node; at a later tick, if that is full."""
@@ -481,7 +533,7 @@ class Forwarded:
             return
         if flags & CANCELLED:
             error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
-            self._fail(sent, error)
+            self.end(sent, error)
             return
         claimed.retries = retries
         self._waiting.append(sent)
@@ -496,8 +548,7 @@ class Forwarded:
         if flags is None:
             return
         if not peer.is_open:
-            self._forget(sent)
-            self._fail(sent, TaskCancelledError.of(task_id, is_late=bool(flags & LATE)))
+            self.end(sent, TaskCancelledError.of(task_id, is_late=bool(flags & LATE)))
             return
         grace_s = ladder.grace_s if math.isfinite(ladder.grace_s) else None
         recursive = bool(flags & CANCEL_CHILDREN)
@@ -510,16 +561,13 @@ class Forwarded:
             return
         self._spawn(peer.link.close())
         for sent in peer.outstanding.values():
-            del self.by_id[sent.claimed.task_id]
+            self._forget(sent)
+            if sent.to_actor is not None:
+                self._calls.lost(sent, cause)
+                continue
             retries = sent.claimed.retries
             if retries == 0:
-                task_id = sent.claimed.task_id.hex()
-                error = NodeDiedError(
-                    f"task {task_id} was lost with its node {node_id.hex()}, and it has no retries "
-                    f"left: {cause}",
-                    hint="give the task more with max_retries, if running it again does no harm",
-                )
-                self._fail(sent, error)
+                self.end(sent, lost_error(sent, cause))
                 continue
             self._put_back(sent, retries if retries == RETRY_FOREVER else retries - 1)
         self.look()
@@ -529,6 +577,9 @@ class Forwarded:
         self.placing.job_ended(job_id)
         for sent in [sent for sent in self.by_id.values() if sent.job_id == job_id]:
             self._forget(sent)
+            if sent.to_actor is not None:
+                # Its actor may be another job's, and live on.
+                self._take(sent.host, [sent.claimed.task_id])
         self._waiting = [sent for sent in self._waiting if sent.job_id != job_id]
         for peer in self._peers.values():
             if job_id not in peer.jobs:

@@ -15,25 +15,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.actor_host import ActorHost
 from rostral_scheduler.between.messages import (
+    NO_CODE,
+    AskActor,
     Back,
     Beat,
+    Call,
     Cancel,
+    CreateActor,
     Done,
     Drain,
+    EndActor,
     EndJob,
+    HoldActor,
     Input,
     Job,
     Message,
     Outstanding,
     Push,
+    ReleaseActor,
     Result,
     Shape,
+    Stub,
     Submit,
     Taken,
     Unknown,
     parts_of,
 )
+from rostral_scheduler.between.outgoing import Calls, stubs_of
 from rostral_scheduler.between.stream import BEAT_INTERVAL_S, Outbox
 from rostral_scheduler.between.transit_memory import (
     LATE,
@@ -41,6 +51,8 @@ from rostral_scheduler.between.transit_memory import (
     HostedTask,
     MissingExtraError,
     NotSealedError,
+    QueueClosedError,
+    QueueFullError,
     TransitMemory,
     error_result,
 )
@@ -64,6 +76,8 @@ class Origin:
     outbox: Outbox
     is_connected: bool = True
     grace: asyncio.TimerHandle | None = None
+    was_dropped: bool = False
+    """It came back after what it had here was forgotten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +93,10 @@ class Guest:
     done: Done | None = None
     has_ended: bool = False
     cancelled: Cancel | None = None
+    call: Call | None = None
+    """Of an actor's call."""
+    stubs: list[Stub] = field(default_factory=list)
+    """The actors of others that its inputs stand for, until it has ended."""
 
 
 class OriginSession:
@@ -100,6 +118,8 @@ class Hosted:
         config: Of the scheduler.
         transit: The node's memory.
         cancellations: Makes running tasks end.
+        actors: The node's, for others.
+        calls: Those of others, for this node.
         begin_job: Makes a job known whose driver is elsewhere; does nothing for one that is.
         end_job: Ends a job whose driver is elsewhere.
         queue_for: The ready queue of a job for a shape. Raises SchedulerError.
@@ -111,6 +131,8 @@ class Hosted:
         config: LocalSchedulerConfig,
         transit: TransitMemory,
         cancellations: Cancellations,
+        actors: ActorHost,
+        calls: Calls,
         *,
         begin_job: Callable[[Job, OriginSession], None],
         end_job: Callable[[bytes], None],
@@ -118,15 +140,19 @@ class Hosted:
         drain: Callable[[float], None],
     ) -> None:
         self._config, self._transit, self._cancellations = config, transit, cancellations
+        self._actors, self._calls = actors, calls
         self._begin_job, self._end_job, self._queue_for = begin_job, end_job, queue_for
         self._drain = drain
         self.is_draining = False
         self.by_id: dict[bytes, Guest] = {}
         self._origins: dict[bytes, Origin] = {}
+        self._dropped: set[bytes] = set()
         self._functions: dict[bytes, dict[bytes, Any]] = {}
         self._incoming: deque[tuple[Origin, Message]] = deque()
         self._wake = asyncio.Event()
         self._unsealed: list[Guest] = []
+        # Calls whose records stay for replay: they have ended when their results are sealed.
+        self._logged: list[Guest] = []
         self._fetching: dict[bytes, set[bytes]] = {}
         self._store = ""
         self._inline_bytes = config.forward_inline_bytes
@@ -170,7 +196,8 @@ class Hosted:
         """The Host protocol of peer_server.py."""
         known = self._origins.get(origin)
         if known is None:
-            self._origins[origin] = Origin(origin, outbox)
+            was_dropped = origin in self._dropped
+            self._origins[origin] = Origin(origin, outbox, was_dropped=was_dropped)
             return
         if known.grace is not None:
             known.grace.cancel()
@@ -207,27 +234,39 @@ class Hosted:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            # In a frame of its own, which keeps no hold on anything while this one waits.
+            await self._take_some()
             while self._incoming:
-                # In a frame of its own, which keeps no hold on anything while this one waits.
                 await self._take_some()
 
     async def _take_some(self) -> None:
-        guests = []
-        while self._incoming and isinstance(self._incoming[0][1], Submit):
+        # What found its actor's mailbox full comes before all that has come since.
+        guests = [(guest, self._mailbox_again(guest)) for guest in self._waiting_calls()]
+        while self._incoming and isinstance(self._incoming[0][1], Submit | Call):
             origin, message = self._incoming.popleft()
-            assert isinstance(message, Submit)
+            assert isinstance(message, Submit | Call)
             if (guest := self._admit(origin, message)) is not None:
                 guests.append(guest)
         if guests:
             await self._submit_all(guests)
-        if self._incoming and not isinstance(self._incoming[0][1], Submit):
+        if self._incoming and not isinstance(self._incoming[0][1], Submit | Call):
             origin, other = self._incoming.popleft()
+            if isinstance(other, CreateActor):
+                await self._create(origin, other)
+                return
             try:
                 self._do(origin, other)
             except Exception:
                 # What one message does wrong must not stop all that come after it: tasks of a job
                 # that could not be made known are refused one by one.
                 logger.exception("cannot do what an origin asks: %s", type(other).__name__)
+
+    async def _create(self, origin: Origin, message: CreateActor) -> None:
+        """Its calls may follow at once; but not if it has a name, for which the GCS is asked."""
+        if message.name:
+            self._spawn(self._actors.create(origin, message))
+        else:
+            await self._actors.create(origin, message)
 
     def _do(self, origin: Origin, message: Message) -> None:
         match message:
@@ -237,6 +276,14 @@ class Hosted:
                 self._begin_job(message, session)
             case Cancel():
                 self._cancel(message)
+            case EndActor():
+                self._actors.end(message)
+            case AskActor():
+                self._actors.tell(origin, message)
+            case HoldActor():
+                self._actors.hold(origin, message)
+            case ReleaseActor():
+                self._actors.release(origin, message)
             case Taken(task_ids=task_ids):
                 for task_id in task_ids:
                     self.by_id.pop(task_id, None)
@@ -247,28 +294,55 @@ class Hosted:
             case Outstanding(task_ids=task_ids):
                 self._compare(origin, set(task_ids))
 
-    def _admit(self, origin: Origin, message: Submit) -> tuple[Guest, int] | None:
+    def _admit(self, origin: Origin, message: Submit | Call) -> tuple[Guest, int] | None:
         """A task that is new here, with the queue for it."""
-        known = self.by_id.get(message.task_id)
+        task = message.task if isinstance(message, Call) else message
+        known = self.by_id.get(task.task_id)
         if known is not None:
             known.origin = origin
             if known.done is not None:
                 self._send(known)
             return None
-        if self.is_draining:
-            origin.outbox.send(Back([message.task_id]))
+        if self.is_draining and isinstance(message, Submit):
+            origin.outbox.send(Back([task.task_id]))
             return None
-        guest = self.by_id[message.task_id] = Guest(message, origin)
+        guest = self.by_id[task.task_id] = Guest(task, origin)
         try:
-            return guest, self._queue_for(message.job_id, message.shape)
+            if isinstance(message, Call):
+                self._transit.watch()
+                guest.call = message
+                queue = self._actors.mailbox_of(message, origin)
+            else:
+                queue = self._queue_for(task.job_id, task.shape)
         except RostralError as error:
             self._refuse(guest, error)
             return None
+        if isinstance(queue, bytes):
+            self._refuse(guest, queue)
+            return None
+        guest.stubs = stubs_of(task)
+        self._calls.expect(guest.stubs)
+        return guest, queue
+
+    def _waiting_calls(self) -> list[Guest]:
+        waiting = self._actors.take_waiting()
+        return [guest for guest in waiting if self.by_id.get(guest.message.task_id) is guest]
+
+    def _mailbox_again(self, guest: Guest) -> int:
+        assert guest.call is not None
+        mailbox = self._actors.mailbox_of(guest.call, guest.origin)
+        return 0 if isinstance(mailbox, bytes) else mailbox  # 0: closed, as it will find.
 
     async def _submit_all(self, guests: list[tuple[Guest, int]]) -> None:
         loop = asyncio.get_running_loop()
         errors = await loop.run_in_executor(self._thread, self._submit_now, guests)
         for (guest, _), error in zip(guests, errors, strict=True):
+            if guest.call is not None and isinstance(error, QueueFullError):
+                self._actors.wait_for_room(guest)
+                continue
+            if guest.call is not None and isinstance(error, QueueClosedError):
+                self._refuse(guest, self._actors.death_of(guest.call.actor_id))
+                continue
             if error is not None:
                 self._refuse(guest, error)
                 continue
@@ -277,6 +351,8 @@ class Hosted:
                 if given.holders and not self._transit.is_here(handle):
                     self._bring(guest, given)
             guest.inputs = []
+            if guest.call is not None and self._actors.is_logged(guest.call):
+                self._logged.append(guest)
             if guest.cancelled is not None:
                 self._cancel(guest.cancelled)
             if guest.has_ended:
@@ -286,12 +362,23 @@ class Hosted:
     def _submit_now(self, guests: list[tuple[Guest, int]]) -> list[Exception | None]:
         """In a thread that may wait for room. For each, what is in its way."""
         errors: list[Exception | None] = []
+        full: dict[int, QueueFullError] = {}
         for guest, queue in guests:
+            if queue in full:
+                errors.append(full[queue])  # It must not overtake.
+                continue
             try:
-                guest.inputs = self._inputs(guest.message)
-                count = len(guest.message.inputs)
-                guest.task = self._transit.submit(guest.message, queue, guest.inputs[:count])
+                guest.inputs = guest.inputs or self._inputs(guest.message)
+                inputs = guest.inputs[: len(guest.message.inputs)]
+                if guest.call is None:
+                    guest.task = self._transit.submit(guest.message, queue, inputs)
+                else:
+                    guest.task = self._transit.submit_call(guest.call, queue, inputs)
                 errors.append(None)
+            except QueueFullError as error:
+                errors.append(error)
+                if guest.call is not None:
+                    full[queue] = error
             except RostralError as error:
                 errors.append(error)
             except Exception as error:
@@ -300,7 +387,9 @@ class Hosted:
         return errors
 
     def _inputs(self, message: Submit) -> list[Any]:
-        functions = self._functions.setdefault(message.job_id, {})
+        functions: dict[bytes, Any] = {}
+        if message.function != NO_CODE:
+            functions = self._functions.setdefault(message.job_id, {})
         # Until what refers to them is sealed, and where they are yet to come, until they have.
         held_beside = [self._transit.hold(given) for given in message.beside]
         held = []
@@ -388,10 +477,22 @@ class Hosted:
                 guest.has_ended = True
                 if guest.task is not None:
                     self._report(guest)
+        logged, self._logged = self._logged, []
+        for guest in logged:
+            assert guest.task is not None
+            if guest.has_ended or self.by_id.get(guest.message.task_id) is not guest:
+                continue
+            if self._transit.all_sealed(guest.task):
+                guest.has_ended = True
+                self._report(guest)
+            else:
+                self._logged.append(guest)
 
     def tick(self) -> None:
         """Reports what was, or is, made without a record of ours."""
         self.look()
+        if self._actors.has_waiting:
+            self._wake.set()
         unsealed, self._unsealed = self._unsealed, []
         for guest in unsealed:
             if self.by_id.get(guest.message.task_id) is guest:
@@ -419,8 +520,17 @@ class Hosted:
         if any(part.data is None for part in parts_of(done)) and not self._store:
             self._spawn(self._report_later(guest))
             return
-        guest.done = done
-        self._send(guest)
+        self._end(guest, done)
+
+    def _end(self, guest: Guest, done: Done) -> None:
+        """Says so, once the actors that it may have kept handles of are held for this node."""
+
+        def say() -> None:
+            guest.done = done
+            self._send(guest)
+
+        stubs, guest.stubs = guest.stubs, []
+        self._calls.settled(stubs, say)
 
     async def _report_later(self, guest: Guest) -> None:
         """Once it is known where others fetch from this node's store."""
@@ -437,13 +547,12 @@ class Hosted:
             return
         self._report(guest)
 
-    def _refuse(self, guest: Guest, error: Exception) -> None:
+    def _refuse(self, guest: Guest, error: Exception | bytes) -> None:
         """Its results are the error."""
         guest.has_ended = True
         failed: Result = error_result(error)
         results = [failed] * guest.message.return_count
-        guest.done = Done(guest.message.task_id, results)
-        self._send(guest)
+        self._end(guest, Done(guest.message.task_id, results))
 
     def _send(self, guest: Guest) -> None:
         assert guest.done is not None
@@ -452,18 +561,25 @@ class Hosted:
 
     def _drop(self, guest: Guest) -> None:
         """Nobody wants it any more."""
-        self.by_id.pop(guest.message.task_id, None)
-        if guest.task is None or guest.has_ended:
-            return
+        self._forget(guest)
+        if guest.task is None or guest.has_ended or guest.call is not None:
+            return  # An actor's calls are not undone by their callers' deaths.
         task_id = guest.message.task_id
         if self._transit.cancel(guest.task, 0, TaskCancelledError.of(task_id, is_late=False)):
             self._cancellations.climb(guest.task.task, task_id, Ladder(force=True))
+
+    def _forget(self, guest: Guest) -> None:
+        self.by_id.pop(guest.message.task_id, None)
+        stubs, guest.stubs = guest.stubs, []
+        self._calls.settled(stubs, lambda: None)
 
     def origin_died(self, node_id: bytes, cause: str) -> None:
         """Nothing of what the node has asked for is wanted any more."""
         origin = self._origins.pop(node_id, None)
         if origin is None:
             return
+        self._dropped.add(node_id)
+        self._actors.origin_died(node_id)
         if origin.grace is not None:
             origin.grace.cancel()
         dropped = [guest for guest in self.by_id.values() if guest.origin is origin]
@@ -474,5 +590,5 @@ class Hosted:
     def job_ended(self, job_id: bytes) -> None:
         """Its workers are being ended; nothing of it is reported."""
         self._functions.pop(job_id, None)
-        for task_id in [t for t, guest in self.by_id.items() if guest.message.job_id == job_id]:
-            del self.by_id[task_id]
+        for guest in [g for g in self.by_id.values() if g.message.job_id == job_id]:
+            self._forget(guest)

@@ -16,20 +16,31 @@ from msgspec import Meta, Struct
 from rostral_scheduler.errors import RequestError
 
 __all__ = [
+    "NO_CODE",
     "VERSION",
     "Back",
+    "ActorFacts",
+    "ActorHeld",
+    "ActorMade",
+    "AskActor",
     "Beat",
+    "Call",
     "Cancel",
+    "CreateActor",
     "Done",
     "Drain",
+    "EndActor",
     "EndJob",
+    "HoldActor",
     "Input",
     "Job",
     "Message",
     "Outstanding",
     "Push",
+    "ReleaseActor",
     "Result",
     "Shape",
+    "Stub",
     "Submit",
     "Taken",
     "Unknown",
@@ -38,10 +49,14 @@ __all__ = [
     "parts_of",
 ]
 
+NO_CODE = 0xFFFFFFFF
+"""In the place of a function: an actor has its code already."""
+
 NodeBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
 TaskBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
 JobBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
 ObjectBytes = Annotated[bytes, Meta(min_length=20, max_length=20)]
+ActorBytes = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Size = Annotated[int, Meta(ge=0, lt=1 << 48)]
 
@@ -53,6 +68,14 @@ class Shape(Struct, frozen=True, array_like=True):
     environment: str
     priority: int
     depth: Count
+
+
+class Stub(Struct, frozen=True, array_like=True):
+    """What stands for an actor in values: who holds its object holds the actor, on `node`."""
+
+    actor_id: ActorBytes
+    node: NodeBytes
+    creation_id: ObjectBytes
 
 
 class Input(Struct, frozen=True, array_like=True):
@@ -71,6 +94,7 @@ class Input(Struct, frozen=True, array_like=True):
     buffers: list[bytes] = []
     """Of a value with references: `data` is its in-band part."""
     refs: list[ObjectBytes] = []
+    stub: Stub | None = None
 
     @property
     def is_missing(self) -> bool:
@@ -122,6 +146,95 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
     flags: Count
     deadline_left_ns: int = 0
     beside: list[Input] = []
+
+
+class Call(Struct, frozen=True, array_like=True, tag=True):
+    """One call of an actor that lives on the host, after all that came before on this stream.
+
+    Attributes:
+        word: Which method, and how; the client's affair.
+        task: Without a shape or a function.
+        resent: It was sent over a stream that broke since, and may have come.
+    """
+
+    actor_id: ActorBytes
+    word: Annotated[int, Meta(ge=0)]
+    task: Submit
+    resent: bool = False
+
+
+class CreateActor(Struct, frozen=True, array_like=True, tag=True):
+    """Makes an actor on the host, which the origin holds from then on; `ActorMade` answers.
+
+    Attributes:
+        creation: What its process builds it from.
+        beside: What that refers to, and what that does.
+    """
+
+    actor_id: ActorBytes
+    job_id: JobBytes
+    class_name: str
+    name: str
+    namespace: str
+    environment: str
+    resources: dict[str, float]
+    placement_resources: dict[str, float]
+    max_restarts: Annotated[int, Meta(ge=-1)]
+    is_detached: bool
+    is_checkpointed: bool
+    meta: bytes
+    mailbox_capacity: Count
+    creation: Input
+    beside: list[Input] = []
+
+
+class ActorMade(Struct, frozen=True, array_like=True, tag=True):
+    """The actor is there, or the pickled error says why it will not be."""
+
+    actor_id: ActorBytes
+    error: bytes = b""
+
+
+class EndActor(Struct, frozen=True, array_like=True, tag=True):
+    """Kills an actor; `reason`, where its user did not ask for that. Its process, or for good."""
+
+    actor_id: ActorBytes
+    no_restart: bool
+    reason: str = ""
+
+
+class AskActor(Struct, frozen=True, array_like=True, tag=True):
+    """What is there to know of an actor of the host's? `ActorFacts` answers."""
+
+    actor_id: ActorBytes
+
+
+class ActorFacts(Struct, frozen=True, array_like=True, tag=True):
+    """What a handle of the actor is made of; without `meta` it is dead."""
+
+    actor_id: ActorBytes
+    job_id: JobBytes
+    creation_id: ObjectBytes
+    meta: bytes = b""
+
+
+class HoldActor(Struct, frozen=True, array_like=True, tag=True):
+    """Somebody on the origin refers to an actor of the host's; `ActorHeld` answers."""
+
+    actor_id: ActorBytes
+
+
+class ReleaseActor(Struct, frozen=True, array_like=True, tag=True):
+    """Nobody on the origin refers to the actor any more."""
+
+    actor_id: ActorBytes
+
+
+class ActorHeld(Struct, frozen=True, array_like=True, tag=True):
+    """The actor lives for as long as the origin holds it; or it is dead, and `death` says why."""
+
+    actor_id: ActorBytes
+    death: bytes = b""
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag=True):
@@ -207,6 +320,15 @@ Message = (
     | Beat
     | Job
     | Submit
+    | Call
+    | CreateActor
+    | ActorMade
+    | EndActor
+    | AskActor
+    | ActorFacts
+    | HoldActor
+    | ReleaseActor
+    | ActorHeld
     | Cancel
     | Taken
     | EndJob
@@ -220,7 +342,7 @@ VERSION = zlib.crc32(
     repr(
         [
             (record.__name__, record.__struct_fields__, record.__annotations__)
-            for record in (Shape, Input, Result, *get_args(Message))
+            for record in (Shape, Stub, Input, Result, *get_args(Message))
         ]
     ).encode()
 )

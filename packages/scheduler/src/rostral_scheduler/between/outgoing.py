@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rostral_gcs.errors import RostralError
-from rostral_scheduler.between.messages import Done, Input, Shape, parts_of
+from rostral_scheduler.between.messages import (
+    ActorFacts,
+    ActorHeld,
+    ActorMade,
+    Done,
+    Input,
+    Shape,
+    Stub,
+    Submit,
+    parts_of,
+)
 from rostral_scheduler.between.peer_link import PeerLink
-from rostral_scheduler.between.transit_memory import ClaimedTask
+from rostral_scheduler.between.transit_memory import (
+    CANCELLED,
+    LATE,
+    ClaimedTask,
+    NotTransferableError,
+    TransitMemory,
+)
 from rostral_scheduler.core.placement_request import Affinity, Constraints, Strategy
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import Where
+from rostral_scheduler.errors import NodeDiedError, TaskCancelledError
 
-__all__ = ["ForwardQueue", "Peer", "Sent", "is_whole", "located"]
+__all__ = [
+    "ActorTraffic",
+    "Calls",
+    "ForwardQueue",
+    "Peer",
+    "Sent",
+    "fail_for_sure",
+    "is_whole",
+    "located",
+    "lost_error",
+    "stream_error",
+    "stubs_of",
+]
+
+logger = logging.getLogger("rostral.scheduler.forwarded")
+
+_FAIL_RETRY_S = 0.1
+_FAIL_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +87,21 @@ class Sent:
     queue: int
     """Where it goes back to."""
     host: bytes
+    to_actor: ActorTraffic | None = None
+    """Of an actor's call: where it counts as being on its way."""
 
     @classmethod
     def of(cls, claimed: ClaimedTask, queue: ForwardQueue, host: bytes) -> Sent:
         """One of the queue's."""
         return cls(claimed, queue.job_id, queue.shape, queue.wire, queue.loc, host)
+
+
+class ActorTraffic(Protocol):
+    """An actor elsewhere, as its calls on their way see it."""
+
+    actor_id: bytes
+    out: dict[bytes, Sent]
+    """Its calls that are with its node, by their task ids, in the order in which they went."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,9 +127,72 @@ class Peer:
     """(job, object) of the code that it has, on this stream."""
 
 
+class Calls(Protocol):
+    """Who sees to calls of actors; `actor_calls.py`."""
+
+    def connected(self, peer: Peer) -> None:
+        """The stream to a node is open, for the first time or again."""
+
+    def unknown(self, sent: Sent) -> None:
+        """A call that was out has not come."""
+
+    def answered(self, message: ActorHeld | ActorMade | ActorFacts) -> None:
+        """A node has answered."""
+
+    def expect(self, stubs: Iterable[Stub]) -> None:
+        """Values that stand for these actors are about to be sealed here."""
+
+    def settled(self, stubs: Iterable[Stub], then: Callable[[], None]) -> None:
+        """They are; calls back once the actors are held."""
+
+    def lost(self, sent: Sent, cause: str) -> None:
+        """A call that was out when its host died."""
+
+
 def is_whole(message: Done) -> bool:
     """Whether all that it speaks of came along."""
     return all(part.data is not None for part in parts_of(message))
+
+
+def stubs_of(message: Submit | Done) -> list[Stub]:
+    """The actors that its values stand for."""
+    inputs = message.inputs if isinstance(message, Submit) else []
+    found = (given.stub for given in (*inputs, *message.beside))
+    return [stub for stub in found if stub is not None]
+
+
+def fail_for_sure(transit: TransitMemory, claimed: ClaimedTask, error: Exception | bytes) -> None:
+    """Ends a task that nobody has with an error. Waits up to a minute for room in the store."""
+    deadline_s = time.monotonic() + _FAIL_TIMEOUT_S
+    while (flags := transit.flags_of(claimed)) is not None:
+        if flags & CANCELLED:
+            error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
+        try:
+            transit.fail(claimed, error)
+        except RostralError:
+            # Not even an error finds room: whoever waits for it is better off waiting.
+            if time.monotonic() > deadline_s:
+                logger.exception("cannot end task=%s", claimed.task_id.hex())
+                return
+            time.sleep(_FAIL_RETRY_S)
+
+
+def lost_error(sent: Sent, cause: str) -> NodeDiedError:
+    """What became of a task whose host died, and that has no retries."""
+    return NodeDiedError(
+        f"task {sent.claimed.task_id.hex()} was lost with its node {sent.host.hex()}, and it has "
+        f"no retries left: {cause}",
+        hint="give the task more with max_retries, if running it again does no harm",
+    )
+
+
+def stream_error(claimed: ClaimedTask) -> NotTransferableError:
+    """Why a task that yields stays on its node."""
+    return NotTransferableError(
+        f"task {claimed.task_id.hex()} yields its results as it runs, and those do not "
+        "travel between nodes",
+        hint="have it run where it is submitted, or collect in a list what it yields",
+    )
 
 
 def located(given: Input, holders: tuple[str, ...]) -> Input:

@@ -17,6 +17,8 @@ from collections import deque
 from typing import Final
 
 from rostral_scheduler.between.messages import (
+    Call,
+    CreateActor,
     Done,
     Message,
     Submit,
@@ -103,6 +105,11 @@ class Outbox:
 
 def _weight(message: Message) -> int:
     """About how many bytes its values take."""
+    if isinstance(message, Call):
+        message = message.task
+    if isinstance(message, CreateActor):
+        given = [message.creation, *message.beside]
+        return sum(len(part.data or b"") + sum(map(len, part.buffers)) for part in given)
     if not isinstance(message, Submit | Done):
         return 0
     payload = len(message.payload) if isinstance(message, Submit) else 0

@@ -8,7 +8,7 @@ disk, is said so: it must not be called on the event loop that may serve the sto
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,8 +22,10 @@ from rostral_objectstore.errors import (
     MissingExtraError,
     ObjectAlreadyExistsError,
     ObjectStoreError,
+    QueueClosedError,
+    QueueFullError,
 )
-from rostral_scheduler.between.messages import Input, Result, Submit
+from rostral_scheduler.between.messages import Call, Input, Result, Stub, Submit
 from rostral_scheduler.local.node_memory import KIND_PICKLE, NodeMemory, pickled
 
 __all__ = [
@@ -37,6 +39,9 @@ __all__ = [
     "MissingExtraError",
     "NotSealedError",
     "NotTransferableError",
+    "Handle",
+    "QueueClosedError",
+    "QueueFullError",
     "TransitMemory",
     "error_result",
 ]
@@ -53,6 +58,7 @@ PARTS_BYTES_MAX: Final = 16 << 20
 REFERENCES_MAX: Final = 100_000
 BESIDE_BYTES_MAX: Final = 32 << 20
 _SUBMIT_FLAGS: Final = int(layout.TaskFlag.DYNAMIC)
+_CALL_FLAGS: Final = int(layout.TaskFlag.DYNAMIC | layout.TaskFlag.ACTOR_CALL)
 
 
 class NotTransferableError(ObjectStoreError):
@@ -82,6 +88,7 @@ class ClaimedTask:
     deadline_ns: int
     inputs: list[int]
     results: list[int]
+    submitter: int = 0
 
     def result_id(self, index: int) -> bytes:
         """The id of a result."""
@@ -118,6 +125,8 @@ class TransitMemory:
         self._hosted = Tasks(self._table)
         self._hosted.tells_done = True
         self._watching = False
+        self.stub_of: Callable[[bytes], Stub | None] = lambda _: None
+        """Which actor an object stands for, by its id; None: it is an object as any other."""
 
     # ---- the origin
 
@@ -189,7 +198,23 @@ class TransitMemory:
             todo += [(inner, False) for inner in given.refs]
         return list(found.values())
 
+    def missing(self, claimed: ClaimedTask) -> list[Handle]:
+        """Holds on those inputs that are not sealed; none if one has failed."""
+        handles = [self._table.adopt_held(Handle, loc) for loc in claimed.inputs]
+        found = [handle for handle in handles if not self._table.is_sealed(handle)]
+        if found and any(map(self._hosted.has_failed, handles)):
+            return []
+        return found
+
     def _describe(self, handle: Handle, inline_max: int) -> Input:
+        stub = self.stub_of(handle.binary())
+        if stub is not None:
+            # How to build an actor is of no use elsewhere, and may be large.
+            return Input(handle.binary(), KIND_PICKLE, 0, b"", stub=stub)
+        return self.whole(handle, inline_max)
+
+    def whole(self, handle: Handle, inline_max: int) -> Input:
+        """An object as it travels, though it stand for an actor. Raises NotTransferableError."""
         state = self._table.state(handle)
         if state not in _IN_MEMORY:
             return Input(handle.binary())
@@ -248,9 +273,9 @@ class TransitMemory:
         """All its results are sealed."""
         forwarding.finish(self._segment, claimed.task, claimed.task_id)
 
-    def fail(self, claimed: ClaimedTask, error: Exception) -> None:
+    def fail(self, claimed: ClaimedTask, error: Exception | bytes) -> None:
         """Seals what is missing of its results with the error, and ends it. May wait for room."""
-        data = pickled(error)
+        data = error if isinstance(error, bytes) else pickled(error)
         for index in range(len(claimed.results)):
             self.seal(claimed, index, Result(KIND_PICKLE, ERROR, len(data), data))
         self.finish(claimed)
@@ -317,6 +342,56 @@ class TransitMemory:
         task = forwarding.newest(self._hosted, message.task_id)
         return HostedTask(task, message.task_id, results)
 
+    def submit_call(self, message: Call, mailbox: int, inputs: Sequence[Handle]) -> HostedTask:
+        """Puts it into the mailbox of an actor of this node. May wait for room in the store.
+
+        Raises QueueFullError, QueueClosedError, ...
+        """
+        call = message.task
+        deadline_ns = call.deadline_left_ns
+        if deadline_ns:
+            deadline_ns = max(1, time.monotonic_ns() + deadline_ns)
+        results = self._hosted.submit(
+            Handle,
+            TaskContext(call.parent + bytes(8)),
+            mailbox,
+            message.word,
+            call.payload,
+            list(inputs),
+            [],
+            call.return_count,
+            call.retries,
+            call.flags & _CALL_FLAGS,
+            True,
+            call.task_id,
+            None,
+            deadline_ns,
+        )
+        task = forwarding.newest(self._hosted, call.task_id)
+        return HostedTask(task, call.task_id, results)
+
+    def hold_input(self, loc: int) -> Handle:
+        """A hold of this scheduler's on what a claimed task keeps."""
+        return self._table.adopt_held(Handle, loc)
+
+    def hold_stub(self, object_id: bytes) -> Handle:
+        """The object that stands for an actor of another node, made if it is not there."""
+        handle = self._table.expect(Handle, object_id)
+        self._table.fill(handle, KIND_PICKLE, b"", [], [])
+        return handle
+
+    def place_of(self, handle: Handle) -> dict[str, object]:
+        """Where an object lies, for a process of this node that is to hold it."""
+        return {"loc": handle.loc, "version": handle.version, "id": handle.binary()}
+
+    def find(self, object_id: bytes) -> Handle | None:
+        """A hold on an object of this node's; None: it knows none of that id."""
+        return self._table.find(Handle, object_id)
+
+    def held_elsewhere(self, handle: Handle) -> bool:
+        """Whether anybody but the scheduler refers to the object."""
+        return bool(self._table.held_elsewhere(handle))
+
     def take_done(self) -> list[bytes]:
         """Ids of hosted tasks that have ended since."""
         if not self._hosted.unfinished_count:
@@ -373,7 +448,7 @@ class TransitMemory:
             raise
 
 
-def error_result(error: Exception) -> Result:
-    """A result that is an error."""
-    data = pickled(error)
+def error_result(error: Exception | bytes) -> Result:
+    """A result that is an error, pickled or yet to be."""
+    data = error if isinstance(error, bytes) else pickled(error)
     return Result(KIND_PICKLE, ERROR, len(data), data)

@@ -88,6 +88,8 @@ class ActorRecord:
     """Where its last checkpoint lies, and how many calls that covers."""
     checkpoint_hold: Hold | None = None
     """Keeps it whatever becomes of the process that made it."""
+    holders: set[bytes] = field(default_factory=set)
+    """Other nodes on which somebody refers to it."""
     retaken: list[int] = field(default_factory=list)
     """What its dead process had claimed, done or not, until the next one has taken it."""
     stage: ActorStage = ActorStage.PENDING

@@ -82,9 +82,13 @@ class Actors:
         self._changed = changed
         self._forgotten = forgotten
         self.by_id: dict[bytes, ActorRecord] = {}
+        self.by_creation: dict[bytes, ActorRecord] = {}
+        """By the id of the object that says how to build it."""
         self._by_name: dict[tuple[str, str], ActorRecord] = {}
         self._children: dict[bytes, list[ActorRecord]] = {}
         self._next_look = 0
+        self.end_elsewhere: Callable[[bytes, str], None] = lambda _, __: None
+        """Ends what an actor has made on other nodes; given its id, and why."""
 
     # ---- making and finding
 
@@ -139,8 +143,10 @@ class Actors:
             environment=body.get("environment", b""),
             creator=None if body["detached"] else creator,
             is_checkpointed=bool(body.get("checkpointed")),
+            holders=set(body.get("holders", ())),
         )
         self.by_id[actor_id] = actor
+        self.by_creation[bytes(creation["id"])] = actor
         if actor.creator is not None:
             self._children.setdefault(actor.creator, []).append(actor)
         if name is not None:
@@ -356,8 +362,15 @@ class Actors:
             else:
                 self._pool.retire(worker, reason, self._config.actor_grace_s)
 
+    def end_for(self, actor_id: bytes, reason: str) -> None:
+        """Ends an actor for good, if it lives."""
+        actor = self.by_id.get(actor_id)
+        if actor is not None:
+            self._stop(actor, reason, at_once=True)
+
     def _end_children(self, actor: ActorRecord) -> None:
         """What it made, and is not detached, shares its fate."""
+        self.end_elsewhere(actor.actor_id, OWNER_DIED.format(actor.title))
         for child in self._children.pop(actor.actor_id, ()):
             self._stop(child, OWNER_DIED.format(actor.title), at_once=True)
 
@@ -412,6 +425,8 @@ class Actors:
 
     def _is_unreferenced(self, actor: ActorRecord) -> bool:
         hold = actor.creation_hold
+        if actor.holders:
+            return False
         return hold is None or not self._memory.held_elsewhere(hold)
 
     def _is_done(self, actor: ActorRecord) -> bool:
@@ -428,6 +443,7 @@ class Actors:
         self._memory.free_queue(actor.mailbox)
         actor.creation_hold = None
         del self.by_id[actor.actor_id]
+        self.by_creation.pop(bytes(actor.creation["id"]), None)
         if actor.creator is not None and actor in self._children.get(actor.creator, ()):
             self._children[actor.creator].remove(actor)
         self._forgotten(actor)

@@ -26,6 +26,7 @@ from rostral_scheduler.core.events import (
     WorkerSeen,
 )
 from rostral_scheduler.core.local import LocalPolicy, PolicyLimits
+from rostral_scheduler.local.actor_making import ActorMaking
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
@@ -190,6 +191,7 @@ class LocalScheduler:
             ended=self._job_ended,
             queue_freed=self.groups.queue_freed,
         )
+        self.making = ActorMaking(self.jobs, self.actors, self.groups.demand_in, lambda: self.gcs)
         self.oom_retries = OomRetries(config, memory)
         self.monitor = MemoryMonitor(
             config, memory, self.pool, self.actors, killed=self._killed_for_memory
@@ -244,6 +246,8 @@ class LocalScheduler:
             self.policy,
             self.jobs,
             self.cancellations,
+            self.actors,
+            self.making,
             self.pool.environments,
             client,
             self.load,

@@ -306,6 +306,15 @@ class GcsLink:
                 hint="choose another name, or get that actor by its name",
             ) from error
 
+    async def names_elsewhere(self) -> list[dict[str, str | None]]:
+        """Names and namespaces of living actors of other nodes, by name. Raises GcsError."""
+        rows = [
+            (row.name, row.namespace)
+            for row in await self.client.list_actors()
+            if row.name and row.state is not ActorState.DEAD and row.node_id != self._node_id
+        ]
+        return [{"name": name, "namespace": namespace} for name, namespace in sorted(rows)]
+
     def actor_made(self, actor: ActorRecord) -> None:
         """Registers an actor without a name."""
         self._unregistered.add(actor.actor_id)

@@ -19,7 +19,13 @@ from rostral_scheduler.core.events import Event, JobEnded, QueueClosed, QueueOpe
 from rostral_scheduler.core.lanes import Lanes, Rank
 from rostral_scheduler.core.resources import NodeResources, ResourceSet
 from rostral_scheduler.errors import JobNotFoundError, LimitReachedError, RequestError
-from rostral_scheduler.local.node_memory import QUEUE_READY, Body, NodeMemory, Session
+from rostral_scheduler.local.node_memory import (
+    QUEUE_MAILBOX,
+    QUEUE_READY,
+    Body,
+    NodeMemory,
+    Session,
+)
 
 __all__ = ["Job", "Jobs"]
 
@@ -62,6 +68,8 @@ class Job:
     """Without their lanes."""
     retired_queues: list[int] = field(default_factory=list)
     """Of removed placement groups: not served any more, but a submitter may still know them."""
+    proxies: set[int] = field(default_factory=set)
+    """Mailboxes here of actors on other nodes."""
     ending: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when all its processes but the driver are gone."""
@@ -282,6 +290,32 @@ class Jobs:
         self._lanes[queue] = Lanes(queue, rank, self._config.priorities_max)
         return queue, True
 
+    def add_proxy(self, job_id: bytes, actor_id: bytes, *, limit: int) -> int:
+        """A mailbox in which the job's processes here leave calls of an actor on another node.
+
+        It is freed with the job, or by `drop_proxy`. Raises JobNotFoundError, LimitReachedError,
+        ObjectStoreFullError.
+        """
+        job = self.get(job_id)
+        if sum(len(other.proxies) for other in self.by_id.values()) >= limit:
+            raise LimitReachedError(
+                f"processes of this node call {limit} actors of other nodes, as many as they may "
+                "(actors_max)",
+                hint="drop references to actors that are no longer needed",
+            )
+        capacity = self._memory.fitting_capacity(self._config.proxy_capacity)
+        mailbox = self._memory.make_queue(QUEUE_MAILBOX, job_id, actor_id, capacity)
+        job.proxies.add(mailbox)
+        return mailbox
+
+    def drop_proxy(self, job_id: bytes, mailbox: int) -> None:
+        """Frees one before its job ends: nobody knows it any more."""
+        job = self.by_id.get(job_id)
+        if job is not None and mailbox in job.proxies:
+            job.proxies.remove(mailbox)
+            self._memory.close_queue(mailbox)
+            self._memory.free_queue(mailbox)
+
     def _too_many_queues(self, job: Job) -> LimitReachedError:
         return LimitReachedError(
             f"job {job.job_id.hex()} has {self._queue_count(job)} queues for combinations of "
@@ -324,6 +358,8 @@ class Jobs:
         for queue in (*job.queues.values(), *job.retired_queues):
             self._memory.close_queue(queue)
             self._tell(QueueClosed(queue=queue))
+        for mailbox in job.proxies:
+            self._memory.close_queue(mailbox)
         self._tell(JobEnded(job_id=job.job_id))
 
     def finish_ended(self) -> None:
@@ -339,6 +375,8 @@ class Jobs:
                 self._queue_freed(queue)
                 self._memory.free_queue(queue)
                 del self._job_of_queue[queue], self._lanes[queue]
+            for mailbox in job.proxies:
+                self._memory.free_queue(mailbox)
             del self.by_id[job.job_id]
             logger.debug("job is gone job=%s tasks_dropped=%s", job.job_id.hex(), dropped)
             self._ended(job)

@@ -20,7 +20,9 @@ from rostral_scheduler.core.records import WorkerStage
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import NodeFacts, Where, check_here
 from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
-from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
+from rostral_scheduler.local.actor_making import ActorMaking
+from rostral_scheduler.local.actor_record import ActorRecord
+from rostral_scheduler.local.actor_requests import ActorRequests
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.draining import Draining
@@ -52,6 +54,7 @@ class Scheduler(Protocol):
     pool: WorkerPool
     jobs: Jobs
     actors: Actors
+    making: ActorMaking
     groups: PlacementGroups
     cancellations: Cancellations
     gcs: GcsLink | None
@@ -95,14 +98,10 @@ class Requests:
             "package_dir": self._package_dir,
             "prepare_environment": self._prepare_environment,
             "environment_failed": self._environment_failed,
-            "create_actor": self._create_actor,
             "actor_ready": self._actor_ready,
             "actor_failed": self._actor_failed,
             "checkpoint_actor": self._checkpoint_actor,
-            "get_actor": self._get_actor,
-            "actor_info": self._actor_info,
             "list_actors": self._list_actors,
-            "kill_actor": self._kill_actor,
             "exit_actor": self._exit_actor,
             "create_group": self._create_group,
             "remove_group": self._remove_group,
@@ -118,6 +117,7 @@ class Requests:
             "list_tasks": self._list_tasks,
             "drain": self._drain,
             "shutdown": self._shutdown,
+            **ActorRequests(scheduler).methods,
         }
 
     async def handle(self, session: Session, method: str, body: Body) -> Body:
@@ -310,42 +310,6 @@ class Requests:
 
     # ---- actors
 
-    async def _create_actor(self, session: Session, body: Body) -> Body:
-        job = self._jobs.get(body["job_id"])
-        known = self._actors.by_id.get(bytes(body["actor_id"]))
-        if known is not None and known.is_remade_by(job.job_id):
-            return {"mailbox": 0 if known.stage is ActorStage.DEAD else known.mailbox}
-        asker: WorkerProcess | None = session.state.get("worker")
-        body["environment"] = self._pool.environments.intern(body.get("environment", ""))
-        made_job = None
-        if body["detached"]:
-            job = made_job = self._jobs.add_detached(body["actor_id"], job)
-        try:
-            creator = None if asker is None else asker.actor_id
-            actor = self._actors.create(job, body, creator, self._groups.demand_in)
-        except BaseException:
-            if made_job is not None:
-                self._jobs.end(made_job)
-            raise
-        await self._announce(actor)
-        if actor.stage is ActorStage.PENDING and actor.actor_id in self._actors.by_id:
-            self._actors.place(actor)
-        return {"mailbox": actor.mailbox}
-
-    async def _announce(self, actor: ActorRecord) -> None:
-        """To the GCS: a name must be free in the whole cluster, all else can be written behind."""
-        gcs = self._scheduler.gcs
-        if gcs is None:
-            return
-        if actor.name is None:
-            gcs.actor_made(actor)
-            return
-        try:
-            await gcs.claim_name(actor)
-        except BaseException:
-            self._actors.withdraw(actor)
-            raise
-
     async def _actor_ready(self, session: Session, body: Body) -> Body:
         worker, is_serial = self._worker_of(session), bool(body.get("is_serial"))
         waiting = self._actors.ready(body["actor_id"], worker, is_serial=is_serial)
@@ -359,26 +323,6 @@ class Requests:
     async def _actor_failed(self, session: Session, body: Body) -> Body:
         self._actors.failed(body["actor_id"], self._worker_of(session), body["error"])
         return {}
-
-    async def _get_actor(self, _: Session, body: Body) -> Body:
-        actor = self._actors.find(body["name"], body["namespace"])
-        return {
-            "actor_id": actor.actor_id,
-            "mailbox": actor.mailbox,
-            "meta": actor.meta,
-            "creation": actor.creation,
-            "job_id": actor.job_id,
-        }
-
-    async def _actor_info(self, _: Session, body: Body) -> Body:
-        actor = self._actors.get(body["actor_id"])
-        return {
-            "state": actor.stage.value,
-            "mailbox": actor.mailbox,
-            "meta": actor.meta,
-            "death": actor.death,
-            "restarts": actor.restarts,
-        }
 
     async def _list_actors(self, _: Session, __: Body) -> Body:
         return {"actors": [self._describe(actor) for actor in self._actors.by_id.values()]}
@@ -398,10 +342,6 @@ class Requests:
             "detached": actor.detached,
             "queued": self._scheduler.memory.queue_length(actor.mailbox),
         }
-
-    async def _kill_actor(self, _: Session, body: Body) -> Body:
-        self._actors.kill(body["actor_id"], no_restart=bool(body["no_restart"]))
-        return {}
 
     async def _exit_actor(self, session: Session, body: Body) -> Body:
         self._actors.exit(body["actor_id"], self._worker_of(session))
@@ -503,7 +443,7 @@ class Requests:
         return total
 
     async def _status(self, _: Session, __: Body) -> Body:
-        scheduler = self._scheduler
+        scheduler, crossing = self._scheduler, self._scheduler.crossing
         policy, memory = scheduler.policy, scheduler.memory
         workers = []
         for number, process in self._pool.by_number.items():
@@ -543,10 +483,9 @@ class Requests:
             ],
             "actors": [self._describe(actor) for actor in self._actors.by_id.values()],
             "store": await memory.store_stats(),
-            "forwarded": 0
-            if scheduler.crossing is None
-            else len(scheduler.crossing.forwarded.by_id),
-            "hosted": 0 if scheduler.crossing is None else len(scheduler.crossing.hosted.by_id),
+            "forwarded": 0 if crossing is None else len(crossing.forwarded.by_id),
+            "hosted": 0 if crossing is None else len(crossing.hosted.by_id),
+            "remote_actors": 0 if crossing is None else crossing.actor_calls.held_count,
             "gcs_writes_dropped": 0 if scheduler.gcs is None else scheduler.gcs.writes_dropped,
         }
 

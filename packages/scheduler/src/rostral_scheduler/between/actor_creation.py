@@ -1,0 +1,206 @@
+"""Actors that this node has made on another: which one, and what is said to it.
+
+This file owns the choice among living nodes and the message that makes an actor. From then on the
+actor is one of `actor_calls.py`, which sends the message before any call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.actor_calls import ActorCalls, RemoteActor
+from rostral_scheduler.between.living_nodes import LivingNodes
+from rostral_scheduler.between.messages import ActorMade, CreateActor
+from rostral_scheduler.between.outgoing import Peer, located
+from rostral_scheduler.between.transit_memory import NotSealedError, TransitMemory
+from rostral_scheduler.core.resources import ResourceSet
+from rostral_scheduler.core.where import NodeFacts, Where, refusal
+from rostral_scheduler.errors import RequestError
+from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.node_memory import Body, pickled
+
+if TYPE_CHECKING:
+    from rostral_scheduler.between.forwarded import Forwarded
+
+__all__ = ["ActorCreation"]
+
+
+class ActorCreation:
+    """Makes actors on other nodes, on the running event loop.
+
+    Args:
+        own_id: This node's.
+        transit: The node's memory.
+        view: The living nodes.
+        forwarded: By which messages travel.
+        calls: The actors of other nodes.
+        actors: Those of this one.
+        available: What this node has free.
+    """
+
+    def __init__(
+        self,
+        own_id: bytes,
+        transit: TransitMemory,
+        view: LivingNodes,
+        forwarded: Forwarded,
+        calls: ActorCalls,
+        actors: Actors,
+        *,
+        available: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._own_id, self._transit, self._view = own_id, transit, view
+        self._forwarded, self._calls, self._actors = forwarded, calls, actors
+        self._available = available
+        self._asked: dict[bytes, asyncio.Future[bytes]] = {}
+        calls.on_made(self.made)
+
+    # ---- which node
+
+    def choose(self, shape: ResourceSet, where: Where) -> bytes:
+        """The node for one more actor: one that has room for it now, if any, with the fewest.
+
+        Raises UnschedulableError.
+        """
+        nodes = [node for node in self._forwarded.choice.facts() if not self._leaves(node)]
+        if (error := refusal(nodes, shape, where)) is not None:
+            raise error
+        able = [node for node in where.among(nodes) if node.can_ever(shape)]
+        if not able:  # Where it should be, it cannot be.
+            able = [node for node in nodes if node.can_ever(shape)]
+        free = [node for node in able if self._has_free(node, shape)]
+        here = Counter(actor.host for actor in self._calls.by_id.values() if not actor.death)
+        here[self._own_id] = len(self._actors.by_id)
+        return min(free or able, key=lambda node: (here[node.node_id], node.node_id)).node_id
+
+    def _leaves(self, node: NodeFacts) -> bool:
+        row = self._view.by_id.get(node.node_id)
+        return row is not None and row.report.is_draining
+
+    def _has_free(self, node: NodeFacts, shape: ResourceSet) -> bool:
+        if node.node_id == self._own_id:
+            available = self._available()
+        else:
+            row = self._view.by_id.get(node.node_id)
+            available = {} if row is None else row.resources_available
+        return all(
+            amount <= available.get(name, 0.0) + 1e-9 for name, amount in shape.as_floats().items()
+        )
+
+    # ---- making
+
+    async def create(self, body: Body, environment: str, node_id: bytes, creator: bytes) -> Body:
+        """Makes an actor on a node; returns where calls of it go here, or the pickled `error`.
+
+        With a name, when the name is its own; else at once: what goes wrong later, its calls say.
+
+        Args:
+            body: The request, as of an actor of this node.
+            environment: Its runtime environment, as text.
+            node_id: The node.
+            creator: The actor of this node that it ends with; empty: none.
+
+        Raises JobNotFoundError, LimitReachedError, ObjectStoreFullError.
+        """
+        actor_id, creation_id = bytes(body["actor_id"]), bytes(body["creation"]["id"])
+        known = self._calls.by_id.get(actor_id)
+        job_id, in_order = bytes(body["job_id"]), bool(body["in_order"])
+        if known is None:
+            creation = self._transit.find(creation_id)
+            if creation is None:
+                raise RequestError(f"what actor {actor_id.hex()} is made from is gone")
+            self._calls.begin(
+                RemoteActor(
+                    actor_id,
+                    node_id,
+                    creation=creation,
+                    creation_id=creation_id,
+                    creator=creator,
+                    job_id=job_id,
+                    is_asked=True,
+                    is_held=True,
+                    made_by=lambda actor, peer: self._send(actor, peer, body, environment),
+                )
+            )
+        mailbox = self._calls.mailbox(job_id, actor_id, node_id, in_order=in_order)
+        error = await self._made(actor_id) if body["name"] and known is None else b""
+        if error:
+            return {"error": error}
+        return {"mailbox": mailbox, "home": node_id}
+
+    async def _made(self, actor_id: bytes) -> bytes:
+        """Waits until the node has made it. Returns what kept it from that, if anything did."""
+        asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked[actor_id] = asked
+        try:
+            return await asked
+        finally:
+            self._asked.pop(actor_id, None)
+
+    def _send(self, actor: RemoteActor, peer: Peer, body: Body, environment: str) -> bool:
+        """Sends what makes it. False: something of it is not there yet."""
+        assert actor.creation is not None
+        try:
+            message = self._message(actor, body, environment)
+            self._forwarded.tell_job(peer, actor.job_id)
+        except NotSealedError:
+            return False
+        except RostralError as error:
+            self.made(ActorMade(actor.actor_id, pickled(error)))
+            return True
+        if message is None:
+            self._calls.find_store(
+                lambda error: self.made(ActorMade(actor.actor_id, pickled(error)))
+            )
+            return False
+        peer.link.send(message)
+        return True
+
+    def _message(self, actor: RemoteActor, body: Body, environment: str) -> CreateActor | None:
+        assert actor.creation is not None
+        inline_max, store = self._forwarded.travel_terms
+        creation = self._transit.whole(actor.creation, inline_max)
+        beside = self._transit.beside([creation], inline_max)
+        if any(given.size and given.data is None for given in beside):
+            if not store:
+                return None
+            beside = [located(given, (store,)) for given in beside]
+        return CreateActor(
+            actor_id=actor.actor_id,
+            job_id=actor.job_id,
+            class_name=str(body["class_name"]),
+            name=body["name"] or "",
+            namespace=str(body["namespace"]),
+            environment=environment,
+            resources=dict(body["resources"]),
+            placement_resources=dict(body["placement_resources"]),
+            max_restarts=int(body["max_restarts"]),
+            is_detached=bool(body["detached"]),
+            is_checkpointed=bool(body.get("checkpointed")),
+            meta=bytes(body["meta"]),
+            mailbox_capacity=int(body["mailbox_capacity"]),
+            creation=creation,
+            beside=beside,
+        )
+
+    def made(self, message: ActorMade) -> None:
+        """The node's answer: it is there, or will never be."""
+        actor = self._calls.by_id.get(message.actor_id)
+        if actor is not None:
+            actor.make, actor.made_by, actor.is_made = None, None, True
+            if message.error:
+                self._calls.bury(actor, message.error)
+        asked = self._asked.get(message.actor_id)
+        if asked is not None and not asked.done():
+            asked.set_result(message.error)
+
+    def node_died(self, node_id: bytes) -> None:
+        """Whoever waits for an actor there need not wait any longer."""
+        for actor_id, asked in list(self._asked.items()):
+            actor = self._calls.by_id.get(actor_id)
+            if actor is not None and actor.host == node_id and not asked.done():
+                asked.set_result(actor.death)
