@@ -35,7 +35,7 @@ def _fuzz(name: str, seconds: float) -> bool:
     flags = [
         *(f"-max_total_time={max(1, round(seconds))}", f"-max_len={INPUT_BYTES_MAX}"),
         *(f"-timeout={INPUT_SECONDS_MAX}", "-rss_limit_mb=2048", "-print_final_stats=1"),
-        f"-artifact_prefix={folder}/crash-",
+        f"-artifact_prefix={folder}/",
     ]
     here = Path(__file__).parents[1]
     words = [sys.executable, "-m", "fuzz.one_target", name, str(folder), *flags]

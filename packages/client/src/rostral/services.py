@@ -7,6 +7,7 @@ Re-exports, for packages above this one; the code and its documentation are in
 from __future__ import annotations
 
 from rostral_gcs.auth import load_token
+from rostral_gcs.credentials import TlsFiles, is_loopback, tls_files
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.commands import (
     config_group,
@@ -20,7 +21,9 @@ from rostral_gcs.services.life import ServiceLife
 from rostral_gcs.services.reloading import Reloader
 from rostral_gcs.services.settings import DEFAULT, Flag, Setting, Settings, settings_of
 from rostral_gcs.services.systemd import configure_logging, credential
+from rostral_gcs.services.tls_server import following_context
 from rostral_gcs.services.unit_files import UnitFiles
+from rostral_gcs.tokens import Scope, Tokens
 
 __all__ = [
     "DEFAULT",
@@ -29,18 +32,24 @@ __all__ = [
     "ConfigError",
     "Flag",
     "Reloader",
+    "Scope",
     "ServiceLife",
     "Setting",
     "Settings",
+    "TlsFiles",
+    "Tokens",
     "UnitFiles",
     "config_group",
     "config_option",
     "configure_logging",
     "credential",
     "errors_shown",
+    "following_context",
     "given_flags",
+    "is_loopback",
     "load_token",
     "setting_options",
     "settings_of",
     "systemd_group",
+    "tls_files",
 ]

@@ -24,13 +24,13 @@ from rostral.services import (
     Flag,
     Reloader,
     ServiceLife,
+    Tokens,
     UnitFiles,
     config_group,
     config_option,
     configure_logging,
     errors_shown,
     given_flags,
-    load_token,
     setting_options,
     systemd_group,
 )
@@ -295,6 +295,10 @@ def record(*, folder: Path, file: Path, episodes: int, seed: int, env: str | Non
         "--http": "port",
         "--host": "host",
         "--token-file": "token_file",
+        "--tls-certificate": "tls_certificate_file",
+        "--tls-key": "tls_key_file",
+        "--tls-ca": "tls_ca_file",
+        "--insecure": "insecure",
         "--slo-ms": "slo_ms",
         "--log-level": "log_level",
     },
@@ -312,7 +316,7 @@ def serve(folder: Path | None, config_file: Path | None, **_: object) -> None:
     with errors_shown("rostral-rl"):
         configured = SETTINGS.read(config_file, flags=flags)
         token_file = configured.config.token_file
-        token = None if token_file is None else load_token(token_file)
+        token = None if token_file is None else Tokens(token_file)
     if configured.origins["log_level"] != DEFAULT:
         configure_logging(configured.values["log_level"])
     # Here, so that other commands need no web framework.
@@ -320,7 +324,9 @@ def serve(folder: Path | None, config_file: Path | None, **_: object) -> None:
     from rostral_rl.serve.http import PolicyServer, loop_factory
 
     serving = configured.config
-    server = PolicyServer(load(serving.folder), replace(serving.config, token=token))
+    policy = load(serving.folder)
+    with errors_shown("rostral-rl"):  # Of TLS files, which are read here.
+        server = PolicyServer(policy, replace(serving.config, token=token))
     reload = Reloader(SETTINGS, config_file, flags, configured)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(server, serving.folder, reload))

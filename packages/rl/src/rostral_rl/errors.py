@@ -14,7 +14,8 @@ RostralError                       (rostral.exceptions)
     │   │   ├── TooLargeError          body or batch beyond the limit
     │   │   └── UnsupportedMediaError  content type or encoding that it does not speak
     │   ├── NotServedError           LookupError no such model, version or path
-    │   └── UnauthenticatedError     PermissionError  token missing or wrong
+    │   ├── UnauthenticatedError     PermissionError  token missing or wrong
+    │   └── PermissionDeniedError    PermissionError  the token is good for less than that
     ├── SurroundingsError          the surroundings: fix folder, port, cluster, environment
     │   ├── PolicyNotFoundError      FileNotFoundError
     │   ├── ModelRejectedError       not a model that may be served
@@ -142,6 +143,12 @@ class UnauthenticatedError(UsageError, PermissionError):
     """The server wants a token, and that was missing or wrong."""
 
     code = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(UsageError, PermissionError):
+    """The server knows the token, which is not good for this call."""
+
+    code = "PERMISSION_DENIED"
 
 
 class SurroundingsError(RLError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import ssl
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -17,6 +19,7 @@ from rostral_rl.errors import (
     InvalidSettingError,
     NotServedError,
     OverloadedError,
+    PermissionDeniedError,
     RequestError,
     RLError,
     ServerError,
@@ -38,9 +41,13 @@ class PolicyClient:
         token: Sent as bearer token.
         timeout_s: Longest wait for an answer.
         model: Which of several to ask; by default the server's default one.
+        tls_ca: PEM, who signed the server's certificate, for "https://...".
+        tls_certificate: PEM, what we show to a server that wants to see one.
+        tls_key: PEM, its key.
 
     Raises:
-        InvalidSettingError: The URL is not one of plain HTTP.
+        InvalidSettingError: The URL is not one of HTTP or HTTPS, TLS files are given for a URL
+            without TLS or none for one with it, or they cannot be used.
     """
 
     def __init__(
@@ -50,16 +57,32 @@ class PolicyClient:
         token: str | None = None,
         timeout_s: float = 10.0,
         model: str = DEFAULT_MODEL,
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_certificate: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or parts.hostname is None:
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise InvalidSettingError(
                 f"not the URL of a policy server: {url!r}", hint="http://127.0.0.1:8080"
             )
+        if (parts.scheme == "https") != (tls_ca is not None):
+            raise InvalidSettingError(
+                f"tls_ca goes with https:// and nothing else, got {tls_ca!r} for {url!r}",
+                hint="give the ca.crt that signed the server's certificate, or an http:// URL",
+            )
         self.url = url.rstrip("/")
-        self._connection = http.client.HTTPConnection(
-            parts.hostname, parts.port or 80, timeout=timeout_s
-        )
+        if tls_ca is None:
+            self._connection = http.client.HTTPConnection(
+                parts.hostname, parts.port or 80, timeout=timeout_s
+            )
+        else:
+            self._connection = http.client.HTTPSConnection(
+                parts.hostname,
+                parts.port or 443,
+                timeout=timeout_s,
+                context=_context(tls_ca, tls_certificate, tls_key),
+            )
         self._path = f"/v1/models/{quote(model, safe='')}"
         self._model = model
         self._headers = {} if token is None else {"authorization": f"Bearer {token}"}
@@ -100,6 +123,7 @@ class PolicyClient:
             RequestError, TooLargeError: It cannot read or will not take the request.
             NotServedError: It has no such model or version.
             UnauthenticatedError: It wants another token.
+            PermissionDeniedError: The token is good for less than this.
             OverloadedError: Its queue is full.
             DeadlineError: It could not answer in time.
             UnavailableError: It cannot be reached; safe to ask again.
@@ -161,6 +185,26 @@ class PolicyClient:
         raise _refusal(response.status, content)
 
 
+def _context(
+    ca: str | os.PathLike[str],
+    certificate: str | os.PathLike[str] | None,
+    key: str | os.PathLike[str] | None,
+) -> ssl.SSLContext:
+    """Trusts that authority alone, and the name in the certificate must be the URL's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(ca)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:  # ssl's own errors are OSErrors.
+        raise InvalidSettingError(
+            f"the TLS files cannot be used: {error}",
+            hint="ca.crt, and a certificate with its key where the server wants one; all PEM",
+        ) from error
+    return context
+
+
 _ERRORS: dict[str | None, type[RLError]] = {
     kind.code: kind
     for kind in (
@@ -169,6 +213,7 @@ _ERRORS: dict[str | None, type[RLError]] = {
         UnsupportedMediaError,
         NotServedError,
         UnauthenticatedError,
+        PermissionDeniedError,
         DeadlineError,
     )
 }

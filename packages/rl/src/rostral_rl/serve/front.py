@@ -24,6 +24,10 @@ def serve(
     slo_ms: float = 5.0,
     host: str = "127.0.0.1",
     token: str | None = None,
+    tls_certificate: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
+    tls_ca: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
 ) -> PolicyServer:
     """Makes a policy server; `with rl.serve("cartpole/", http=8080): ...` serves from a thread.
 
@@ -33,8 +37,12 @@ def serve(
         http: Port; 0 takes a free one, which `server.port` then tells.
         grpc: Port for gRPC beside it, `server.grpc_port`; none by default.
         slo_ms: Latency objective of a request; drives the batch size.
-        host: Address to listen on; anything but loopback needs a token.
+        host: Address to listen on; anything but loopback needs a token and TLS.
         token: Callers must present it.
+        tls_certificate: PEM, this server's chain: serves HTTPS, and gRPC encrypted.
+        tls_key: PEM, its key, of mode 0600 and ours.
+        tls_ca: PEM: callers must show a certificate that it signed.
+        insecure: Beyond loopback without TLS all the same.
 
     Raises:
         PolicyNotFoundError: There is no policy folder of that name.
@@ -56,9 +64,17 @@ def serve(
         port=http,
         grpc_port=-1 if grpc is None else grpc,
         token=token,
+        tls_certificate_file=_path(tls_certificate),
+        tls_key_file=_path(tls_key),
+        tls_ca_file=_path(tls_ca),
+        insecure=insecure,
         engine=engine,
     )
     return PolicyServer(models, config)
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def load(source: Source) -> AnyServable:

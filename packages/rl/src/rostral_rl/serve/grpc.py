@@ -5,18 +5,20 @@ Needs the `grpc` extra. The messages are those of `rostral_rl/_proto/policy.prot
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import Any, NoReturn
 
 import grpc
 
 from rostral.exceptions import RostralError
+from rostral.grpc_services import add_port
+from rostral.services import TlsFiles
 from rostral_rl._proto import policy_pb2, policy_pb2_grpc
 from rostral_rl.errors import (
     DeadlineError,
     NotServedError,
     OverloadedError,
+    PermissionDeniedError,
     PortUnavailableError,
     RequestError,
     ShapeError,
@@ -24,6 +26,7 @@ from rostral_rl.errors import (
     UnauthenticatedError,
 )
 from rostral_rl.serve import wire
+from rostral_rl.serve.access import Access, Scope
 from rostral_rl.serve.engine import Engine
 from rostral_rl.serve.names import DEFAULT_MODEL
 
@@ -33,6 +36,7 @@ logger = logging.getLogger("rostral.rl.serve")
 
 CODES: tuple[tuple[type[RostralError], grpc.StatusCode], ...] = (
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
+    (PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (NotServedError, grpc.StatusCode.NOT_FOUND),
     (TooLargeError, grpc.StatusCode.INVALID_ARGUMENT),
     (ShapeError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -64,13 +68,22 @@ class GrpcFront:
         engine: Answers; closed by who made it.
         host: Address to listen on.
         port: A free one, which `reserve` found.
-        token: Where given, every call must carry it as bearer.
+        access: Says who may ask for what.
+        tls: Of this server; its files are read again for each connection once they have changed.
         body_bytes_max: A longer message is refused.
     """
 
     def __init__(
-        self, engine: Engine, *, host: str, port: int, token: str | None, body_bytes_max: int
+        self,
+        engine: Engine,
+        *,
+        host: str,
+        port: int,
+        access: Access,
+        tls: TlsFiles,
+        body_bytes_max: int,
     ) -> None:
+        self._tls = tls
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         options = (
             ("grpc.max_receive_message_length", body_bytes_max),
@@ -79,7 +92,7 @@ class GrpcFront:
         )
         self._server = grpc.aio.server(options=options)
         add: Any = policy_pb2_grpc.add_PolicyServicer_to_server  # Generated, and untyped.
-        add(_Servicer(engine, token), self._server)
+        add(_Servicer(engine, access), self._server)
 
     async def start(self) -> None:
         """Listens.
@@ -88,7 +101,7 @@ class GrpcFront:
             PortUnavailableError: Somebody else does by now.
         """
         try:
-            self._server.add_insecure_port(self._address)
+            add_port(self._server, self._address, self._tls)
         except RuntimeError as error:
             raise PortUnavailableError(f"cannot listen on {self._address}") from error
         await self._server.start()
@@ -101,9 +114,9 @@ class GrpcFront:
 class _Servicer(policy_pb2_grpc.PolicyServicer):
     """The two calls."""
 
-    def __init__(self, engine: Engine, token: str | None) -> None:
+    def __init__(self, engine: Engine, access: Access) -> None:
         self._engine = engine
-        self._token = None if token is None else token.encode()
+        self._access = access
 
     async def Act(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
         """See the service."""
@@ -133,14 +146,9 @@ class _Servicer(policy_pb2_grpc.PolicyServicer):
         return policy_pb2.EndSessionReply()
 
     def _authorise(self, context: Any) -> None:
-        if self._token is None:
-            return
         given = [value for key, value in context.invocation_metadata() if key == "authorization"]
-        shown = given[0].removeprefix("Bearer ").encode() if len(given) == 1 else b""
-        if not hmac.compare_digest(shown, self._token):
-            raise UnauthenticatedError(
-                "the token is missing or wrong", hint="authorization: Bearer <token>"
-            )
+        shown = str(given[0]) if len(given) == 1 else None
+        self._access.check(shown, Scope.DRIVER, peer=context.peer())
 
 
 async def _refuse(context: Any, error: Exception) -> NoReturn:

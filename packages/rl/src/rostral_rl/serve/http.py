@@ -1,28 +1,32 @@
 """The policy server: one engine behind a socket, run by Uvicorn, from its start to its end.
 
-Listens on loopback unless told otherwise, and elsewhere only with a token. What it answers is in
-`rostral_rl.serve.http_app`.
+Listens on loopback unless told otherwise, and elsewhere only with a token and TLS. What it answers
+is in `rostral_rl.serve.http_app`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
+from rostral.services import following_context, is_loopback
 from rostral_rl.errors import (
     MissingExtraError,
     PortUnavailableError,
     ServerError,
 )
-from rostral_rl.serve.config import ServeConfig, is_loopback
+from rostral_rl.serve.access import Access
+from rostral_rl.serve.config import ServeConfig
 from rostral_rl.serve.engine import Engine
 from rostral_rl.serve.http_app import PolicyApp
 from rostral_rl.serve.metrics import exposition
@@ -38,6 +42,8 @@ except ImportError as error:
         f"serving over HTTP needs {error.name}", hint="pip install 'rostral-rl[serve]'"
     ) from error
 
+
+logger = logging.getLogger("rostral.rl.serve")
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
@@ -72,14 +78,19 @@ class PolicyServer:
     Raises:
         ModelRejectedError: A policy failed at its first observation.
         PortUnavailableError: The address is taken or not this machine's.
+        ConfigError, TokenFileError: Of `rostral.exceptions`: the TLS files cannot be used.
     """
 
     def __init__(
         self, policies: AnyServable | Mapping[str, AnyServable], config: ServeConfig
     ) -> None:
+        encrypted = following_context(config.tls)
+        self._scheme = "http" if encrypted is None else "https"
         models = policies if isinstance(policies, Mapping) else {DEFAULT_MODEL: policies}
         #: What answers; `engine.swap` replaces weights while it does.
         self.engine = Engine(models, config.engine)
+        if encrypted is None and not is_loopback(config.host):
+            logger.warning("listening at %s without TLS, as --insecure asks", config.host)
         self._socket = _bind(config.host, config.port)
         self.host = config.host
         self.port = int(self._socket.getsockname()[1])
@@ -90,34 +101,22 @@ class PolicyServer:
         except Exception:
             self._socket.close()
             raise
-        self._server = _Server(
-            uvicorn.Config(
-                PolicyApp(
-                    self.engine,
-                    token=config.token,
-                    hosts=_hosts(config),
-                    body_bytes_max=config.body_bytes_max,
-                    metrics=exposition(self.engine),
-                ),
-                http=PolicyProtocol,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                lifespan="on",
-                ws="none",
-                limit_concurrency=config.connections_max,
-                # Requests under way get this long after SIGTERM; then their connections are cut.
-                timeout_graceful_shutdown=int(STOP_TIMEOUT_S),
-            )
+        self._access = Access(config.token)
+        app = PolicyApp(
+            self.engine,
+            access=self._access,
+            hosts=_hosts(config),
+            body_bytes_max=config.body_bytes_max,
+            metrics=exposition(self.engine, self._access),
         )
+        self._server = _Server(_of_uvicorn(app, config, encrypted))
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
         """Where clients find it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self._scheme}://{host}:{self.port}"
 
     def run(self, *, started: Callable[[], None] | None = None) -> None:
         """Serves until SIGTERM or SIGINT, finishes the requests under way, and returns.
@@ -208,7 +207,8 @@ class PolicyServer:
             self.engine,
             host=self.host,
             port=self.grpc_port,
-            token=self._config.token,
+            access=self._access,
+            tls=self._config.tls,
             body_bytes_max=self._config.body_bytes_max,
         )
         await front.start()
@@ -216,6 +216,28 @@ class PolicyServer:
             await self._server.serve([self._socket])
         finally:
             await front.stop(STOP_TIMEOUT_S)
+
+
+def _of_uvicorn(
+    app: PolicyApp, config: ServeConfig, encrypted: ssl.SSLContext | None
+) -> uvicorn.Config:
+    made = uvicorn.Config(
+        app,
+        http=PolicyProtocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        ws="none",
+        limit_concurrency=config.connections_max,
+        # Requests under way get this long after SIGTERM; then their connections are cut.
+        timeout_graceful_shutdown=int(STOP_TIMEOUT_S),
+    )
+    # Uvicorn would make a context of its own, of files that it reads once.
+    made.load()
+    made.ssl = encrypted
+    return made
 
 
 def _free_port(host: str, port: int) -> int:

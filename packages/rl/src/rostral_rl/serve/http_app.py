@@ -15,7 +15,7 @@ Against pages in the operator's browser, a body must name its content type, `Hos
 
 from __future__ import annotations
 
-import hmac
+import functools
 import logging
 import math
 import re
@@ -32,6 +32,7 @@ from rostral_rl.errors import (
     MissingExtraError,
     NotServedError,
     OverloadedError,
+    PermissionDeniedError,
     RequestError,
     ShapeError,
     TooLargeError,
@@ -39,6 +40,8 @@ from rostral_rl.errors import (
     UnsupportedMediaError,
 )
 from rostral_rl.serve import wire
+from rostral_rl.serve.access import Access
+from rostral_rl.serve.access import Scope as Need
 from rostral_rl.serve.engine import Engine
 from rostral_rl.serve.known_head import KnownHead, content_type, known_head
 from rostral_rl.serve.names import DEFAULT_MODEL
@@ -53,6 +56,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 URL_BYTES_MAX = 8192
 STATUS: tuple[tuple[type[RostralError], int], ...] = (
     (UnauthenticatedError, 401),
+    (PermissionDeniedError, 403),
     (NotServedError, 404),
     (TooLargeError, 413),
     (UnsupportedMediaError, 415),
@@ -109,7 +113,7 @@ class PolicyApp:
 
     Args:
         engine: Answers; closed when the server's lifespan ends.
-        token: Where given, every call but the two probes must carry it as bearer.
+        access: Says who may ask for what; the two probes are everybody's.
         hosts: What `Host` may be, without port; empty allows all.
         body_bytes_max: A longer body is refused.
         metrics: Makes what /metrics says; None where the extra is missing.
@@ -119,13 +123,13 @@ class PolicyApp:
         self,
         engine: Engine,
         *,
-        token: str | None,
+        access: Access,
         hosts: Iterable[str],
         body_bytes_max: int,
         metrics: Callable[[], bytes] | None,
     ) -> None:
         self._engine = engine
-        self._token = None if token is None else token.encode()
+        self._access = access
         self._hosts = frozenset(host.lower() for host in hosts)
         self._body_bytes_max = body_bytes_max
         self._metrics = metrics
@@ -171,13 +175,15 @@ class PolicyApp:
             return None
         try:
             _check_length(scope)
-            headers = self._admit(scope)
+            headers = self._admit(scope, Need.DRIVER)
         except (_Refused, RostralError):
             return None
         if body_bytes > self._body_bytes_max:
             return None
         model = matched[1] if matched else DEFAULT_MODEL
-        return known_head(self._engine, model, headers, body_bytes=body_bytes)
+        # Each time: a token ends before a connection does.
+        authorise = functools.partial(self._authorise, scope, headers, Need.DRIVER)
+        return known_head(self._engine, model, headers, body_bytes=body_bytes, authorise=authorise)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -194,7 +200,7 @@ class PolicyApp:
         if path in ("/livez", "/readyz"):
             _allow(method, "GET", "HEAD")
             return self._probe(path)
-        headers = self._admit(scope)
+        headers = self._admit(scope, Need.READ if method in ("GET", "HEAD") else Need.DRIVER)
         if path == "/v1/act":
             _allow(method, "POST")
             return await self._act(headers, receive, DEFAULT_MODEL, None)
@@ -211,11 +217,11 @@ class PolicyApp:
             return self._describe(path)
         raise NotServedError(f"no such path: {path[:80]!r}")
 
-    def _admit(self, scope: Scope) -> dict[bytes, bytes]:
+    def _admit(self, scope: Scope, need: Need) -> dict[bytes, bytes]:
         """The headers of who may ask; others are refused."""
         headers = _headers(scope["headers"])
         self._check_origin(headers)
-        self._authorise(headers)
+        self._authorise(scope, headers, need)
         return headers
 
     def _probe(self, path: str) -> Answer:
@@ -312,14 +318,11 @@ class PolicyApp:
         if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             raise _Refused(403, "PERMISSION_DENIED", "requests of another site are refused")
 
-    def _authorise(self, headers: dict[bytes, bytes]) -> None:
-        if self._token is None:
-            return
-        given = headers.get(b"authorization", b"")
-        if not hmac.compare_digest(given, b"Bearer " + self._token):
-            raise UnauthenticatedError(
-                "the token is missing or wrong", hint="Authorization: Bearer <token>"
-            )
+    def _authorise(self, scope: Scope, headers: dict[bytes, bytes], need: Need) -> None:
+        given = headers.get(b"authorization")
+        shown = None if given is None else given.decode("latin-1")
+        host, port = scope.get("client") or ("?", 0)
+        self._access.check(shown, need, peer=f"{host}:{port}")
 
 
 def _check_length(scope: Scope) -> None:

@@ -1,14 +1,16 @@
 """A request's head that was understood once: what the same head asks for the next time.
 
 A client sends the same head, to the byte, with every observation on its connection. So nobody need
-parse it, look for its path or check who asks more than once: what is left is the body. Only plain
-requests for actions are known in this way; all others take the application's ordinary way.
+parse it or look for its path more than once: what is left is the body, and whether its token is
+still good. Only plain requests for actions are known in this way; all others take the application's
+ordinary way.
 
 Pure: no sockets.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -45,13 +47,31 @@ class KnownHead:
         read: Reads bodies.
         body_bytes: Of each of them.
         is_json: Whether bodies and answers are JSON.
+        authorise: Raises RLError if its sender may not ask any more.
     """
 
-    __slots__ = ("_engine", "_is_json", "_lines", "_lines_of", "_model", "_read", "body_bytes")
+    __slots__ = (
+        "_authorise",
+        "_engine",
+        "_is_json",
+        "_lines",
+        "_lines_of",
+        "_model",
+        "_read",
+        "body_bytes",
+    )
 
     def __init__(
-        self, engine: Engine, model: str, read: Read, *, body_bytes: int, is_json: bool
+        self,
+        engine: Engine,
+        model: str,
+        read: Read,
+        *,
+        body_bytes: int,
+        is_json: bool,
+        authorise: Callable[[], None],
     ) -> None:
+        self._authorise = authorise
         #: Length of each body, in bytes.
         self.body_bytes = body_bytes
         self._engine = engine
@@ -66,8 +86,10 @@ class KnownHead:
         """Hands an observation to the engine; whether it is one alone.
 
         Raises:
-            RLError: What `Engine.act` raises at once; the asker hears no more.
+            RLError: What `Engine.act` raises at once, or the sender is refused; the asker hears no
+                more.
         """
+        self._authorise()
         batch, single = self._read(body)
         self._engine.hand_in(batch, asker, model=self._model)
         return single
@@ -92,7 +114,12 @@ class KnownHead:
 
 
 def known_head(
-    engine: Engine, model: str, headers: Mapping[bytes, bytes], *, body_bytes: int
+    engine: Engine,
+    model: str,
+    headers: Mapping[bytes, bytes],
+    *,
+    body_bytes: int,
+    authorise: Callable[[], None],
 ) -> KnownHead | None:
     """Understands a head whose path and sender were found right; None where it is not a plain one.
 
@@ -101,18 +128,20 @@ def known_head(
         model: The one that the path names.
         headers: By their lower-case names.
         body_bytes: Of each body that follows it.
+        authorise: Raises RLError if its sender may not ask any more.
     """
     if not _UNUSUAL.isdisjoint(headers):
         return None
+    made = functools.partial(KnownHead, engine, model, body_bytes=body_bytes, authorise=authorise)
     try:
         space = engine.plain_space(model)
         match content_type(headers):
             case wire.JSON:
                 read = _json_reader(space)
-                return KnownHead(engine, model, read, body_bytes=body_bytes, is_json=True)
+                return made(read, is_json=True)
             case wire.RAW:
                 read = _raw_reader(space, headers, body_bytes)
-                return KnownHead(engine, model, read, body_bytes=body_bytes, is_json=False)
+                return made(read, is_json=False)
     except RLError:
         pass  # The ordinary way says what is wrong.
     return None

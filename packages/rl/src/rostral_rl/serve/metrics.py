@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from rostral_rl.serve.access import Access
 from rostral_rl.serve.engine import Engine
 from rostral_rl.serve.tally import LATENCY_BOUNDS_S, Tally
 
@@ -32,22 +33,23 @@ GAUGES = (
 PREFIX = "rostral_serve_"
 
 
-def exposition(engine: Engine) -> Callable[[], bytes] | None:
+def exposition(engine: Engine, access: Access) -> Callable[[], bytes] | None:
     """Makes the text of /metrics when called; None where prometheus_client is not installed."""
     try:
         from prometheus_client import CollectorRegistry, generate_latest
     except ImportError:
         return None
     registry = CollectorRegistry()
-    registry.register(_Collector(engine))
+    registry.register(_Collector(engine, access))
     return lambda: bytes(generate_latest(registry))
 
 
 class _Collector:
     """What a registry asks at each scrape."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, access: Access) -> None:
         self._engine = engine
+        self._access = access
 
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import (
@@ -56,6 +58,10 @@ class _Collector:
             HistogramMetricFamily,
         )
 
+        unknown = "Requests without a token, or with one that is not good for them."
+        yield CounterMetricFamily(
+            PREFIX + "unauthorised", unknown, value=float(self._access.refused)
+        )
         counters = {
             name: CounterMetricFamily(PREFIX + name, text, labels=["model"])
             for name, text in COUNTERS

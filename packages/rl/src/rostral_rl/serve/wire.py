@@ -26,6 +26,7 @@ SESSION_HEADER = "x-session"
 RESET_HEADER = "x-session-reset"
 DEADLINE_HEADER = "x-deadline-ms"
 DIMENSIONS_MAX = 8
+_DIGITS_MAX = 20
 _DTYPE_OF = {
     name: np.dtype(name)
     for name in (
@@ -82,10 +83,12 @@ def tensor_form(headers: Mapping[str, str]) -> tuple[np.dtype[Any], tuple[int, .
         raise ShapeError(f"{DTYPE_HEADER} is {dtype!r}", hint=f"one of {', '.join(sorted(DTYPES))}")
     if shape_text is None:
         raise ShapeError(f"{SHAPE_HEADER} is missing", hint="for example 8,4; empty for a scalar")
-    parts = [part for part in shape_text.split(",") if part]
-    if len(parts) > DIMENSIONS_MAX or not all(part.strip().isdecimal() for part in parts):
+    # Stripped once: what `strip` takes for space, `int` may not.
+    parts = [part.strip() for part in shape_text.split(",") if part]
+    readable = all(part.isdecimal() and len(part) <= _DIGITS_MAX for part in parts)
+    if len(parts) > DIMENSIONS_MAX or not readable:
         raise ShapeError(
-            f"{SHAPE_HEADER} is {shape_text!r}", hint="for example 8,4; empty for a scalar"
+            f"{SHAPE_HEADER} is {shape_text[:80]!r}", hint="for example 8,4; empty for a scalar"
         )
     return _DTYPE_OF[dtype], tuple(int(part) for part in parts)
 
@@ -105,8 +108,13 @@ def array_of(body: bytes, dtype: str, shape: tuple[int, ...]) -> SpaceArray:
     for length in shape:
         size *= length
     if size != len(body):
-        raise ShapeError(f"shape {shape} {dtype} needs {size} bytes, the body has {len(body)}")
-    return np.frombuffer(body, _DTYPE_OF[dtype]).reshape(shape)
+        raise ShapeError(
+            f"shape {str(shape)[:80]} {dtype} needs {size} bytes, the body has {len(body)}"
+        )
+    try:
+        return np.frombuffer(body, _DTYPE_OF[dtype]).reshape(shape)
+    except ValueError as error:  # No element, but one length beyond all bounds.
+        raise ShapeError(f"a tensor of shape {str(shape)[:80]}", hint="no such array") from error
 
 
 class _Question(msgspec.Struct):
