@@ -17,8 +17,11 @@ from rostral_gcs.errors import ConfigError
 from rostral_gcs.tokens import Tokens
 
 
-def _read(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+def _read(port: int, token: str) -> str:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as page:
         text: bytes = page.read()
     return text.decode()
 
@@ -38,8 +41,9 @@ def test_the_page_counts_calls_and_shows_the_shards(config: GcsConfig) -> None:
             hello: Any = channel.unary_unary("/rostral.gcs.v1.Gcs/Hello")  # type: ignore[call-arg]
             with pytest.raises(grpc.aio.AioRpcError):
                 await hello(b"")
-        text = await asyncio.to_thread(_read, server.metrics_port)
-        assert Tokens.of(config.token).current() not in text
+        token = Tokens.of(config.token).current()
+        text = await asyncio.to_thread(_read, server.metrics_port, token)
+        assert token not in text
         lines = text.splitlines()
         for line in (
             'rostral_gcs_call_seconds_count{method="Write"} 2.0',
@@ -56,7 +60,7 @@ def test_the_page_counts_calls_and_shows_the_shards(config: GcsConfig) -> None:
         await server.stop()
         assert server.metrics_port == 0
         with pytest.raises(OSError, match="refused"):
-            await asyncio.to_thread(_read, port)
+            await asyncio.to_thread(_read, port, token)
 
     asyncio.run(scenario())
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rostral_gcs.auth import write_token
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import StoreClient
 
@@ -180,10 +181,16 @@ def test_metrics_are_served_on_this_machine_alone(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     path = str(folder / "socket")
-    with serving("--socket", path, "--metrics", f"127.0.0.1:{port}"):
+    token_file = folder / "token"
+    token = write_token(token_file)
+    with serving(
+        *("--socket", path, "--metrics", f"127.0.0.1:{port}", "--token-file", str(token_file))
+    ):
         with StoreClient.connect(path) as client:
             client.put(bytes(100_000), ObjectID.from_random(), pin=True)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            page = f"http://127.0.0.1:{port}/metrics"
+            bearer = {"authorization": f"Bearer {token}"}
+            with urllib.request.urlopen(urllib.request.Request(page, headers=bearer)) as answer:
                 text = answer.read().decode()
         values = dict(re.findall(r"^rostral_objectstore_(\S+) (\S+)$", text, re.MULTILINE))
         assert float(values["capacity_bytes"]) == 16 << 20
@@ -191,8 +198,15 @@ def test_metrics_are_served_on_this_machine_alone(folder: Path) -> None:
         assert float(values["objects"]) == float(values["clients"]) == 1
         assert float(values["start_time_seconds"]) > 1e9
         assert 'rostral_objectstore_build_info{version="' in text
-        taken = run("serve", "--socket", f"{path}2", "--metrics", f"127.0.0.1:{port}")
+        taken = run(
+            *("serve", "--socket", f"{path}2", "--metrics", f"127.0.0.1:{port}"),
+            *("--token-file", str(token_file)),
+        )
         assert taken.returncode == 78
+        assert f"cannot serve metrics at 127.0.0.1:{port}" in taken.stderr
+    nobodys = run("serve", "--socket", path, "--metrics", "127.0.0.1:0")
+    assert nobodys.returncode == 78
+    assert "metrics_address is given without token_file" in nobodys.stderr
     for address in ("0.0.0.0:9108", "[::]:9108", "9108", "example.com:80", "127.0.0.1:x"):
         wrong = run("serve", "--socket", path, "--metrics", address)
         assert wrong.returncode == 78, address

@@ -1,7 +1,7 @@
 """A page of Prometheus metrics, on loopback, when a port is given for it.
 
-This file owns the counting of calls, the names of the metrics, and the only import of
-``prometheus_client``. Nothing is counted, and nothing of it imported, without a port.
+This file owns the counting of calls and the names of the metrics; the page itself is
+``services/metrics_page.py``. Nothing is counted, and no prometheus_client imported, without a port.
 """
 
 from __future__ import annotations
@@ -10,35 +10,21 @@ import bisect
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 import grpc.aio
 
 from rostral_gcs import __version__
-from rostral_gcs.errors import ConfigError
+from rostral_gcs.tokens import Tokens
 
-__all__ = ["CallCounter", "GcsStats", "Page", "serve_metrics"]
+if TYPE_CHECKING:
+    from rostral_gcs.services.metrics_page import MetricsPage
+
+__all__ = ["CallCounter", "GcsStats", "serve_metrics"]
 
 _PREFIX: Final = "rostral_gcs_"
 _BOUNDS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-
-
-class Page(Protocol):
-    """A page that is served."""
-
-    @property
-    def server_port(self) -> int:
-        """The bound port."""
-        ...
-
-    def shutdown(self) -> None:
-        """Ends it."""
-        ...
-
-    def server_close(self) -> None:
-        """Gives the port back."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,33 +158,22 @@ class _Collector:
         yield seconds
 
 
-def serve_metrics(port: int, counter: CallCounter, stats: Callable[[], GcsStats]) -> Page:
+def serve_metrics(
+    port: int, counter: CallCounter, stats: Callable[[], GcsStats], tokens: str | Tokens
+) -> MetricsPage:
     """Serves the page on loopback, from a thread of its own.
 
     Args:
         port: TCP port; 0 takes any free one.
         counter: Of the server's calls.
-        stats: Called from the page's thread.
+        stats: Called from the page's threads.
+        tokens: Whoever reads the page shows one of them.
 
     Raises:
-        ConfigError: The package is not installed, or the port is taken.
+        ConfigError: prometheus_client is not installed, or the port is taken.
     """
-    try:
-        from prometheus_client import CollectorRegistry, start_http_server
-    except ImportError as error:
-        raise ConfigError(
-            "metrics need the package prometheus_client",
-            hint="pip install 'rostral-gcs[metrics]'",
-            problems=("metrics_port needs the extra `metrics`",),
-        ) from error
-    registry = CollectorRegistry()
-    registry.register(cast("Any", _Collector(counter, stats)))
-    try:
-        server, _ = start_http_server(port, "127.0.0.1", registry)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot serve metrics at 127.0.0.1:{port}: {error.strerror}",
-            hint="choose a port that is free",
-            problems=(f"metrics_port {port} is taken",),
-        ) from error
-    return cast("Page", server)
+    # Here: a GCS without the page does not wait for an HTTP server's code.
+    from rostral_gcs.services.metrics_page import MetricsPage
+
+    collector = _Collector(counter, stats)
+    return MetricsPage("127.0.0.1", port, collector, tokens, extra="rostral-gcs[metrics]")

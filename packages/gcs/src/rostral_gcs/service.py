@@ -14,7 +14,7 @@ import logging
 import operator
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -28,13 +28,16 @@ from rostral_gcs.errors import ConfigError, GcsError, GcsInternalError, PortInUs
 from rostral_gcs.frames.server import FrameLimits, FrameServer, Method
 from rostral_gcs.health import Health
 from rostral_gcs.interceptor import TokenInterceptor
-from rostral_gcs.metrics import CallCounter, GcsStats, Page, serve_metrics
+from rostral_gcs.metrics import CallCounter, GcsStats, serve_metrics
 from rostral_gcs.needs import GCS_NEEDS, Need
 from rostral_gcs.protocol import FRAME_METHODS, SERVICE
 from rostral_gcs.store import Store
 from rostral_gcs.tokens import Scope
 
 __all__ = ["GcsServer"]
+
+if TYPE_CHECKING:
+    from rostral_gcs.services.metrics_page import MetricsPage
 
 logger = logging.getLogger("rostral.gcs.service")
 
@@ -64,7 +67,7 @@ class GcsServer:
         self._upkeep: asyncio.Task[None] | None = None
         self._tokens = TokenInterceptor(config.token, GCS_NEEDS)
         self._counters = [] if config.metrics_port is None else [CallCounter()]
-        self._metrics: Page | None = None
+        self._metrics: MetricsPage | None = None
         self._health = Health(self._store.probe, config.health_interval_s)
         self._stopping = asyncio.Event()
         self._port = 0
@@ -106,7 +109,9 @@ class GcsServer:
             if config.framed:
                 calls.frames_port = await self._serve_frames(calls)
             if config.metrics_port is not None:
-                self._metrics = serve_metrics(config.metrics_port, self._counters[0], self._stats)
+                self._metrics = serve_metrics(
+                    config.metrics_port, self._counters[0], self._stats, config.token
+                )
             await self._health.start(server)
             await server.start()
             self._server = server
@@ -162,7 +167,7 @@ class GcsServer:
     @property
     def metrics_port(self) -> int:
         """Where the page of metrics is; 0 when there is none."""
-        return 0 if self._metrics is None else self._metrics.server_port
+        return 0 if self._metrics is None else self._metrics.port
 
     def _stats(self) -> GcsStats:
         shards = self._store.shards
@@ -177,8 +182,7 @@ class GcsServer:
 
     def _end_metrics(self) -> None:
         if self._metrics is not None:
-            self._metrics.shutdown()
-            self._metrics.server_close()
+            self._metrics.close()
             self._metrics = None
 
     async def _run_upkeep(self) -> None:

@@ -82,8 +82,9 @@ async def _serve(serving: Serving, reload: Callable[[], str]) -> None:
     async with ServiceLife(reload=reload) as life:
         daemon = StoreDaemon(config, segment)
         page = None
-        if serving.metrics_address is not None:
-            page = metrics.serve(serving.metrics_address, daemon.stats)
+        if serving.metrics is not None:
+            address, token_file = serving.metrics
+            page = metrics.serve(address, daemon.stats, token_file)
         try:
             await daemon.start()
             daemon.is_parked = fd_store.park(daemon.segment.fd)
@@ -94,8 +95,7 @@ async def _serve(serving: Serving, reload: Callable[[], str]) -> None:
             await life.wait()
         finally:
             if page is not None:
-                await asyncio.to_thread(page.shutdown)
-                page.server_close()
+                await asyncio.to_thread(page.close)
             await daemon.stop()
 
 

@@ -1,8 +1,7 @@
 """What a store says of itself, for Prometheus.
 
-Owns the names of the metrics and the page that shows them. A scrape reads what the daemon knows at
-that moment; nothing is counted on the path of a put or a get. The only import of prometheus_client
-is in here.
+Owns the names of the metrics; the page that shows them is ``rostral_gcs.services.metrics_page``. A
+scrape reads what the daemon knows at that moment; nothing is counted on the path of a put or a get.
 """
 
 from __future__ import annotations
@@ -11,9 +10,13 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from rostral_gcs.errors import ConfigError
+from rostral_gcs.tokens import Tokens
+
+if TYPE_CHECKING:
+    from rostral_gcs.services.metrics_page import MetricsPage
 
 # Name in the daemon's message, name and help of the metric. Counts since the start end in _total.
 METRICS = {
@@ -38,20 +41,10 @@ METRICS = {
 PREFIX = "rostral_objectstore_"
 
 
-class Page(Protocol):
-    """The server of the page."""
-
-    def shutdown(self) -> None:
-        """Stops answering; waits for the answer under way."""
-
-    def server_close(self) -> None:
-        """Gives the port back."""
-
-
 def parse_address(text: str) -> tuple[str, int]:
     """HOST:PORT, on this machine only. Raises ConfigError.
 
-    What a store holds is its user's own business, and the page asks nobody who he is.
+    What a store holds is its user's own business, and the page has no TLS.
     """
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
@@ -96,23 +89,24 @@ class Collector:
                 yield family(PREFIX + name, text, value=values[key])
 
 
-def serve(address: tuple[str, int], stats: Callable[[], dict[str, Any]]) -> Page:
-    """Serves the page at the address from a thread of its own. Raises ConfigError."""
-    try:
-        from prometheus_client import CollectorRegistry, start_http_server
-    except ImportError as error:
-        raise ConfigError(
-            "metrics need the package prometheus_client",
-            hint="pip install 'rostral-objectstore[metrics]'",
-        ) from error
-    registry = CollectorRegistry()
-    registry.register(Collector(stats))
+def serve(
+    address: tuple[str, int], stats: Callable[[], dict[str, Any]], token_file: str
+) -> MetricsPage:
+    """Serves the page at the address from a thread of its own.
+
+    Args:
+        address: On this machine.
+        stats: Called from the page's threads.
+        token_file: Whoever reads the page shows a token that is in it.
+
+    Raises:
+        ConfigError: prometheus_client is not installed, or the address cannot be bound.
+        TokenFileError: The file cannot be used.
+    """
+    # Here: a store without the page does not wait for an HTTP server's code.
+    from rostral_gcs.services.metrics_page import MetricsPage
+
     host, port = address
-    try:
-        server, _thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot serve metrics at {host}:{port}: {error.strerror}",
-            hint="choose a port that is free",
-        ) from error
-    return cast("Page", server)
+    collector = Collector(stats)
+    tokens = Tokens(token_file)
+    return MetricsPage(host, port, collector, tokens, extra="rostral-objectstore[metrics]")

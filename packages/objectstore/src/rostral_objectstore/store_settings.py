@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SETTINGS", "Serving"]
 
+_MAKE_TOKEN = "make one with: rostral-gcs token FILE"
 _TRANSFER = (
     Setting(
         name="transfer_address",
@@ -47,7 +48,7 @@ _TRANSFER = (
         default=lambda: credential("token"),
         default_text="the unit's credential",
         about="The cluster token, a file of mode 0600 that is ours; transfers need it, also those "
-        "for which the local scheduler asks.",
+        "for which the local scheduler asks, and so do metrics.",
     ),
     Setting(
         name="tls_certificate",
@@ -76,11 +77,12 @@ class Serving:
 
     Attributes:
         config: Of the daemon.
-        metrics_address: Host and port of the page for Prometheus; None: there is none.
+        metrics: Host and port of the page for Prometheus, and the file of the tokens that its
+            readers show; None: there is no page.
     """
 
     config: StoreConfig
-    metrics_address: tuple[str, int] | None
+    metrics: tuple[tuple[str, int], str] | None
 
 
 def _socket_path() -> str:
@@ -110,9 +112,13 @@ def _build(values: Mapping[str, Any]) -> Serving:
     config.validate()
     address = values["metrics_address"]
     if address is None:
-        return Serving(config=config, metrics_address=None)
+        return Serving(config=config, metrics=None)
     with _named("metrics_address: "):
-        return Serving(config=config, metrics_address=metrics.parse_address(address))
+        where = metrics.parse_address(address)
+    if values["token_file"] is None:
+        problem = "metrics_address is given without token_file"
+        raise ConfigError(problem, hint=_MAKE_TOKEN, problems=[f"{problem}; {_MAKE_TOKEN}"])
+    return Serving(config=config, metrics=(where, str(values["token_file"])))
 
 
 def _file(values: Mapping[str, Any], name: str) -> str | None:
@@ -134,11 +140,7 @@ def _transfer_config(values: Mapping[str, Any]) -> TransferConfig | None:
         return None
     if values["token_file"] is None:
         problem = "transfer_address is given without token_file"
-        raise ConfigError(
-            problem,
-            hint="make a token with: rostral-gcs token FILE",
-            problems=[f"{problem}; make one with: rostral-gcs token FILE"],
-        )
+        raise ConfigError(problem, hint=_MAKE_TOKEN, problems=[f"{problem}; {_MAKE_TOKEN}"])
     # Brings Arrow Flight along, which is an extra.
     from rostral_objectstore.transfer import (
         Credentials,
@@ -191,8 +193,8 @@ SETTINGS = Settings(
             name="metrics_address",
             kind=KINDS["str"],
             default=None,
-            about="HOST:PORT of a page for Prometheus, on this machine alone. Without it, there "
-            "is none.",
+            about="HOST:PORT of a page for Prometheus, on this machine alone, whose readers show "
+            "the token. Without it, there is none.",
         ),
         Setting(
             name="log_level",
