@@ -24,6 +24,7 @@ _UNITS = UnitFiles(
     "rostral_objectstore",
     "objectstore",
     names=["rostral-objectstore.service"],
+    isolation=["rostral-objectstore.service.d/isolated-workers.conf"],
     configuration=SETTINGS.default_file,
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rostral_gcs.credentials import TlsFiles
 from rostral_gcs.errors import ConfigError
+from rostral_gcs.services.users import uid_of
 from rostral_objectstore.spill_directory import problems_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class StoreConfig:
     """Make the store of huge pages where the system gives them to who asks (shmem_enabled is
     `advise` or more in /sys/kernel/mm/transparent_hugepage): first use is then 5 times as fast,
     but a store of few small objects takes up to 2 MiB more at each of its ends."""
+
+    worker_user: str | None = None
+    """Another user of this machine whose processes of our group are clients too: the one that the
+    local scheduler's workers run as. None: our own user alone."""
 
     node_id: bytes = field(default_factory=lambda: os.urandom(16))
     """16 bytes; random unless the node has an id already."""
@@ -120,6 +125,10 @@ class StoreConfig:
             errors.append(f"node_id has {len(self.node_id)} bytes, not 16")
         if self.cpu_count < 1:
             errors.append(f"cpu_count is {self.cpu_count}: at least 1")
+        try:
+            uid_of(self.worker_user)
+        except ConfigError as error:
+            errors += error.problems
         errors += self._spill_problems()
         if errors:
             raise ConfigError(

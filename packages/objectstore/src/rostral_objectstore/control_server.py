@@ -109,7 +109,7 @@ class Session:
             self._connection.shutdown(socket.SHUT_RDWR)
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str, *, for_group: bool) -> socket.socket:
     """A listening socket at the path; one that a dead daemon left there is replaced."""
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise StoreUnavailableError(
@@ -128,6 +128,8 @@ def _listen(path: str) -> socket.socket:
         # The mode of the unbound socket becomes that of the file: at no moment is it wider.
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(path)
+        if for_group:
+            os.chmod(path, 0o660)
         listener.listen(512)
     except OSError as error:
         listener.close()
@@ -154,17 +156,19 @@ class ControlServer:
     Args:
         path: where the socket lies; a stale one that nobody listens on is replaced.
         handler: answers the requests.
+        worker_uid: another user who is answered too, one of our group; the mode is 0660 then.
     """
 
-    def __init__(self, path: str, handler: Handler) -> None:
+    def __init__(self, path: str, handler: Handler, *, worker_uid: int | None = None) -> None:
         self.path = path
         self._handler = handler
+        self._worker_uid = worker_uid
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listens from here on. Raises StoreUnavailableError when the path cannot be used."""
-        self._listener = _listen(self.path)
+        self._listener = _listen(self.path, for_group=self._worker_uid is not None)
         self._spawn(self._accept(self._listener))
 
     async def stop(self) -> None:
@@ -199,7 +203,7 @@ class ControlServer:
                 socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size
             )
             pid, uid, _ = PEER_CREDENTIALS.unpack(credentials)
-            if uid not in (os.getuid(), 0):
+            if uid not in (0, os.getuid(), self._worker_uid):
                 logger.warning("refused a peer of another user pid=%s uid=%s", pid, uid)
                 return
             connection.setblocking(False)

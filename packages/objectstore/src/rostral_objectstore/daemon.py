@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
+from rostral_gcs.services.users import uid_of
 from rostral_objectstore import takeover
 from rostral_objectstore._native import events, freeing, headroom, repair, residence, sweep
 from rostral_objectstore._native.heap import Heap
@@ -97,7 +98,9 @@ class StoreDaemon:
         self.table = ObjectTable(self.segment)
         self.room = Room(self.table, config)
         self._orphaned_tasks = Tasks(self.table)
-        self._server = ControlServer(config.socket_path, self)
+        self._server = ControlServer(
+            config.socket_path, self, worker_uid=uid_of(config.worker_user)
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.is_parked = False

@@ -16,6 +16,7 @@ from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential, directory
+from rostral_gcs.services.users import worker_user_of_unit
 from rostral_objectstore import metrics
 from rostral_objectstore.addresses import SOCKET_NAME, SOCKET_VARIABLE, default_socket_path
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
@@ -182,6 +183,7 @@ SETTINGS = Settings(
                 ),
                 "memory_bytes": (default_memory_bytes, "0.3 of the machine's memory"),
                 "cpu_count": (lambda: len(os.sched_getaffinity(0)), "all that we may use"),
+                "worker_user": (worker_user_of_unit, "what the unit says, else none"),
                 "spill_directories": (
                     _default_spill_directories,
                     "the unit's cache directory, else none",

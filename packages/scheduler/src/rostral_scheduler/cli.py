@@ -25,6 +25,7 @@ from rostral_gcs.services.life import ServiceLife
 from rostral_gcs.services.reloading import Reloader
 from rostral_gcs.services.systemd import configure_logging
 from rostral_gcs.services.unit_files import UnitFiles
+from rostral_gcs.services.users import keep_capabilities
 from rostral_objectstore.errors import StoreUnavailableError
 from rostral_scheduler import global_settings, local_settings
 from rostral_scheduler.config import LocalSchedulerConfig
@@ -60,6 +61,7 @@ systemd_.add_command(
             "rostral_scheduler",
             "local-scheduler",
             names=["rostral-local-scheduler.service", "rostral-node.target", "rostral-node.slice"],
+            isolation=["rostral-local-scheduler.service.d/isolated-workers.conf"],
             configuration=lambda: _LOCAL.default_file(local_settings.INITIAL),
         )
     ),
@@ -122,6 +124,7 @@ async def _serve_local(
     from rostral_scheduler.local.daemon import LocalScheduler
     from rostral_scheduler.local.node_file import write_node_file
 
+    keep_capabilities()
     if serving.delegated_cgroup:
         group = divide_cgroup(serving.workers_memory_max_bytes)
         config = replace(config, worker_cgroup=group)

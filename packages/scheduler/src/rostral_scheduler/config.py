@@ -48,6 +48,8 @@ class LocalSchedulerConfig:
         preload_modules: Imported in the zygote if installed, so that workers have them at once.
         worker_cgroup: The control group that workers are put into, with all that they start; None:
             they stay in ours.
+        worker_user: The user that workers run as, in our group: they cannot read what is ours
+            alone, nor end us. None or empty: ours.
         worker_environment: Set in every worker, over what the scheduler's own environment has.
         prestart_count: Workers kept ready; None: one for each whole CPU, as a driver's first tasks
             will want.
@@ -162,6 +164,7 @@ class LocalSchedulerConfig:
     worker_module: str = WORKER_MODULE
     preload_modules: tuple[str, ...] = PRELOADED
     worker_cgroup: Path | None = None
+    worker_user: str | None = None
     worker_environment: Mapping[str, str] = field(default_factory=dict)
     prestart_count: int | None = None
     workers_max: int = 1008

@@ -56,6 +56,7 @@ def start_zygote(
     interpreter: Sequence[str] = (sys.executable,),
     path: Sequence[str] | None = None,
     cgroup: Path | None = None,
+    uid: int | None = None,
 ) -> StartedZygote:
     """Starts the process. Blocks for a vfork and an exec: under a millisecond.
 
@@ -66,9 +67,10 @@ def start_zygote(
         interpreter: The command that runs Python.
         path: Where it looks for modules; None: where we do.
         cgroup: The control group to put it and its workers into; None: ours.
+        uid: The user that it and its workers run as, in our group; None: ours.
 
     Raises:
-        OSError: The control group takes no process.
+        OSError: The control group takes no process, or we may not start one of that user.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     places = os.pathsep.join(filter(None, sys.path if path is None else path))
@@ -83,6 +85,8 @@ def start_zygote(
             env=dict.fromkeys(THREAD_LIMITS, "1") | {**os.environ, **environment},
             # Ctrl-C in the terminal that started the node must not reach the workers.
             start_new_session=True,
+            user=uid,
+            extra_groups=None if uid is None else [],
         )
     ours.setblocking(False)
     if cgroup is not None:

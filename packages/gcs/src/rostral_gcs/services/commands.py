@@ -16,18 +16,28 @@ from typing import Any, Final
 import click
 
 from rostral_gcs.errors import ConfigError, InsecureBindError, RostralError, TokenFileError
-from rostral_gcs.services.settings import Settings
+from rostral_gcs.services.settings import Configured, Settings
 from rostral_gcs.services.unit_files import UnitFiles
 
-__all__ = ["config_group", "config_option", "errors_shown", "systemd_group"]
+__all__ = [
+    "CONFIGURATION_DIR",
+    "config_group",
+    "config_option",
+    "errors_shown",
+    "look_at",
+    "systemd_group",
+    "usual_file",
+]
 
 EXIT_CONFIG: Final = 78
+CONFIGURATION_DIR: Final = Path("/etc/rostral")
+"""Where the system's units have their configuration."""
 # What the units ask systemd for.
 _UNIT_FOLDERS: Final = {
     "RUNTIME_DIRECTORY": "/run/rostral/{}",
     "STATE_DIRECTORY": "/var/lib/rostral/{}",
     "CACHE_DIRECTORY": "/var/cache/rostral/{}",
-    "CREDENTIALS_DIRECTORY": "/etc/rostral",
+    "CREDENTIALS_DIRECTORY": str(CONFIGURATION_DIR),
 }
 EXIT_FAILED: Final = 1
 
@@ -50,6 +60,33 @@ def errors_shown(command: str) -> Iterator[None]:
         sys.exit(EXIT_CONFIG if wrong_config else EXIT_FAILED)
 
 
+def usual_file(settings: Settings[Any]) -> Path | None:
+    """The file that the system's unit of a service reads, if it is there."""
+    file = CONFIGURATION_DIR / f"{settings.component}.toml"
+    return file if file.exists() else None
+
+
+def look_at(settings: Settings[Any], file: Path | None) -> Configured[None]:
+    """What a service would be started with, seen as its unit does if the file is the unit's.
+
+    Raises:
+        ConfigError: With every fault of file and environment, each with its place.
+    """
+    if file is None or file.parent != CONFIGURATION_DIR:
+        return settings.look(file)
+    folders = {
+        variable: folder.format(settings.component) for variable, folder in _UNIT_FOLDERS.items()
+    }
+    before = dict(os.environ)
+    # The defaults depend on it: they are functions that ask where the service may write.
+    os.environ.update({name: path for name, path in folders.items() if name not in before})
+    try:
+        return settings.look(file)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def config_group(
     settings: Settings[Any], *, initial: Mapping[str, object] | None = None
 ) -> click.Group:
@@ -59,37 +96,18 @@ def config_group(
         settings: Of the service.
         initial: What its first file says, for ``show --default``.
     """
-    usual = Path("/etc/rostral") / f"{settings.component}.toml"
 
     @click.group(name="config")
     def config() -> None:
         """Look at the configuration that the service would start with."""
 
-    def chosen(config_file: Path | None) -> Path | None:
-        if config_file is not None:
-            return config_file
-        return usual if usual.exists() else None
-
-    @contextlib.contextmanager
-    def seen_from_unit(file: Path | None) -> Iterator[None]:
-        """Sees the defaults as the system's unit does, where the file is the one that it reads."""
-        before = dict(os.environ)
-        if file == usual:
-            for variable, folder in _UNIT_FOLDERS.items():
-                os.environ.setdefault(variable, folder.format(settings.component))
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
     @config.command()
     @config_option
     def check(config_file: Path | None) -> None:
         """Say what is wrong, with file and line; exit 78 if anything is."""
-        file = chosen(config_file)
-        with errors_shown(f"rostral-{settings.component}"), seen_from_unit(file):
-            settings.look(file)
+        file = config_file or usual_file(settings)
+        with errors_shown(f"rostral-{settings.component}"):
+            look_at(settings, file)
         click.echo(f"{file or 'the default configuration'} is good")
 
     @config.command()
@@ -103,9 +121,9 @@ def config_group(
         if as_default:
             click.echo(settings.default_file(initial), nl=False)
             return
-        file = chosen(config_file)
-        with errors_shown(f"rostral-{settings.component}"), seen_from_unit(file):
-            configured = settings.look(file)
+        file = config_file or usual_file(settings)
+        with errors_shown(f"rostral-{settings.component}"):
+            configured = look_at(settings, file)
         click.echo(settings.show(configured, origin=origin), nl=False)
 
     return config
@@ -127,19 +145,28 @@ def systemd_group(*services: UnitFiles) -> click.Group:
     def systemd() -> None:
         """Run as services of systemd."""
 
+    isolation_option = click.option(
+        "--isolate-workers",
+        "isolated",
+        is_flag=True,
+        help="Tasks run as a user of their own, who cannot read the token or end a daemon.",
+        hidden=not any(service.isolation for service in services),
+    )
+
     @systemd.command()
     @user_option
     @root_option
+    @isolation_option
     @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
-    def install(*, user: bool, root: Path, dry_run: bool) -> None:
+    def install(*, user: bool, root: Path, isolated: bool, dry_run: bool) -> None:
         """Write units, users, directories and a first configuration; start nothing."""
         with errors_shown(command):
             for service in services:
                 if dry_run:
-                    for file in service.plan(user=user, root=root):
+                    for file in service.plan(user=user, root=root, isolated=isolated):
                         click.echo(f"would write {file.path}")
                     continue
-                for line in service.install(user=user, root=root):
+                for line in service.install(user=user, root=root, isolated=isolated):
                     click.echo(line)
 
     @systemd.command()

@@ -58,6 +58,8 @@ class UnitFiles:
         component: The service, as in ``rostral-<component>``; other units of the package, if they
             are listed, come with it.
         names: The units, without their folder.
+        isolation: Further files, which have workers run as a user of their own; written when they
+            are asked for.
         configuration: Makes the text of the service's first configuration file.
         token: The file of a token that the installation makes if there is none; None: it needs
             none, or one that others make.
@@ -71,24 +73,37 @@ class UnitFiles:
         names: Sequence[str],
         configuration: Callable[[], str],
         token: str | None = None,
+        isolation: Sequence[str] = (),
     ) -> None:
         self.component = component
         self.names = tuple(names)
+        self.isolation = tuple(isolation)
         self._folder = resources.files(package) / "units"
         self._configuration = configuration
         self._token = token
 
-    def plan(self, *, user: bool, root: Path = Path("/")) -> list[PlannedFile]:
+    def plan(
+        self, *, user: bool, root: Path = Path("/"), isolated: bool = False
+    ) -> list[PlannedFile]:
         """Every file of an installation, in the order in which they are written.
 
         Args:
             user: For this user's service manager instead of the system's.
             root: Of the system that is installed to.
+            isolated: With the files by which workers are another user's.
+
+        Raises:
+            ConfigError: Both ``user`` and ``isolated``.
         """
+        if user and isolated:
+            raise ConfigError(
+                "--user and --isolate-workers are given together",
+                hint="only the system's manager can start processes of another user",
+            )
         units, configuration = _places(user=user, root=root)
+        names = (*self.names, *(self.isolation if isolated else ()))
         planned = [
-            PlannedFile(path=units / name, text=self._render(name, user=user))
-            for name in self.names
+            PlannedFile(path=units / name, text=self._render(name, user=user)) for name in names
         ]
         if not user:
             planned += self._plan_users_and_directories(root)
@@ -128,7 +143,7 @@ class UnitFiles:
                     lines.append(line.replace("@bindir@", sysconfig.get_path("scripts")))
         return "\n".join(lines) + "\n"
 
-    def install(self, *, user: bool, root: Path = Path("/")) -> list[str]:
+    def install(self, *, user: bool, root: Path = Path("/"), isolated: bool = False) -> list[str]:
         """Writes the files and has the service manager read them. Returns what was done, in lines.
 
         Into another ``root`` files are written and nothing else happens.
@@ -137,7 +152,7 @@ class UnitFiles:
             StorageError: A file cannot be written.
         """
         done = []
-        for file in self.plan(user=user, root=root):
+        for file in self.plan(user=user, root=root, isolated=isolated):
             if file.kept and file.path.exists():
                 done.append(f"kept {file.path}")
                 continue
@@ -171,7 +186,7 @@ class UnitFiles:
             manager = ("--user",) if user else ()
             units = [name for name in self.names if "@." not in name]
             done += _run_if_there("systemctl", *manager, "disable", "--now", *units)
-        for file in self.plan(user=user, root=root):
+        for file in self.plan(user=user, root=root, isolated=not user):
             if not file.kept and file.path.exists():
                 with _storage_errors(file.path, "removed"):
                     file.path.unlink()

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import RostralError
+from rostral_gcs.services.users import uid_of
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core import actions as act
 from rostral_scheduler.core.events import (
@@ -124,7 +125,11 @@ class LocalScheduler:
             stack.push_async_callback(self.memory.close)
             self._build()
             # Before the pool, so that at the end it closes after the last worker is gone.
-            server = ControlServer(self.config.socket_path, Requests(self))
+            server = ControlServer(
+                self.config.socket_path,
+                Requests(self),
+                worker_uid=uid_of(self.config.worker_user),
+            )
             await server.start()
             stack.push_async_callback(server.stop)
             await self.pool.start()

@@ -50,13 +50,15 @@ class Cache:
     """One such folder.
 
     Args:
-        folder: Made at first use, for this user alone.
+        folder: Made at first use.
         count_max: Entries that are kept when nobody uses them.
         size_max: Bytes that they may take together.
+        mode: Of the folder and its entries: by default, for this user alone.
     """
 
-    def __init__(self, folder: Path, *, count_max: int, size_max: int) -> None:
+    def __init__(self, folder: Path, *, count_max: int, size_max: int, mode: int = 0o700) -> None:
         self._folder = folder
+        self._mode = mode
         self._count_max = count_max
         self._size_max = size_max
 
@@ -67,7 +69,7 @@ class Cache:
 
         Raises: OSError; what ``make`` raises, and then nothing of the entry is left.
         """
-        await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(self._make_folder)
         path = self._folder / name
         while True:
             lock = self._open_lock(name)
@@ -88,8 +90,13 @@ class Cache:
             if not (path / _MARK).exists():
                 await asyncio.sleep(_POLL_S)
 
+    def _make_folder(self) -> None:
+        if not self._folder.exists():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(self._mode)
+
     async def _make(self, path: Path, make: Callable[[Path], Awaitable[None]]) -> None:
-        await asyncio.to_thread(_make_empty, path)
+        await asyncio.to_thread(_make_empty, path, self._mode)
         try:
             await make(path)
             size = await asyncio.to_thread(_size_of, path)
@@ -139,10 +146,11 @@ class Cache:
             return False
 
 
-def _make_empty(path: Path) -> None:
+def _make_empty(path: Path, mode: int) -> None:
     """Whoever died while making it has left a part of it."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(mode=0o700)
+    path.chmod(mode)  # Whatever the umask.
 
 
 def _try_lock(lock: int, how: int) -> bool:

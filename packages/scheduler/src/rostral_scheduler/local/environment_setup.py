@@ -57,7 +57,7 @@ class PreparedFiles:
 
 
 async def prepare_files(
-    spec: EnvironmentSpec, files: Path, packages: Cache, venvs: Cache
+    spec: EnvironmentSpec, files: Path, packages: Cache, venvs: Cache, *, uid: int | None = None
 ) -> PreparedFiles:
     """Unpacks and installs what the environment needs; what is there already is taken as it is.
 
@@ -66,6 +66,7 @@ async def prepare_files(
         files: Where drivers have put packages, by name.
         packages: Unpacked ones.
         venvs: Virtual environments.
+        uid: Of who installs: what is installed may run code of its own. None: we do.
 
     Raises: RuntimeEnvSetupError, with what went wrong.
     """
@@ -81,7 +82,7 @@ async def prepare_files(
             prepared.leases.append(lease)
             prepared.python_path.append(str(lease.path / "content"))
         if spec.installer:
-            lease = await venvs.lease(_venv_name(spec), lambda path: _make_venv(path, spec))
+            lease = await venvs.lease(_venv_name(spec), lambda path: _make_venv(path, spec, uid))
             prepared.leases.append(lease)
             prepared.interpreter = str(lease.path / "bin" / "python")
             prepared.site_packages = _site_packages(lease.path)
@@ -141,7 +142,7 @@ def _unpack(archive: Path, target: Path) -> None:
                 path = Path(package.extract(info, target))
                 mode = info.external_attr >> 16 & 0o777
                 if mode and not info.is_dir():
-                    path.chmod(mode | 0o600)
+                    path.chmod(mode | 0o640)
     except zipfile.BadZipFile as error:
         raise _failed(f"{archive} is no zip file: {error}") from error
 
@@ -161,17 +162,17 @@ def _site_packages(venv: Path) -> str:
     return sysconfig.get_path("purelib", "venv", scheme)
 
 
-async def _make_venv(path: Path, spec: EnvironmentSpec) -> None:
+async def _make_venv(path: Path, spec: EnvironmentSpec, uid: int | None) -> None:
     """A virtual environment that also sees what the node's own Python has."""
     limit_s = spec.setup_timeout_s or None
     try:
         async with asyncio.timeout(limit_s):
-            await _run([sys.executable, "-m", "venv", "--without-pip", str(path)], path)
+            await _run([sys.executable, "-m", "venv", "--without-pip", str(path)], path, uid)
             await asyncio.to_thread(_see_node_packages, path)
             requirements = path / "requirements.txt"
             requirements.write_text("".join(f"{line}\n" for line in spec.requirements))
             command = _installer(spec.installer, path / "bin" / "python")
-            await _run([*command, *spec.install_options, "-r", str(requirements)], path)
+            await _run([*command, *spec.install_options, "-r", str(requirements)], path, uid)
     except TimeoutError as error:
         raise _failed(
             f"{spec.installer} was not done after {spec.setup_timeout_s:g} s "
@@ -203,7 +204,7 @@ def _installer(name: str, python: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "--python", str(python), "install", *options]
 
 
-async def _run(command: Sequence[str], folder: Path) -> None:
+async def _run(command: Sequence[str], folder: Path, uid: int | None) -> None:
     """Runs a command to its end; with it ends all that it started."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = await asyncio.create_subprocess_exec(
@@ -214,6 +215,10 @@ async def _run(command: Sequence[str], folder: Path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
+        user=uid,
+        extra_groups=None if uid is None else [],
+        # We remove it one day, by the group that is ours and theirs.
+        umask=-1 if uid is None else 0o007,
     )
     try:
         said, _ = await process.communicate()

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 
+from rostral_gcs.services.users import uid_of
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.events import EnvironmentChanged, Event
 from rostral_scheduler.environment import (
@@ -112,15 +113,20 @@ class Environments:
         self._by_key: dict[bytes, _Environment] = {}
         self._work: set[asyncio.Task[None]] = set()
         self.files = config.session_dir / "packages"
+        self._uid = uid_of(config.worker_user)
+        # What a job has installed runs as workers do, and they write to it by our common group.
+        mode = 0o700 if self._uid is None else 0o770
         self._packages = Cache(
             config.session_dir / "unpacked",
             count_max=config.packages_kept_max,
             size_max=config.packages_size_max,
+            mode=mode,
         )
         self._venvs = Cache(
             config.venv_dir or config.session_dir / "venvs",
             count_max=config.venvs_kept_max,
             size_max=config.venvs_size_max,
+            mode=mode,
         )
 
     def intern(self, text: str) -> bytes:
@@ -174,7 +180,9 @@ class Environments:
     async def _prepare(self, environment: _Environment) -> None:
         spec, files = environment.spec, None
         try:
-            files = await prepare_files(spec, self.files, self._packages, self._venvs)
+            files = await prepare_files(
+                spec, self.files, self._packages, self._venvs, uid=self._uid
+            )
             environment.place = await self._make_place(environment, files)
         except RuntimeEnvSetupError as error:
             if files is not None:
@@ -205,6 +213,7 @@ class Environments:
                     interpreter=shlex.split(files.interpreter) or [sys.executable],
                     path=[*filter(None, [files.site_packages]), *sys.path],
                     cgroup=config.worker_cgroup,
+                    uid=self._uid,
                 )
                 zygote = ZygoteProcess(self._listener, started, entry=config.worker_module)
                 await zygote.wait_ready(config.start_timeout_s)

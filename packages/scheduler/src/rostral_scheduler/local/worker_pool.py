@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rostral_gcs.services.users import uid_of
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.events import Event
 from rostral_scheduler.environment import NO_ENVIRONMENT
@@ -170,6 +171,7 @@ class WorkerPool:
                 preload=self._config.preload_modules,
                 environment=self._config.worker_environment,
                 cgroup=self._config.worker_cgroup,
+                uid=uid_of(self._config.worker_user),
             )
         zygote = ZygoteProcess(self, started, entry=self._config.worker_module)
         await zygote.wait_ready(self._config.start_timeout_s)
