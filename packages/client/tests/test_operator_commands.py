@@ -123,7 +123,9 @@ def test_tokens_of_a_running_head(command_line: CommandLine, tmp_path: Path) -> 
     assert command_line.run(*known, "--timeout", "10").returncode == 0
     assert command_line.run("token", "rotate").returncode == 0
     assert len(listed(command_line, "nodes")) == 1
-    assert command_line.run("token", "revoke", "alice").returncode == 0
+    asked = command_line.run("token", "revoke", "alice")
+    assert (asked.returncode, "Refusing without --yes" in asked.stderr) == (2, True)
+    assert command_line.run("token", "revoke", "alice", "--yes").returncode == 0
     # The head looks at its file once a second.
     until(lambda: command_line.run(*known).returncode != 0, "the end of the revoked token")
     refused = command_line.run(*known)

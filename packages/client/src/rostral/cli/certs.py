@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rostral.cli.output import Commands
+from rostral.cli.output import Commands, confirm, json_option, tell, yes_option
 
 if TYPE_CHECKING:
     from rostral_gcs.certs import Issued
@@ -28,9 +28,16 @@ def _days(default: float) -> Callable[[F], F]:
     )
 
 
-def _tell(made: Issued) -> None:
+def _tell(made: Issued, *, as_json: bool) -> None:
     until = made.until.strftime("%Y-%m-%d %H:%M UTC")
-    click.echo(f"{made.certificate_file} with {made.key_file}, valid until {until}")
+    said = f"{made.certificate_file} with {made.key_file}, valid until {until}"
+    files = {
+        "certificate": str(made.certificate_file),
+        "key": str(made.key_file),
+        "ca": str(made.ca_file),
+        "until": made.until.isoformat(),
+    }
+    tell(said, files, as_json=as_json)
 
 
 @click.group(cls=Commands)
@@ -48,11 +55,16 @@ def certs() -> None:
 @certs.command()
 @folder_argument
 @_days(3650)
-def init(*, folder: Path, days: float) -> None:
-    """Make the cluster's authority. Keep its ca.key off the nodes."""
+@json_option
+def init(*, folder: Path, days: float, as_json: bool) -> None:
+    r"""Make the cluster's authority. Keep its ca.key off the nodes.
+
+    \b
+    rostral certs init pki
+    """
     from rostral_gcs.certs import init_ca
 
-    _tell(init_ca(folder, days=days))
+    _tell(init_ca(folder, days=days), as_json=as_json)
 
 
 @certs.command()
@@ -63,7 +75,10 @@ def init(*, folder: Path, days: float) -> None:
 )
 @click.option("--client", is_flag=True, help="For a process that nobody connects to.")
 @_days(365)
-def issue(*, folder: Path, name: str, hosts: tuple[str, ...], client: bool, days: float) -> None:
+@json_option
+def issue(
+    *, folder: Path, name: str, hosts: tuple[str, ...], client: bool, days: float, as_json: bool
+) -> None:
     r"""Make a key and a certificate with the name NAME.
 
     \b
@@ -72,7 +87,8 @@ def issue(*, folder: Path, name: str, hosts: tuple[str, ...], client: bool, days
     """
     from rostral_gcs import certs
 
-    _tell(certs.issue(folder, name, hosts=hosts, days=days, server=not client))
+    made = certs.issue(folder, name, hosts=hosts, days=days, server=not client)
+    _tell(made, as_json=as_json)
 
 
 @certs.command()
@@ -81,7 +97,11 @@ def issue(*, folder: Path, name: str, hosts: tuple[str, ...], client: bool, days
 @click.option("--ca", is_flag=True, help="A new authority; the old one stays trusted.")
 @click.option("--finish-ca", is_flag=True, help="Trust the new authority alone.")
 @_days(365)
-def rotate(*, folder: Path, name: str, ca: bool, finish_ca: bool, days: float) -> None:
+@yes_option
+@json_option
+def rotate(
+    *, folder: Path, name: str, ca: bool, finish_ca: bool, days: float, yes: bool, as_json: bool
+) -> None:
     r"""Make a new certificate in the place of NAME, or a new authority.
 
     Servers take new files up by themselves. For a new authority: --ca, bring ca.crt everywhere,
@@ -96,8 +116,10 @@ def rotate(*, folder: Path, name: str, ca: bool, finish_ca: bool, days: float) -
     if [bool(name), ca, finish_ca].count(True) != 1:
         raise click.UsageError("say one of: NAME, --ca, --finish-ca")
     if ca:
-        _tell(certs.rotate_ca(folder))
+        made = certs.rotate_ca(folder)
     elif finish_ca:
-        _tell(certs.finish_ca_rotation(folder))
+        confirm("Certificates of the old authority end with this. Go on?", yes=yes)
+        made = certs.finish_ca_rotation(folder)
     else:
-        _tell(certs.rotate(folder, name, days=days))
+        made = certs.rotate(folder, name, days=days)
+    _tell(made, as_json=as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from rostral.cli.output import json_option, show
+from rostral.cli.output import json_option, show, show_json
 from rostral.cli.reach import records
 from rostral_gcs.errors import NotFoundError
 
@@ -47,6 +47,8 @@ def logs(*, name: str, lines: int, follow: bool, as_json: bool) -> None:
     rostral logs
     rostral logs node.log -n 20 --follow
     """
+    if as_json and follow:
+        raise click.UsageError("--json tells of one moment: leave --follow out")
     files = log_files()
     if not name:
         rows = [
@@ -62,8 +64,13 @@ def logs(*, name: str, lines: int, follow: bool, as_json: bool) -> None:
     with path.open("rb") as stream:
         size = path.stat().st_size
         stream.seek(max(0, size - _BYTES_MAX))
-        for line in collections.deque(stream, maxlen=lines):
-            click.echo(line.rstrip(b"\n"))
+        last = [line.rstrip(b"\n") for line in collections.deque(stream, maxlen=lines)]
+        if as_json:
+            shown = [line.decode(errors="replace") for line in last]
+            show_json({"log": name, "lines": shown})
+            return
+        for line in last:
+            click.echo(line)
         while follow:
             more = stream.read(1 << 16)
             if more:

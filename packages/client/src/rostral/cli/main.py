@@ -15,15 +15,23 @@ import click
 
 from rostral.cli.certs import certs
 from rostral.cli.completion import completion
+from rostral.cli.config import config
 from rostral.cli.doctor import debug_bundle, doctor
 from rostral.cli.drain import drain
 from rostral.cli.listing import actors, nodes, objects, tasks
 from rostral.cli.logs import logs
-from rostral.cli.output import EXIT_UNREACHABLE, Commands, fail, show_json
+from rostral.cli.output import (
+    EXIT_UNREACHABLE,
+    Commands,
+    json_option,
+    printable,
+    show_json,
+    tell,
+)
+from rostral.cli.reach import ask, timeout_option
 from rostral.cli.tokens import token
 from rostral.launcher import STOP_TIMEOUT_S, NodeSettings, start_node, stop_node
 from rostral_gcs.errors import RostralError
-from rostral_objectstore.control import ControlClient
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,7 +43,8 @@ def main() -> None:
 _PEM = click.Path(exists=True, dir_okay=False, resolve_path=True)
 
 for _command in (
-    *(actors, nodes, objects, tasks, logs, drain, token, certs, doctor, debug_bundle, completion),
+    *(actors, nodes, objects, tasks, logs, drain, token, certs, config),
+    *(doctor, debug_bundle, completion),
 ):
     main.add_command(_command)
 
@@ -76,6 +85,7 @@ for _command in (
     type=click.IntRange(min=1),
     help="Bytes that workers may have together before some are ended. [default: all there is]",
 )
+@json_option
 def start(
     *,
     head: bool,
@@ -93,8 +103,14 @@ def start(
     labels: str | None,
     object_store_memory: int | None,
     worker_memory: int | None,
+    as_json: bool,
 ) -> None:
-    """Start a node that runs until `rostral stop`."""
+    r"""Start a node that runs until `rostral stop`.
+
+    \b
+    rostral start --head
+    rostral start --address 10.0.0.1:6380 --token-file token --num-cpus 8
+    """
     from rostral.session import live_records
 
     if head == (address is not None):
@@ -125,12 +141,13 @@ def start(
         worker_memory_bytes=worker_memory,
         detached=True,
     )
-    try:
-        record = start_node(settings).record
-    except RostralError as error:
-        fail(error)
-    click.echo(f"node {record.node_id} serves, cluster at {record.address}")
-    click.echo(f"connect with rostral.init({record.address!r}); end it with: rostral stop")
+    record = start_node(settings).record
+    said = (
+        f"node {record.node_id} serves, cluster at {record.address}\n"
+        f"connect with rostral.init({record.address!r}); end it with: rostral stop"
+    )
+    started = {"node_id": record.node_id, "address": record.address, "pid": record.pid}
+    tell(said, started, as_json=as_json)
 
 
 def _parse(text: str | None, types: tuple[type, ...]) -> dict[str, Any]:
@@ -156,10 +173,15 @@ def _parse(text: str | None, types: tuple[type, ...]) -> dict[str, Any]:
     show_default=True,
     help="Seconds that a node may take before it is killed.",
 )
-def stop(*, force: bool, grace_s: float) -> None:
-    """Stop this user's nodes on this machine that `rostral start` started.
+@json_option
+def stop(*, force: bool, grace_s: float, as_json: bool) -> None:
+    r"""Stop this user's nodes on this machine that `rostral start` started.
 
     A node that runs as services is stopped by: systemctl stop rostral-node.target
+
+    \b
+    rostral stop
+    rostral stop --grace-period 60
     """
     from rostral.session import live_records
 
@@ -168,24 +190,27 @@ def stop(*, force: bool, grace_s: float) -> None:
     records = sorted(ours, key=lambda r: r.head)
     for record in records:
         stop_node(record, force=force, grace_s=grace_s)
-    click.echo(f"stopped {len(records)} node{'s' if len(records) != 1 else ''}")
+    said = f"stopped {len(records)} node{'s' if len(records) != 1 else ''}"
+    tell(said, {"stopped": [record.node_id for record in records]}, as_json=as_json)
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(*, as_json: bool) -> None:
-    """Show this user's running nodes on this machine, their resources, workers and actors."""
+@timeout_option
+@json_option
+def status(*, timeout_s: float, as_json: bool) -> None:
+    r"""Show this user's running nodes on this machine, their resources, workers and actors.
+
+    \b
+    rostral status
+    rostral status --json
+    """
     from rostral.session import live_records
 
     nodes = []
     for record in live_records():
         node: dict[str, Any] = {}
         try:
-            client = ControlClient(record.scheduler_socket)
-            try:
-                node = client.call("status", {})
-            finally:
-                client.close()
+            node = ask(record.scheduler_socket, "status", {}, timeout_s=timeout_s)
         except RostralError as error:
             node = {"error": str(error)}
         nodes.append(
@@ -228,8 +253,8 @@ def _print_node(node: dict[str, Any]) -> None:
     click.echo(f"  workers    {len(node['workers'])}{f' ({workers})' if workers else ''}")
     click.echo(f"  queued     {sum(queue['length'] for queue in node['queues'])} tasks")
     for job in node["jobs"]:
-        click.echo(f"  job        {job['job_id'].hex()}  {job['entrypoint']}")
+        click.echo(f"  job        {job['job_id'].hex()}  {printable(job['entrypoint'])}")
     for actor in node["actors"]:
         name = f"  {actor['name']!r}" if actor["name"] else ""
-        described = f"{actor['class_name']}  {actor['state']}  pid {actor['pid']}{name}"
+        described = f"{printable(actor['class_name'])}  {actor['state']}  pid {actor['pid']}{name}"
         click.echo(f"  actor      {actor['actor_id'].hex()}  {described}")

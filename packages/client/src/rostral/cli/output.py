@@ -32,6 +32,7 @@ EXIT_DENIED: Final = 4
 EXIT_VERSION: Final = 5
 EXIT_BAD_CONFIG: Final = 78
 EXIT_TIMEOUT: Final = 124
+EXIT_INTERRUPTED: Final = 130
 
 # The first that fits: some of our errors are connection errors and something better besides.
 _STATUSES: Final[tuple[tuple[type[BaseException], int], ...]] = (
@@ -61,11 +62,13 @@ def fail(error: BaseException) -> NoReturn:
 
 @contextlib.contextmanager
 def errors_shown() -> Iterator[None]:
-    """Ends the command for errors of ours, in one line."""
+    """Ends the command for errors of ours, in one line, and for Ctrl-C without a word."""
     try:
         yield
     except RostralError as error:
         fail(error)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 class Commands(click.Group):
@@ -101,6 +104,28 @@ def _plain(value: Any) -> Any:
 def show_json(data: Mapping[str, Any]) -> None:
     """Prints the data as one object, on one line."""
     click.echo(json.dumps({"schema": SCHEMA, **data}, default=_plain))
+
+
+def tell(text: str, data: Mapping[str, Any], *, as_json: bool) -> None:
+    """Says what was done, in words or as one object."""
+    if as_json:
+        show_json(data)
+    else:
+        click.echo(text)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks before what cannot be taken back; where nobody can answer, refuses as wrong usage."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Refusing without --yes.")
+    if not click.confirm(question, err=True):
+        click.echo("left as it was", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 def show(
@@ -141,6 +166,9 @@ def _cell(value: Any) -> str:
             return " ".join(f"{name}={_cell(item)}" for name, item in value.items()) or "-"
         case list() | tuple():
             return " ".join(_cell(item) for item in value) or "-"
-    # Names are somebody's: they must not move the operator's cursor or colour his terminal.
-    text = str(value)
-    return "".join(char if char.isprintable() else "?" for char in text)[:80]
+    return printable(str(value))[:80]
+
+
+def printable(text: str) -> str:
+    """The text as it may go to a terminal: names are somebody's, and must not move its cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text)

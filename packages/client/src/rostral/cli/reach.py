@@ -102,11 +102,14 @@ def records(*, address: str | None = None) -> list[NodeRecord]:
     from rostral.session import live_records
 
     found = [record for record in live_records() if address in (None, record.address)]
-    if not found:
-        where = "" if address is None else f" of the cluster at {address}"
+    if not found and address is not None:
         raise ClusterUnavailableError(
-            f"no node{where} of this user runs on this machine",
-            hint="start one with: rostral start --head",
+            f"no node of the cluster at {address} runs on this machine as this user",
+            hint="give the cluster's token with --token-file",
+        )
+    if not found:
+        raise ClusterUnavailableError(
+            "no node of this user runs on this machine", hint="start one with: rostral start --head"
         )
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rostral.cli.output import Commands, json_option, show, show_json
+from rostral.cli.output import Commands, confirm, json_option, show, show_json, tell, yes_option
 from rostral.cli.reach import records
 
 
@@ -47,8 +47,9 @@ def token() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A new file of mode 0600 for whom it is made.",
 )
+@json_option
 @file_option
-def create(*, name: str, scope: str, out: Path, file: Path | None) -> None:
+def create(*, name: str, scope: str, out: Path, as_json: bool, file: Path | None) -> None:
     r"""Make a token with the name NAME, and write it to a file for its holder.
 
     \b
@@ -64,7 +65,8 @@ def create(*, name: str, scope: str, out: Path, file: Path | None) -> None:
     except BaseException:
         revoke_token(path, name)
         raise
-    click.echo(f"token {name} of scope {scope} written to {out}")
+    said = f"token {name} of scope {scope} written to {out}"
+    tell(said, {"name": name, "scope": scope, "file": str(out)}, as_json=as_json)
 
 
 @token.command()
@@ -77,8 +79,9 @@ def create(*, name: str, scope: str, out: Path, file: Path | None) -> None:
     show_default=True,
     help="Seconds for which the old one stays valid.",
 )
+@json_option
 @file_option
-def rotate(*, name: str, window_s: float, file: Path | None) -> None:
+def rotate(*, name: str, window_s: float, as_json: bool, file: Path | None) -> None:
     r"""Put a new token in the place of NAME, or of the cluster's own.
 
     Bring the file to every machine within the window.
@@ -90,24 +93,29 @@ def rotate(*, name: str, window_s: float, file: Path | None) -> None:
 
     path = _file(file)
     rotate_token(path, window_s=window_s, name=name)
-    click.echo(
-        f"{name or 'the cluster token'} is new in {path}; the old one ends in {window_s:g} s"
-    )
+    said = f"{name or 'the cluster token'} is new in {path}; the old one ends in {window_s:g} s"
+    tell(said, {"name": name, "file": str(path), "window_s": window_s}, as_json=as_json)
 
 
 @token.command()
 @click.argument("name")
+@yes_option
+@json_option
 @file_option
-def revoke(*, name: str, file: Path | None) -> None:
+def revoke(*, name: str, yes: bool, as_json: bool, file: Path | None) -> None:
     r"""Take the token NAME away at once; `rotated` stands for those that were rotated out.
 
     \b
     rostral token revoke alice
+    rostral token revoke rotated --yes
     """
     from rostral_gcs.tokens import revoke_token
 
-    count = revoke_token(_file(file), name)
-    click.echo(f"{count} token{'s' if count != 1 else ''} taken away")
+    path = _file(file)
+    confirm(f"Whoever uses the token {name[:80]} of {path} is shut out. Go on?", yes=yes)
+    count = revoke_token(path, name)
+    said = f"{count} token{'s' if count != 1 else ''} taken away"
+    tell(said, {"name": name, "revoked": count}, as_json=as_json)
 
 
 @token.command("show")
