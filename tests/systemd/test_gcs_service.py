@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 
 UNIT: Final = "rostral-gcs.service"
 CONFIGURATION: Final = "/etc/rostral/gcs.toml"
+STATE: Final = "/var/lib/rostral/gcs"
 
 # Writes rows until it is told to stop, and says which of them were acknowledged; it is never told
 # of an error that it need not see.
@@ -33,6 +34,13 @@ with GcsClient("127.0.0.1:6380", load_token("/etc/rostral/token"), options=optio
     keys = client.kv_keys()
 lost = [key for key in written if b"%d" % key not in set(keys)]
 print(json.dumps({"written": len(written), "lost": lost}), flush=True)
+"""
+
+# The rows that it has written, one after the other from 0.
+KEYS: Final = """
+from rostral_gcs import GcsClient, load_token
+with GcsClient("127.0.0.1:6380", load_token("/etc/rostral/token")) as client:
+    print(*(key.decode() for key in client.kv_keys()))
 """
 
 
@@ -123,6 +131,38 @@ def test_the_token_is_in_no_environment_command_line_or_log(gcs: Installation) -
         assert token not in machine.read(path)
     assert token not in machine.outputs()
     assert token not in machine.systemctl("show", UNIT)
+
+
+def test_a_copy_of_its_state_as_of_a_power_cut_starts(gcs: Installation) -> None:
+    machine = gcs.machine
+    machine.systemctl("reset-failed", UNIT, check=False)
+    machine.systemctl("restart", UNIT)
+    writer = gcs.conversation(WRITER)
+    pid = str(machine.main_pid(UNIT))
+    # Not for long: its watchdog would take that for a hang.
+    copy = f"kill -STOP {pid} && cp -a {STATE} {STATE}-copy; kill -CONT {pid}"
+    machine.run("sh", "-c", copy)
+    assert written_and_kept(writer) > 0
+    machine.systemctl("stop", UNIT)
+    machine.run("sh", "-c", f"rm -r {STATE} && mv {STATE}-copy {STATE}")
+    acceptance.check_start(machine, UNIT)
+    numbers = sorted(map(int, gcs.python(KEYS).stdout.split()))
+    assert numbers == list(range(len(numbers)))
+
+
+def test_exactly_its_sockets_are_open_and_on_loopback(gcs: Installation) -> None:
+    found = acceptance.tcp_sockets(gcs.machine)
+    assert ("rostral-gcs", "127.0.0.1", 6380) in found
+    # The other is for frames.
+    assert len(found) == 2
+    assert {(command, address) for command, address, _ in found} == {("rostral-gcs", "127.0.0.1")}
+    assert acceptance.unix_sockets(gcs.machine) == set()
+
+
+def test_systemd_has_nothing_to_say_and_scores_the_unit_closed(gcs: Installation) -> None:
+    path = f"/etc/systemd/system/{UNIT}"
+    assert gcs.machine.run("systemd-analyze", "verify", "--man=no", path).stderr == ""
+    gcs.machine.run("systemd-analyze", "security", "--offline=true", "--threshold=15", path)
 
 
 def test_nothing_is_left_when_it_is_stopped(gcs: Installation) -> None:

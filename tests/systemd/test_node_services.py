@@ -169,6 +169,15 @@ def test_the_installed_configuration_is_good_to_who_looks(
     checked = node.machine.run(node.command(name), *more, "check")
     assert checked.stdout.startswith("/etc/rostral/")
     assert checked.stdout.endswith(".toml is good\n")
+    shown = node.machine.run(node.command(name), *more, "show", "--origin").stdout
+    assert all("  # " in line for line in shown.splitlines() if " = " in line)
+    assert "# /etc/rostral/" in shown or name == "rostral-gcs"
+
+
+def test_one_command_looks_at_all_services(node: Installation) -> None:
+    told = node.machine.run(node.command("rostral"), "config", "check").stdout.splitlines()
+    names = ("gcs", "global-scheduler", "local-scheduler", "objectstore")
+    assert set(told) >= {f"/etc/rostral/{name}.toml is good" for name in names}
 
 
 def run_job(node: Installation) -> str:
@@ -298,10 +307,12 @@ def test_exactly_the_documented_sockets_are_open_and_all_on_loopback(node: Insta
         ("rostral-gcs", "127.0.0.1", 6380),
         ("rostral-schedul", "127.0.0.1", int(placing)),
     }
-    # The local scheduler's, for tasks from other nodes.
-    ((command, address, _),) = found - expected
+    # The GCS's for frames, and the local scheduler's for tasks from other nodes.
     assert expected < found
-    assert (command, address) == ("rostral-schedul", "127.0.0.1")
+    assert sorted((command, address) for command, address, _ in found - expected) == [
+        ("rostral-gcs", "127.0.0.1"),
+        ("rostral-schedul", "127.0.0.1"),
+    ]
     assert acceptance.unix_sockets(machine) == {
         "/run/rostral/objectstore/objectstore.sock",
         "/run/rostral/local-scheduler/scheduler.sock",

@@ -89,6 +89,15 @@ def test_it_serves_within_two_seconds(server: Installation) -> None:
     assert status == f"serving {FOLDER} at http://127.0.0.1:{PORT}"
 
 
+def test_its_file_is_good_and_says_where_values_are_from(server: Installation) -> None:
+    checked = server.machine.run(server.command("rostral"), "config", "check", "policy-server")
+    assert f"{CONFIGURATION} is good\n" in checked.stdout
+    command = (server.command("rostral-rl"), "config", "show", "--config", CONFIGURATION)
+    shown = server.machine.run(*command, "--origin").stdout
+    assert f"port = {PORT}  # {CONFIGURATION}:1\n" in shown
+    assert 'host = "127.0.0.1"  # default\n' in shown
+
+
 def test_who_shows_no_token_is_refused(server: Installation) -> None:
     assert ask(server) == "401"
     token = server.machine.read("/etc/rostral/policy-token").strip()
@@ -130,8 +139,7 @@ def test_six_ends_in_a_minute_are_a_failure(server: Installation) -> None:
 
 
 def test_exactly_its_socket_is_open_and_on_loopback(server: Installation) -> None:
-    listening = {entry for entry in acceptance.tcp_sockets(server.machine) if entry[2] == PORT}
-    assert listening == {("rostral-rl", "127.0.0.1", PORT)}
+    assert acceptance.tcp_sockets(server.machine) == {("rostral-rl", "127.0.0.1", PORT)}
 
 
 def test_systemd_has_nothing_to_say_and_scores_the_unit_closed(server: Installation) -> None:
