@@ -9,6 +9,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import rostral
+from rostral.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rostral.util import placement_group
 
 from .nodes import cluster_of
 
@@ -41,3 +43,28 @@ def test_short_queues_stay_where_they_are() -> None:
         for _ in range(5):
             refs = [where.remote(0.01) for _ in range(30)]
             assert set(rostral.get(refs, timeout=TIMEOUT_S)) == {cluster.head_node.node_id}
+
+
+def test_tasks_whose_cpus_a_placement_group_takes_go_back_and_run_elsewhere() -> None:
+    """1. Tasks wait on two nodes. 2. On one of them a group takes the only CPU, for good.
+
+    3. What waits there cannot run there any more: it runs on the other one, and no retry is spent.
+    """
+    far = {"num_cpus": 1, "resources": {"far": 1}}
+
+    @rostral.remote(num_cpus=0)
+    def take_the_cpu() -> bool:
+        group = placement_group([{"CPU": 1}])
+        return bool(rostral.get(group.ready(), timeout=TIMEOUT_S))
+
+    with cluster_of({"num_cpus": 1}, far, far) as cluster:
+        taken, other = (node.node_id for node in cluster.worker_nodes)
+        waiting = where.options(resources={"far": 0.01})
+        refs = [waiting.remote(0.1) for _ in range(60)]
+        on_one = NodeAffinitySchedulingStrategy(taken, soft=False)
+        assert rostral.get(
+            take_the_cpu.options(scheduling_strategy=on_one).remote(), timeout=TIMEOUT_S
+        )
+        found = rostral.get(refs, timeout=TIMEOUT_S)
+        assert set(found) <= {taken, other}
+        assert found.count(other) > found.count(taken)

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -195,37 +197,151 @@ assert [int(total) for _, total in found] == [3 * i for i in range(50)] + [1 << 
 print("done")
 """
 
+PARTED = """
+import sys, time, rostral
+from rostral.exceptions import NodeDiedError
+rostral.init(sys.argv[1])
+
+def alive():
+    return {node["NodeID"] for node in rostral.nodes() if node["Alive"]}
+
+@rostral.remote(resources={"far": 0.01}, max_retries=0)
+def there(seconds):
+    time.sleep(seconds)
+    return rostral.get_runtime_context().get_node_id()
+
+assert rostral.get(there.remote(0), timeout=60) == sys.argv[2]
+hanging = there.remote(600)
+rostral.wait([hanging], timeout=1)
+print("cut", flush=True)
+sys.stdin.readline()
+begin_s = time.monotonic()
+try:
+    rostral.get(hanging, timeout=60)
+except NodeDiedError:
+    print(f"dead {time.monotonic() - begin_s}", flush=True)
+sys.stdin.readline()
+deadline_s = time.monotonic() + 60
+while len(alive()) != 2:
+    assert time.monotonic() < deadline_s, alive()
+    time.sleep(0.05)
+assert sys.argv[2] not in alive()
+assert rostral.get(there.remote(0), timeout=60) in alive()
+print("joined", flush=True)
+"""
+
+
+@dataclass
+class TwoNodes:
+    """A head on the first host, and on the second a node with the resource `far`."""
+
+    address: str
+    far: str
+    place: Path
+
+
+@pytest.fixture
+def two_nodes(hosts: tuple[str, str], folder: Path, secrets: Path) -> Iterator[TwoNodes]:
+    """Nodes that know each other by their certificates."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        places = [Path(name, "a"), Path(name, "b")]
+        for place in places:
+            place.mkdir()
+        small = ["--num-cpus", "1", "--object-store-memory", str(128 << 20)]
+        with contextlib.ExitStack() as stack:
+            flags = ["--head", "--port", "0", "--bind", ADDRESSES[0], *tls(secrets, "head")]
+            begun = on(hosts[0], places[0], "start", *small, *flags)
+            assert begun.returncode == 0, begun.stderr
+            stack.callback(on, hosts[0], places[0], "stop")
+            address = begun.stdout.split("cluster at ")[1].split()[0]
+            (token,) = (places[0] / "run").rglob("token")
+            flags = ["--address", address, "--token-file", str(token), *tls(secrets, "node")]
+            joined = on(hosts[1], places[1], "start", *small, "--resources", '{"far": 1}', *flags)
+            assert joined.returncode == 0, joined.stderr
+            stack.callback(on, hosts[1], places[1], "stop")
+            yield TwoNodes(address, joined.stdout.split()[1], places[0])
+
+
+def driver(host: str, nodes: TwoNodes, source: str) -> subprocess.Popen[str]:
+    """A program on the first host."""
+    return subprocess.Popen(
+        ["ip", "netns", "exec", host, sys.executable, "-c", source, nodes.address, nodes.far],
+        env={**os.environ, "ROSTRAL_RUNTIME_DIR": str(nodes.place / "run")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
 
 def test_a_job_runs_across_two_hosts_under_mutual_tls(
-    hosts: tuple[str, str], folder: Path, secrets: Path
+    hosts: tuple[str, str], two_nodes: TwoNodes
 ) -> None:
     """Tasks, small and large arguments and results between hosts that know each other by TLS."""
-    places = [folder / "job-a", folder / "job-b"]
-    for place in places:
-        place.mkdir()
-    small = ["--num-cpus", "1", "--object-store-memory", str(128 << 20)]
-    started = []
+    with driver(hosts[0], two_nodes, JOB) as program:
+        said, errors = program.communicate(timeout=START_TIMEOUT_S)
+    assert said == "done\n", errors
+
+
+@pytest.mark.parametrize("cut", ["cable", "one way"])
+def test_a_host_that_was_cut_off_is_dead_and_joins_again_as_another(
+    hosts: tuple[str, str], two_nodes: TwoNodes, cut: str
+) -> None:
+    """1. A task runs on the second host. 2. Its cable is pulled, or it hears and is not heard.
+
+    The task is lost within seconds. 3. The cable is put back: the old node is refused, and a new
+    one joins and runs tasks.
+    """
+    part, heal = {
+        "cable": (["link", "set", cable(hosts[1]), "down"], ["link", "set", cable(hosts[1]), "up"]),
+        "one way": (
+            ["route", "add", "blackhole", ADDRESSES[0]],
+            ["route", "del", "blackhole", ADDRESSES[0]],
+        ),
+    }[cut]
+    with driver(hosts[0], two_nodes, PARTED) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        try:
+            assert program.stdout.readline() == "cut\n"
+            ip("-n", hosts[1], *part)
+            print(file=program.stdin, flush=True)
+            died, after_s = program.stdout.readline().split()
+            assert died == "dead"
+            assert float(after_s) < 6.0
+            ip("-n", hosts[1], *heal)
+            said, errors = program.communicate("\n", timeout=START_TIMEOUT_S)
+            assert said == "joined\n", errors
+        finally:
+            program.kill()
+
+
+def test_a_slow_host_is_not_taken_for_dead(hosts: tuple[str, str], two_nodes: TwoNodes) -> None:
+    """Its 20 Mbit/s are full for seconds, and what it says comes late: it works all the same."""
+    limit = ["rate", "20mbit", "burst", "64kb", "latency", "1s"]
+    ends = [(host, cable(host)) for host in hosts]
     try:
-        flags = ["--head", "--port", "0", "--bind", ADDRESSES[0], *tls(secrets, "head")]
-        begun = on(hosts[0], places[0], "start", *small, *flags)
-        assert begun.returncode == 0, begun.stderr
-        started.append(0)
-        address = begun.stdout.split("cluster at ")[1].split()[0]
-        (token,) = (places[0] / "run").rglob("token")
-        flags = ["--address", address, "--token-file", str(token), *tls(secrets, "node")]
-        joined = on(hosts[1], places[1], "start", *small, "--resources", '{"far": 1}', *flags)
-        assert joined.returncode == 0, joined.stderr
-        started.append(1)
-        far = joined.stdout.split()[1]
-        run = subprocess.run(
-            ["ip", "netns", "exec", hosts[0], sys.executable, "-c", JOB, address, far],
-            env={**os.environ, "ROSTRAL_RUNTIME_DIR": str(places[0] / "run")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=START_TIMEOUT_S,
-        )
-        assert run.stdout == "done\n", run.stderr
+        for host, link in ends:
+            subprocess.run(
+                ["tc", "-n", host, "qdisc", "add", "dev", link, "root", "tbf", *limit],
+                check=True,
+                capture_output=True,
+            )
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"the speed of a link cannot be limited here: {error}")
+    try:
+        with driver(hosts[0], two_nodes, JOB) as program:
+            said, errors = program.communicate(timeout=START_TIMEOUT_S)
+        assert said == "done\n", errors
     finally:
-        for number in reversed(started):
-            assert on(hosts[number], places[number], "stop").returncode == 0
+        for host, link in ends:
+            subprocess.run(["tc", "-n", host, "qdisc", "del", "dev", link, "root"], check=True)
+
+
+def cable(host: str) -> str:
+    """The name of the host's end of it."""
+    listed = subprocess.run(
+        ["ip", "-n", host, "-json", "link"], check=True, capture_output=True, text=True
+    )
+    (name,) = (link["ifname"] for link in json.loads(listed.stdout) if link["ifname"] != "lo")
+    return str(name)

@@ -27,7 +27,7 @@ def command(folder: Path, *more: str) -> list[str]:
     ]
 
 
-def started(folder: Path) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+def started(folder: Path, *more: str) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
     """A store and a scheduler as processes of their own."""
     run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; main()"
     store = subprocess.Popen(
@@ -43,7 +43,7 @@ def started(folder: Path) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]
     scheduler = subprocess.Popen(
         [
             *(sys.executable, "-c", run.format("rostral_scheduler.cli"), str(HERE)),
-            *command(folder, "--worker-module", "sample_worker:main", "--num-cpus", "2"),
+            *command(folder, "--worker-module", "sample_worker:main", "--num-cpus", "2", *more),
         ],
         stdout=subprocess.PIPE,
         text=True,

@@ -10,6 +10,7 @@ import pytest
 from rostral_gcs import NodeReport, NodeRow, QueueReport
 from rostral_gcs.ids import NodeID
 from rostral_scheduler.between.choice import NodeChoice
+from rostral_scheduler.between.leaving import excess
 from rostral_scheduler.between.messages import Shape
 from rostral_scheduler.between.outgoing import ForwardQueue
 from rostral_scheduler.core.node_view import NodeLoad, QueueLoad
@@ -161,3 +162,30 @@ def test_a_report_that_makes_no_sense_is_left_out(choice: NodeChoice) -> None:
     choice.see(row(A, resources_total=total, resources_available=half_a_gpu))
     gpu = ResourceSet.of({"GPU": 1})
     assert chosen(choice, 1, queue_of(shape=gpu)) == {A: 1}
+
+
+def test_a_node_that_gave_tasks_back_is_passed_over_until_it_reports(choice: NodeChoice) -> None:
+    choice.pass_over(A)
+    assert chosen(choice, 3) == {B: 3}
+    # It says what is held there: nothing begins before that is given up.
+    held = NodeReport(resources_held={"CPU": 1.0})
+    choice.see(row(A, resources_available={}, report=held))
+    assert chosen(choice, 3) == {B: 3}
+    choice.see(row(A))
+    assert chosen(choice, 2) == {A: 2}
+
+
+@pytest.mark.parametrize(
+    ("length", "run_time_s", "at_once", "threshold_s", "leaving"),
+    [
+        (100, 0.1, 1.0, 1.0, 90),
+        (100, 0.1, 4.0, 1.0, 60),
+        (10, 0.1, 1.0, 1.0, 0),
+        (100, 0.0, 1.0, 1.0, 0),
+        (3, 60.0, 1.0, 1.0, 3),
+    ],
+)
+def test_what_would_wait_longer_than_the_threshold_may_leave(
+    length: int, run_time_s: float, at_once: float, threshold_s: float, leaving: int
+) -> None:
+    assert excess(length, run_time_s, at_once, threshold_s) == leaving

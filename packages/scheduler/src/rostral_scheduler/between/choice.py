@@ -40,7 +40,7 @@ class _Node:
         self.load, self.facts = load, facts
         self.ours: Counter[ResourceSet] = Counter()
         self.then: dict[ResourceSet, int] = {}
-        self.is_closed = False
+        self.is_closed = self.is_closed_for_now = False
 
 
 class NodeChoice:
@@ -76,6 +76,7 @@ class NodeChoice:
         if node is None:
             node = self._nodes[node_id] = _Node(load, facts)
         node.load, node.facts, node.then = load, facts, dict(node.ours)
+        node.is_closed_for_now = False
         self._changed.add(node_id)
 
     def lose(self, node_id: bytes) -> None:
@@ -89,6 +90,12 @@ class NodeChoice:
         node = self._nodes.get(node_id)
         if node is not None and node.is_closed is not is_closed:
             node.is_closed = is_closed
+            self._changed.add(node_id)
+
+    def pass_over(self, node_id: bytes) -> None:
+        """It has given tasks back: nothing goes there before it reports again, and says why."""
+        if (node := self._nodes.get(node_id)) is not None:
+            node.is_closed_for_now = True
             self._changed.add(node_id)
 
     def sent(self, node_id: bytes, shape: ResourceSet) -> None:
@@ -124,7 +131,7 @@ class NodeChoice:
         return sum(self._room(self._nodes[node_id]) for node_id in node_ids)
 
     def _room(self, node: _Node) -> int:
-        if node.is_closed or node.load.is_draining:
+        if node.is_closed or node.is_closed_for_now or node.load.is_draining:
             return 0
         return max(0, self._window - sum(node.ours.values()))
 

@@ -6,6 +6,7 @@ This file owns their order of start and stop, and what the scheduler tells them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.node_view import NodeLoad
+from rostral_scheduler.core.records import Queue
 from rostral_scheduler.core.resources import GROUP_MARK, ResourceSet
 from rostral_scheduler.core.where import ANYWHERE, Where, refusal
 from rostral_scheduler.local.actor_making import ActorMaking
@@ -158,6 +160,7 @@ class Crossing:
             total=policy.resources.total,
             threshold_s=config.overflow_wait_s,
             lanes=self._lanes,
+            starved_lanes=self._starved_lanes,
             has_actors=has_actors,
             queue_length=memory.queue_length,
             run_time_s=load.run_times.of,
@@ -201,7 +204,7 @@ class Crossing:
         self.hosted.tick()
         self.forwarded.tick()
         self.actor_calls.tick()
-        self.leaving.tick()
+        self.leaving.tick(time.monotonic())
         self._watch_neighbour()
 
     # ---- leaving
@@ -209,7 +212,7 @@ class Crossing:
     def begin_drain(self) -> None:
         """This node takes nothing new from here on, and gives away what waits."""
         self.hosted.is_draining = self.leaving.is_draining = True
-        self.leaving.tick()
+        self.leaving.tick(time.monotonic())
 
     def drain(self, node_id: bytes, within_s: float) -> bool:
         """Asks another node to leave. False: it is not known to live."""
@@ -296,12 +299,27 @@ class Crossing:
 
     def _lanes(self) -> list[tuple[int, bytes]]:
         """This node's own queues, but for those of placement groups, which are bound to it."""
-        own = {
+        return self._lanes_of(lambda queue: True)
+
+    def _starved_lanes(self) -> list[tuple[int, bytes]]:
+        """Those of them whose tasks no end of another task makes room for."""
+        held = ResourceSet.measured(self._load.held())
+        total = self._policy.resources.total
+
+        def is_starved(queue: Queue) -> bool:
+            return queue.length > 0 and any(
+                total.get(name) - held.get(name) < units for name, units in queue.shape
+            )
+
+        return self._lanes_of(is_starved) if held else []
+
+    def _lanes_of(self, meant: Callable[[Queue], bool]) -> list[tuple[int, bytes]]:
+        queues = {
             queue.loc
             for queue in self._policy.queues.values()
-            if not any(GROUP_MARK in name for name, _ in queue.shape)
+            if not any(GROUP_MARK in name for name, _ in queue.shape) and meant(queue)
         }
-        return [(lane, job_id) for queue, lane, job_id in self._jobs.lanes() if queue in own]
+        return [(lane, job_id) for queue, lane, job_id in self._jobs.lanes() if queue in queues]
 
     def _own_load(self) -> NodeLoad:
         resources = self._policy.resources

@@ -76,6 +76,9 @@ __all__ = ["ForwardQueue", "Forwarded"]
 logger = logging.getLogger("rostral.scheduler.forwarded")
 
 _FETCHES_MAX = 16
+_MESSAGE_BYTES_MAX = 32 << 20
+"""Of inputs that come along with one task, beyond which they are fetched unless they are tiny."""
+_TINY_BYTES = 1 << 10
 
 
 class Forwarded:
@@ -313,11 +316,15 @@ class Forwarded:
         claimed = sent.claimed
         code = NO_CODE if sent.to_actor is not None else self._transit.function_of(claimed)
         inputs: list[Input] = []
+        room = _MESSAGE_BYTES_MAX
         for index, loc in enumerate(claimed.inputs):
             if index == code:
                 inputs.append(self._code(peer, sent, loc))
                 continue
-            given = self._transit.input(loc, self._inline_bytes)
+            # Of thousands of small inputs, those that would make a message too large are fetched.
+            inline_bytes = self._inline_bytes if room > 0 else min(self._inline_bytes, _TINY_BYTES)
+            given = self._transit.input(loc, inline_bytes)
+            room -= len(given.data or b"")
             inputs.append(given)
         failed = any(given.flags & ERROR for given in inputs)
         if any(given.is_missing for given in inputs) and not failed:
@@ -398,7 +405,7 @@ class Forwarded:
                 self._arrived.append((sent, message, peer.node_id))
                 self._wake.set()
             case Back(task_ids=task_ids):
-                self.choice.close(peer.node_id)
+                self.choice.pass_over(peer.node_id)
                 for task_id in task_ids:
                     if (sent := peer.outstanding.get(task_id)) is not None:
                         self._forget(sent)

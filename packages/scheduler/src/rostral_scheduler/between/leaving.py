@@ -1,8 +1,9 @@
 """Tasks that wait in this node's own queues and go to other nodes after all.
 
 They leave a queue whose expected wait, its length times how long such tasks take, has passed the
-threshold (OSDI'18 §4.2.2: bottom-up), and every queue of a node that drains. Which node gets them
-is `choice.py`'s affair, which may well say that they are best off here.
+threshold (OSDI'18 §4.2.2: bottom-up); one whose tasks wait for what placement groups and actors
+hold, which no end of a task frees; and every queue of a node that drains. Which node gets them is
+`choice.py`'s affair, which may well say that they are best off here.
 
 A task leaves from the front of its queue and not from its back: a ring of many producers has no
 back to take from. As no more leave than other nodes begin at once, those behind them gain the same.
@@ -22,6 +23,9 @@ from rostral_scheduler.core.resources import CPU, UNITS, ResourceSet
 from rostral_scheduler.core.where import ANYWHERE
 
 __all__ = ["Leaving", "excess"]
+
+
+_STARVED_LOOK_S = 1.0
 
 
 class Guests(Protocol):
@@ -65,6 +69,7 @@ class Leaving:
         total: What the node has.
         threshold_s: Expected waits beyond this are too long.
         lanes: All of this node's queues, and whose job each is of.
+        starved_lanes: Those of them whose tasks wait for what actors and placement groups hold.
         has_actors: Whether tasks may know actors of this node, which they could not call elsewhere.
         queue_length: Of a queue.
         run_time_s: Of the tasks of a queue, by its first lane.
@@ -81,6 +86,7 @@ class Leaving:
         total: ResourceSet,
         threshold_s: float,
         lanes: Callable[[], list[tuple[int, bytes]]],
+        starved_lanes: Callable[[], list[tuple[int, bytes]]],
         has_actors: Callable[[], bool],
         queue_length: Callable[[int], int],
         run_time_s: Callable[[int], float],
@@ -90,6 +96,8 @@ class Leaving:
         self._threshold_s, self._lanes, self._has_actors = threshold_s, lanes, has_actors
         self._queue_length, self._run_time_s = queue_length, run_time_s
         self._queues: dict[int, tuple[ForwardQueue, int]] = {}
+        self._starved_lanes = starved_lanes
+        self._next_look_s = 0.0
         self.is_draining = False
 
     def may_leave(self, queue: ForwardQueue, first_lane: int) -> None:
@@ -102,14 +110,18 @@ class Leaving:
             loc: known for loc, known in self._queues.items() if known[0].job_id != job_id
         }
 
-    def tick(self) -> None:
-        """Sees which tasks would wait too long."""
+    def tick(self, now_s: float) -> None:
+        """Sees which tasks would wait too long, and which for what they cannot get here."""
         if self.is_draining:
             for loc, job_id in self._lanes():
-                if self._queue_length(loc):
-                    self._empty(loc, job_id)
+                self._empty(loc, job_id, ours_too=True)
             return
-        if self._has_actors():
+        may_move = not self._has_actors()
+        if now_s >= self._next_look_s:
+            self._next_look_s = now_s + _STARVED_LOOK_S
+            for loc, job_id in self._starved_lanes():
+                self._empty(loc, job_id, ours_too=may_move)
+        if not may_move:
             return
         for queue, first_lane in list(self._queues.values()):
             length = self._queue_length(queue.loc)
@@ -136,8 +148,10 @@ class Leaving:
                 movable.append(task)
         self._placing.place(queue, movable)
 
-    def _empty(self, loc: int, job_id: bytes) -> None:
+    def _empty(self, loc: int, job_id: bytes, *, ours_too: bool) -> None:
         """All that may leave a queue does: guests to their origins, ours to other nodes."""
+        if not self._queue_length(loc):
+            return
         known = self._queues.get(loc)
         queue = _bare(loc, job_id) if known is None else known[0]
         movable = []
@@ -145,7 +159,7 @@ class Leaving:
             task = self._transit.describe(locator)
             if self._guests.is_guest(task.task_id):
                 self._guests.give_back(task)
-            elif known is None or task.is_stream:
+            elif known is None or task.is_stream or not ours_too:
                 self._placing.carrier.put_back(task, queue)
             else:
                 movable.append(task)

@@ -291,7 +291,7 @@ class Unknown(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Back(Struct, frozen=True, array_like=True, tag=True):
-    """The host has not begun these, and will not: it is about to leave."""
+    """The host has not begun these, and will not: it leaves, or has promised what they need."""
 
     task_ids: list[TaskBytes]
 
