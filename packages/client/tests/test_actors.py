@@ -48,6 +48,13 @@ def test_methods_have_num_returns() -> None:
     assert get(counter.add.remote()) == 9
 
 
+def test_an_actor_that_says_it_needs_no_cpu_starts_while_none_is_free() -> None:
+    cpus = int(rostral.cluster_resources()["CPU"])
+    busy = [counter_class().options(num_cpus=1).remote() for _ in range(cpus)]
+    get([counter.add.remote() for counter in busy])
+    assert get(counter_class().options(num_cpus=0).remote(5).add.remote()) == 6
+
+
 def test_rays_one_call_form_of_actors_and_methods() -> None:
     counter = counter_class()._remote((10,), {"step": 2}, num_cpus=0)
     assert get(counter.add._remote()) == 12

@@ -260,7 +260,7 @@ class ActorClass(Generic[P, T]):
             "class_name": self._name,
             "environment": self._environment,
             "resources": options.demand,
-            "placement_resources": options.demand or {"CPU": 1.0},
+            "placement_resources": options.placement_demand,
             "bundle": None if placement is None else placement.request(),
             "where": where_of(options),
             "max_restarts": options.max_restarts,

@@ -373,6 +373,12 @@ class ActorOptions(SharedOptions):
     allow_out_of_order_execution: bool | None = None
     checkpoint_interval: int | dt.timedelta | None = None
 
+    @property
+    def placement_demand(self) -> dict[str, float]:
+        """What must be free for it to start: a CPU where nothing is said, though it holds none."""
+        demand = self.demand
+        return {"CPU": 1.0} if self.num_cpus is None and not demand else demand
+
     def __post_init__(self) -> None:
         SharedOptions.__post_init__(self)
         _actor_name("name", self.name)
