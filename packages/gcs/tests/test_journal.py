@@ -12,6 +12,7 @@ from rostral_gcs.backends import journal as journal_module
 from rostral_gcs.backends.base import Answer, Change, Row
 from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.backends.journal import Journal, read_journal, whole_part
+from rostral_gcs.backends.unsettled import COUNT_MAX
 from rostral_gcs.errors import CorruptError, StorageError
 from rostral_gcs.maintenance.backup import backup
 from rostral_gcs.maintenance.verify import verify_folder
@@ -96,6 +97,31 @@ def test_a_full_journal_takes_nothing_until_it_begins_anew(
     journal.begin_turn()
     assert journal.append([_put(1, value=bytes(100))], [], durable=True)
     journal.close(remove=True)
+
+
+def test_what_is_not_applied_yet_is_found_by_key(tmp_path: Path) -> None:
+    backend = EmbeddedBackend(tmp_path / "shard.sqlite")
+    backend.open()
+    backend.commit([_put(1, b"a", b"1"), _put(2, b"b"), _put(3, b"c")], [], durable=True)
+    backend.settle()
+    backend.commit([_put(4, b"a", b"2"), _put(5, b"b", None)], [], durable=True)
+    backend.commit([_put(6, b"d")], [Answer(b"r" * 16, b"p", 1.0)], durable=False)
+    backend.commit([_put(7, b"a", b"3"), _put(8, b"d", None), _put(9, b"d")], [], durable=True)
+    expected = {
+        b"a": Row(b"a", b"3", 7),
+        b"c": Row(b"c", b"v", 3),
+        b"d": Row(b"d", b"v", 9),
+    }
+    keys = [b"a", b"b", b"c", b"d", b"e"]
+    assert backend.read(8, keys) == expected
+    assert backend.recall(b"r" * 16) == b"p"
+    assert backend.gather([b"r" * 16], {8: keys}).answers == {b"r" * 16: b"p"}
+    was_settled = backend.is_settled
+    assert {row.key: row for row in backend.scan(8, b"", b"", 10, 1 << 20)[0]} == expected
+    assert (was_settled, backend.is_settled) == (False, True)
+    assert backend.read(8, keys) == expected
+    assert backend.recall(b"r" * 16) == b"p"
+    backend.close()
 
 
 # --- With the database ----------------------------------------------------------------------------
@@ -203,14 +229,18 @@ def test_a_database_that_cannot_take_a_commit_gets_it_later(tmp_path: Path) -> N
     other = sqlite3.connect(tmp_path / "shard.sqlite", isolation_level=None)
     backend._db.execute("PRAGMA busy_timeout=1")
     other.execute("BEGIN IMMEDIATE")
-    backend.commit([_put(1)], [], durable=True)
+    for at in range(1, COUNT_MAX + 1):
+        backend.commit([_put(at)], [], durable=True)
+    assert backend.read(8, [b"k"]) == {b"k": Row(b"k", b"v", COUNT_MAX)}, "it is known all the same"
     with pytest.raises(StorageError, match="locked"):
-        backend.read(8, [b"k"])
+        backend.scan(8, b"", b"", 10, 1 << 20)
     with pytest.raises(StorageError, match="locked"):
-        backend.commit([_put(2)], [], durable=True)
+        backend.commit([_put(COUNT_MAX + 1)], [], durable=True)
     other.execute("ROLLBACK")
     other.close()
-    assert backend.read(8, [b"k"]) == {b"k": Row(b"k", b"v", 1)}
+    backend.commit([_put(COUNT_MAX + 1)], [], durable=True)
+    assert backend.scan(8, b"", b"", 10, 1 << 20)[0] == [Row(b"k", b"v", COUNT_MAX + 1)]
+    assert len(backend.history(0, 1000, 1 << 20)) == COUNT_MAX + 1
     backend.close()
 
 

@@ -9,14 +9,12 @@ reads its write. It knows no RPC and no row types.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import queue
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Final, TypeVar, cast
 
@@ -51,6 +49,7 @@ from rostral_gcs.shard_commands import (
     Read,
     Write,
     is_critical,
+    plan_appends,
     wanted_rows,
     weight,
 )
@@ -60,7 +59,6 @@ from rostral_gcs.shard_core import (
     WritePlanner,
     decode_results,
     encode_results,
-    encode_run,
 )
 from rostral_gcs.tables.registry import TableSpec
 
@@ -78,6 +76,8 @@ _HOUSEKEEPING_COMMITS: Final = 256
 _PLANS_MAX: Final = 100
 _PLAN_PAUSE_S: Final = 0.002
 _CATCH_UP_COUNT: Final = 1000
+# With nothing to do for so long, what was put off is done.
+_IDLE_S: Final = 0.01
 
 Publish = Callable[[int, list[Change]], None]
 """Called on the event loop with the shard's new last sequence and its watchable changes."""
@@ -338,16 +338,12 @@ class Shard:
             group, stopping = self._next_group()
             if group:
                 self._handle_group(group)
-            if isinstance(self._backend, WritesBehind):
-                # What fails is tried again with the next call, whose caller is told.
-                with contextlib.suppress(GcsError):
-                    self._backend.settle()
 
     def _next_group(self) -> tuple[list[Command], bool]:
         """Waits for a command and takes with it all that wait, up to the group limit."""
         group: list[Command] = []
         ops_count = 0
-        command = self._queue.get()
+        command = self._next_command()
         while command is not None:
             group.append(command)
             ops_count += weight(command)
@@ -358,6 +354,18 @@ class Shard:
             except queue.Empty:
                 return group, False
         return group, True
+
+    def _next_command(self) -> Command | None:
+        backend = self._backend
+        while isinstance(backend, WritesBehind) and not backend.is_settled:
+            try:
+                return self._queue.get(timeout=_IDLE_S)
+            except queue.Empty:
+                try:
+                    backend.settle()
+                except GcsError:
+                    break  # The next call that needs it tries again, and its caller is told.
+        return self._queue.get()
 
     def _handle_group(self, group: Sequence[Command]) -> None:
         wrote = False
@@ -426,20 +434,11 @@ class Shard:
 
     def _plan_and_append(self, appends: Sequence[Append]) -> None:
         gathered = self._gather([append.request_id for append in appends], {})
-        sequence = self._last_sequence
-        columns: list[Columns] = []
-        answers: dict[bytes, Answer] = {}
-        now_s = time.time()
-        for append in appends:
-            if append.request_id in answers or append.request_id in gathered.answers:
-                continue
-            first, count = sequence + 1, len(append.columns.sizes)
-            columns.append(replace(append.columns, first_sequence=first))
-            payload = encode_run(first, count)
-            answers[append.request_id] = Answer(append.request_id, payload, now_s)
-            sequence += count
+        columns, answers, sequence = plan_appends(
+            appends, gathered.answers, self._last_sequence, time.time()
+        )
         if columns:
-            self._backend.append(columns, list(answers.values()))
+            self._backend.append(columns, answers)
         self._last_sequence = sequence
 
     def _commit_writes(self, writes: Sequence[Write]) -> tuple[list[Change], list[list[OpResult]]]:

@@ -6,15 +6,24 @@ This file owns the forms of the commands and what can be told of one by looking 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from rostral_gcs.backends.base import Backend, Columns
-from rostral_gcs.shard_core import Op, OpResult
+from rostral_gcs.backends.base import Answer, Backend, Columns
+from rostral_gcs.shard_core import Op, OpResult, encode_run
 from rostral_gcs.tables.registry import Durability
 
-__all__ = ["Append", "Command", "Read", "Write", "is_critical", "wanted_rows", "weight"]
+__all__ = [
+    "Append",
+    "Command",
+    "Read",
+    "Write",
+    "is_critical",
+    "plan_appends",
+    "wanted_rows",
+    "weight",
+]
 
 _T = TypeVar("_T")
 
@@ -69,3 +78,24 @@ def wanted_rows(writes: Sequence[Write]) -> dict[int, list[bytes]]:
             if op.needs_row:
                 wanted.setdefault(op.spec.number, {})[op.key] = None
     return {table: list(keys) for table, keys in wanted.items()}
+
+
+def plan_appends(
+    appends: Sequence[Append], answered: Collection[bytes], last_sequence: int, time_s: float
+) -> tuple[list[Columns], list[Answer], int]:
+    """Gives the rows their sequences; those of requests that were answered already are left out.
+
+    Returns:
+        The columns to write, their requests' answers, and the last sequence given out.
+    """
+    columns: list[Columns] = []
+    answers: dict[bytes, Answer] = {}
+    for append in appends:
+        if append.request_id in answers or append.request_id in answered:
+            continue
+        first, count = last_sequence + 1, len(append.columns.sizes)
+        columns.append(replace(append.columns, first_sequence=first))
+        payload = encode_run(first, count)
+        answers[append.request_id] = Answer(append.request_id, payload, time_s)
+        last_sequence += count
+    return columns, list(answers.values()), last_sequence

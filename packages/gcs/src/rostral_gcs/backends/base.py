@@ -247,6 +247,11 @@ class Movable(Protocol):
 class WritesBehind(Protocol):
     """A backend that is not done with a commit when it may be acknowledged."""
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do."""
+        ...
+
     def settle(self) -> None:
-        """Does what is left; else the next call does."""
+        """Does some of what is left, when nobody waits. Later calls do it when they must."""
         ...

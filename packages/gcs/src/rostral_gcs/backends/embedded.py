@@ -5,9 +5,10 @@ appended to into the log (``lineage_log.py``), all others into the database. One
 the shard's thread alone.
 
 A commit goes into the journal first (``journal.py``), which syncs it if it is of the durable class;
-then it is acknowledged, and applied to the database with the next call, or by ``settle``. The other
-class is written there too, so that the order of writes holds across both. What a killed process had
-not applied is applied when the shard is opened again.
+then it is acknowledged, and applied to the database together with others (``unsettled.py``): by
+``settle``, or by a call that needs more than rows by key. The other class is written there too, so
+that the order of writes holds across both. What a killed process had not applied is applied when
+the shard is opened again.
 
 The database itself is committed to with ``synchronous=NORMAL``, which survives the process but not
 the machine. Before the journal begins anew one commit goes with ``FULL``, which also syncs what the
@@ -29,9 +30,10 @@ from rostral_gcs.archive.query import query_rows
 from rostral_gcs.archive.schema import SCHEMAS, Filter
 from rostral_gcs.archive.store import Archive
 from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
-from rostral_gcs.backends.journal import Commit, Journal
+from rostral_gcs.backends.journal import Journal
 from rostral_gcs.backends.lineage_log import LineageLog
 from rostral_gcs.backends.segment import Frame
+from rostral_gcs.backends.unsettled import Unsettled
 from rostral_gcs.errors import (
     ControlPlaneFullError,
     CorruptError,
@@ -102,8 +104,7 @@ class EmbeddedBackend:
         self.flusher = Flusher(self.log, self.archive, records_max=records_max)
         self._lineage_memory_max = lineage_memory_max
         self._journal = Journal(path.with_suffix(".journal"))
-        # What is in the journal and not in the database yet.
-        self._behind: Commit | None = None
+        self._unsettled = Unsettled()
         self._last_sequence = 0
         self._connection: sqlite3.Connection | None = None
         self._synchronous = ""
@@ -201,12 +202,13 @@ class EmbeddedBackend:
             with self._translated():
                 return self._read_appended(table, keys)
         found: dict[bytes, Row] = {}
+        keys = self._unsettled.find(table, keys, found)
         with self._translated():
             for at in range(0, len(keys), _READ_CHUNK):
                 part = keys[at : at + _READ_CHUNK]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, value, version FROM rows WHERE tbl = ? AND key IN ({marks})"
-                for key, value, version in self._settled.execute(query, (table, *part)):
+                for key, value, version in self._db.execute(query, (table, *part)):
                     found[key] = Row(key, value, version)
         return found
 
@@ -258,14 +260,17 @@ class EmbeddedBackend:
             self._append_frames(_frames_of(appended), () if changes else answers)
             if not changes:
                 return
-        self.settle()
+        if self._unsettled.is_full:
+            self.settle()
         if changes and changes[0].sequence <= self._last_sequence:
             raise StorageError(
                 f"{self._path}: sequence {changes[0].sequence} is taken; the newest is "
                 f"{self._last_sequence}",
                 hint="this is a fault of the server; start it again",
             )
+        _ = self._db  # Closed is closed, for the journal too.
         if not self._journal.append(changes, answers, durable=durable):
+            self.settle()
             with self._translated():
                 self._begin_turn()
             if not self._journal.append(changes, answers, durable=durable):
@@ -274,8 +279,13 @@ class EmbeddedBackend:
                     self._apply(changes, answers)
                 self._note(changes)
                 return
-        self._behind = list(changes), list(answers)
+        self._unsettled.add(changes, answers)
         self._note(changes)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the database has all that was acknowledged."""
+        return not self._unsettled
 
     def settle(self) -> None:
         """Applies to the database what only the journal has.
@@ -283,12 +293,14 @@ class EmbeddedBackend:
         Raises:
             StorageError: The disk is full or failed. It stays in the journal, and is tried again.
         """
-        if self._behind is None:
+        if not self._unsettled:
             return
         with self._translated():
             self._set_synchronous("NORMAL")
-            self._commit_to_database(*self._behind)
-        self._behind = None
+            self._commit_to_database(
+                self._unsettled.changes, list(self._unsettled.answers.values())
+            )
+        self._unsettled.clear()
 
     def _note(self, changes: Sequence[Change]) -> None:
         if changes:
@@ -390,8 +402,11 @@ class EmbeddedBackend:
         payload = self.log.recall(request_id)
         if payload is not None:
             return payload
+        unsettled = self._unsettled.answers.get(request_id)
+        if unsettled is not None:
+            return unsettled.payload
         with self._translated():
-            found = self._settled.execute(
+            found = self._db.execute(
                 "SELECT payload FROM answers WHERE request_id = ?", (request_id,)
             ).fetchone()
         return None if found is None else bytes(found[0])
@@ -481,20 +496,16 @@ class EmbeddedBackend:
         return self._db
 
     def _apply(self, changes: Sequence[Change], answers: Sequence[Answer]) -> None:
-        # Runs of puts go through executemany, several times faster than a statement for each; a
-        # delete ends the run, so that the order of writes to one key is kept.
-        puts: list[tuple[int, bytes, bytes, int]] = []
-        for change in changes:
-            if change.value is not None:
-                puts.append((change.table, change.key, change.value, change.sequence))
-                continue
-            self._db.executemany(_PUT, puts)
-            puts = []
-            self._db.execute(
-                "DELETE FROM rows WHERE tbl = ? AND key = ?", (change.table, change.key)
-            )
-        if puts:
-            self._db.executemany(_PUT, puts)
+        # Of one key the last change counts; the history has them all.
+        final = {(change.table, change.key): change for change in changes}
+        self._db.executemany(
+            _PUT,
+            [(c.table, c.key, c.value, c.sequence) for c in final.values() if c.value is not None],
+        )
+        self._db.executemany(
+            "DELETE FROM rows WHERE tbl = ? AND key = ?",
+            [place for place, change in final.items() if change.value is None],
+        )
         kept = [(c.sequence, c.table, c.key, c.value) for c in changes if c.watchable]
         if kept:
             self._db.executemany("INSERT INTO history VALUES (?, ?, ?, ?)", kept)

@@ -28,6 +28,7 @@ from rostral_gcs.backends.redis_layout import (
     LEASES_LEFT,
     LEASES_RENEW,
     META_FIELDS,
+    ORDER,
     SCAN,
     TRIM,
     Keys,
@@ -66,6 +67,10 @@ _SHORT_S: Final = 1.0
 _HISTORY_PACKS: Final = 64
 # More bytes than any prefix can have below it in one comparison: see _upper_bound.
 _ALL_ABOVE: Final = b"+"
+# Batches of appended keys that are put in order at a time, about a millisecond for each.
+_ORDER_BATCHES: Final = 4
+# With more of them waiting, whoever appends puts as many in order as it adds, and more.
+_UNORDERED_MAX: Final = 4096
 _APPENDED: Final = frozenset(spec.number for spec in TABLES.values() if spec.appended)
 
 
@@ -88,6 +93,8 @@ class RedisBackend:
         self._primary: Primary | None = None
         self._meta: Meta | None = None
         self._known = KnownRows(leave_out=_APPENDED)
+        # Tables to which rows were appended whose keys may not be in order yet.
+        self._unordered: set[int] = set()
         self._opened = False
         # The newest generation that as many replicas have as must.
         self._confirmed = -1
@@ -104,6 +111,8 @@ class RedisBackend:
     def open(self) -> Opened:
         """Finds the primary; makes the shard when there is none."""
         self._opened = True
+        # Who was here before may have left some.
+        self._unordered = set(_APPENDED)
         try:
             opened = self.refresh()
         except BaseException:
@@ -182,6 +191,8 @@ class RedisBackend:
     ) -> tuple[list[Row], bool]:
         """A page of rows in key order."""
         lower = b"(" + after_key if after_key >= prefix and after_key else b"[" + prefix
+        while table in _APPENDED and self._order(table):
+            pass
         keys = [self._keys.index(table), self._keys.rows(table)]
         arguments: list[object] = [lower, _upper_bound(prefix), limit, size_max]
         (found,) = self._read([Call(SCAN, keys, arguments)])
@@ -207,8 +218,29 @@ class RedisBackend:
         """Stores the rows as those of any table; they have no history."""
         meta = self._meta_before(columns[0].first_sequence if columns else None)
         after, keys, arguments = _append_call(self._keys, meta, columns, answers)
-        self._commit(meta, after, Call(APPEND, keys, arguments), hint=False)
+        waiting = self._commit(meta, after, Call(APPEND, keys, arguments), hint=False)
         self._known.apply(meta.moment, after.moment, ())
+        self._unordered.update(part.table for part in columns)
+        if waiting > _UNORDERED_MAX:
+            for part in columns:
+                self._order(part.table)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the keys of all that we appended are in order."""
+        return not self._unordered
+
+    def settle(self) -> None:
+        """Puts some more of the keys in order."""
+        for table in list(self._unordered):
+            if not self._order(table):
+                self._unordered.discard(table)
+
+    def _order(self, table: int) -> int:
+        """Puts a few batches of appended keys in order; how many are left."""
+        keys = [self._keys.index(table), self._keys.pending(table)]
+        (left,) = self._read([Call(ORDER, keys, [_ORDER_BATCHES])])
+        return int(left)
 
     def _meta_before(self, first_sequence: int | None) -> Meta:
         meta = self._known_meta()
@@ -219,8 +251,8 @@ class RedisBackend:
             )
         return meta
 
-    def _commit(self, before: Meta, after: Meta, call: Call, *, hint: bool) -> None:
-        applied, wait = self._commit_once(before, call, hint=hint)
+    def _commit(self, before: Meta, after: Meta, call: Call, *, hint: bool) -> int:
+        applied, wait, waiting = self._commit_once(before, call, hint=hint)
         if not applied:
             self._meta = None
             raise StateMovedError(
@@ -229,6 +261,7 @@ class RedisBackend:
             )
         self._meta = replace(after, wait=wait)
         self._confirmed = after.generation
+        return waiting
 
     def recall(self, request_id: bytes) -> bytes | None:
         """The remembered payload of a request."""
@@ -410,8 +443,8 @@ class RedisBackend:
 
     # --- Committing, once ------------------------------------------------------------------
 
-    def _commit_once(self, before: Meta, call: Call, *, hint: bool) -> tuple[bool, int]:
-        """Runs the script; whether it was applied, and how many replicas it waits for."""
+    def _commit_once(self, before: Meta, call: Call, *, hint: bool) -> tuple[bool, int, int]:
+        """Runs the script; whether it was applied, how many replicas it waits for, what else."""
         primary = self._primary
         if primary is None:
             raise StateMovedError("there is no primary just now", hint="gather first")
@@ -424,14 +457,14 @@ class RedisBackend:
             link, replies = ask_together(primary.link, [call, *behind], self._finder.link_to)
             if isinstance(replies[0], ReplyError):
                 raise replies[0]
-            applied, text = replies[0]
+            applied, text, *more = replies[0]
             # The script tells what holds at its own moment; it may be more than we knew of.
             wait_now = int(text or b"0")
             if applied and wait_now:
                 acknowledged = replies[1] if wait and isinstance(replies[1], int) else 0
                 deadline_s = time.monotonic() + self._options.deadline_s
                 self._await_replicas(link, acknowledged, wait_now, deadline_s)
-            return bool(applied), wait_now
+            return bool(applied), wait_now, more[0] if more else 0
         except LinkBrokenError as error:
             self._lose(error)
             raise StateMovedError(
@@ -551,7 +584,7 @@ def _append_call(
     arguments: list[object] = [meta.epoch, meta.generation, meta.last_sequence]
     arguments += (after.generation, after.last_sequence, 2 * len(answers), 2 * len(answers))
     for part in columns:
-        used += (keys.rows(part.table), keys.index(part.table))
+        used += (keys.rows(part.table), keys.pending(part.table))
         arguments += (part.key_size, part.first_sequence, len(part.sizes), part.keys)
         arguments += (pack_sizes(part.sizes), part.values)
     for answer in answers:

@@ -7,6 +7,8 @@ that they lie in one slot of a cluster, and every script is given each key that 
 ``{P:N}:meta``       hash   what ``Meta`` reads, the format, the cluster's id, the shard count
 ``{P:N}:t:TABLE``    hash   key to version (8 bytes) and value
 ``{P:N}:k:TABLE``    zset   the keys, all with score 0, so that they are scanned in order
+``{P:N}:p:TABLE``    list   keys that were appended and are not in the zset yet: their width, 4
+                            bytes, and the keys, one after the other
 ``{P:N}:history``    zset   packed changes, with the sequence of the last one as the score
 ``{P:N}:answers``    hash   request id to answer
 ``{P:N}:times``      zset   request ids by the time of their answer
@@ -40,6 +42,7 @@ __all__ = [
     "LEASES_RENEW",
     "FORMAT",
     "META_FIELDS",
+    "ORDER",
     "RAISE_WAIT",
     "SCAN",
     "TRIM",
@@ -83,6 +86,10 @@ class Keys:
     def rows(self, table: int) -> bytes:
         """The table's rows."""
         return f"{self._tag}:t:{table}".encode()
+
+    def pending(self, table: int) -> bytes:
+        """Keys that were appended and are not in order yet."""
+        return f"{self._tag}:p:{table}".encode()
 
     def index(self, table: int) -> bytes:
         """The table's keys in order."""
@@ -273,10 +280,12 @@ return {1, meta[4] or ''}
 """
 )
 
-# KEYS: meta, answers, times, then rows and index of each part.
+# KEYS: meta, answers, times, then rows and pending keys of each part.
 # ARGV: epoch, generation, last sequence before; new generation, new last sequence; how many answer
 # and time values; for each part key size, first sequence, how many rows, keys, sizes, values; then
 # the answers and times. Rows come as columns: cut here, they cost the service a fraction.
+# Their keys are put in order later (ORDER), since that costs more than all the rest. The last of
+# the answer is how many batches of keys wait for it, of the table that has most.
 APPEND: Final = Script(
     _EACH
     + """
@@ -293,30 +302,50 @@ end
 redis.call('HSET', KEYS[1], 'generation', ARGV[4], 'last_sequence', ARGV[5])
 if to >= from then each('HSET', KEYS[2], from, to) end
 if ARGV[7] ~= '0' then each('ZADD', KEYS[3], to + 1, to + tonumber(ARGV[7])) end
-local sub, pack, read = string.sub, struct.pack, struct.unpack
+local sub, pack, read, waiting = string.sub, struct.pack, struct.unpack, 0
 for i = 1, parts do
-  local rows, index, p = KEYS[2 + 2 * i], KEYS[3 + 2 * i], 2 + 6 * i
+  local rows, pending, p = KEYS[2 + 2 * i], KEYS[3 + 2 * i], 2 + 6 * i
   local width, first, count = tonumber(ARGV[p]), tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
   local keys, sizes, values = ARGV[p + 3], ARGV[p + 4], ARGV[p + 5]
   local at = 1
   for low = 0, count - 1, 2000 do
     local high = math.min(low + 1999, count - 1)
-    local pairs_, members, n = {}, {}, 0
+    local pairs_, n = {}, 0
     for row = low, high do
       local key = sub(keys, row * width + 1, row * width + width)
       local stop = at + read('<I4', sizes, row * 4 + 1)
       pairs_[n + 1] = key
       pairs_[n + 2] = pack('>I8', first + row) .. sub(values, at, stop - 1)
-      members[n + 1] = '0'
-      members[n + 2] = key
       at = stop
       n = n + 2
     end
     redis.call('HSET', rows, unpack(pairs_, 1, n))
-    redis.call('ZADD', index, unpack(members, 1, n))
+  end
+  waiting = math.max(waiting, redis.call('RPUSH', pending, pack('<I4', width) .. keys))
+end
+return {1, meta[4] or '', waiting}
+"""
+)
+
+# KEYS: index and pending keys of a table. ARGV: how many batches of keys to put in order. Returns
+# how many are left.
+ORDER: Final = Script(
+    """
+for _ = 1, tonumber(ARGV[1]) do
+  local batch = redis.call('LPOP', KEYS[2])
+  if not batch then return 0 end
+  local width = struct.unpack('<I4', batch)
+  for low = 5, #batch, width * 2000 do
+    local members, n = {}, 0
+    for at = low, math.min(low + width * 2000, #batch + 1) - 1, width do
+      members[n + 1] = '0'
+      members[n + 2] = string.sub(batch, at, at + width - 1)
+      n = n + 2
+    end
+    redis.call('ZADD', KEYS[1], unpack(members, 1, n))
   end
 end
-return {1, meta[4] or ''}
+return redis.call('LLEN', KEYS[2])
 """
 )
 
