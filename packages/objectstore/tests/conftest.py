@@ -12,7 +12,10 @@ import pytest
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore._native.task import Tasks
+from rostral_objectstore.errors import DeviceUnavailableError
+from rostral_objectstore.gpu.backend import own_backend
 
+from . import device_store
 from .store import Nursery, Store, running
 
 MEMORY_BYTES = 512 << 20
@@ -76,4 +79,38 @@ def table_store(nursery: Nursery) -> Iterator[Store]:
         tempfile.TemporaryDirectory(prefix="rostral-") as name,
         running(Path(name), nursery, MEMORY_BYTES) as store,
     ):
+        yield store
+
+
+@pytest.fixture
+def device_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process, and those that it starts, have devices."""
+    for name, value in device_store.device_environment().items():
+        monkeypatch.setenv(name, value)
+    try:
+        own_backend()
+    except DeviceUnavailableError as error:
+        pytest.skip(f"no GPU: {error}")
+
+
+@pytest.fixture(scope="session")
+def device_nursery() -> Iterator[Nursery]:
+    """Where processes come from that have devices."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as name:
+        for variable, value in device_store.device_environment().items():
+            patch.setenv(variable, value)
+        nursery = Nursery(Path(name))
+        yield nursery
+        nursery.close()
+
+
+@pytest.fixture(name="device_store")
+def device_store_(
+    device_environment: None, folder: Path, device_nursery: Nursery
+) -> Iterator[device_store.DeviceStore]:
+    """A store with 32 MiB of a device's memory; at its end nothing may be left in either."""
+    size_bytes = device_store.DEVICE_BYTES
+    with device_store.running_devices(
+        folder, device_nursery, MEMORY_BYTES, device_bytes=size_bytes
+    ) as store:
         yield store

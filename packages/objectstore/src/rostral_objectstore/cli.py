@@ -45,6 +45,8 @@ def main() -> None:
         "--spill-dir": "spill_directories",
         "--spill-limit": "spill_limit_bytes",
         "--full-timeout": "full_timeout_s",
+        "--device-memory": "device_memory_bytes",
+        "--device-idle": "device_idle_s",
         "--pages-ahead": "pages_ahead_bytes",
         "--huge-pages": "huge_pages",
         "--transfer": "transfer_address",

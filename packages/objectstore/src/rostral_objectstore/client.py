@@ -22,6 +22,8 @@ from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.addresses import default_socket_path
 from rostral_objectstore.arrow_streams import ArrowData
+from rostral_objectstore.control import Body
+from rostral_objectstore.device_target import attached, loading_to
 from rostral_objectstore.errors import ObjectNotFoundError, ObjectTimeoutError
 from rostral_objectstore.events import Subscription
 from rostral_objectstore.handle import (
@@ -46,13 +48,15 @@ from rostral_objectstore.serialization import (
     deserialize,
     metadata_of,
     raw_bytes,
-    serialize,
+    serialize_into,
 )
 from rostral_objectstore.waiter import Waiter
 from rostral_objectstore.writable import WritableArray, WritableObject
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
+
+    from rostral_objectstore.gpu.tier import DeviceTiers
 
 # A longer wait, infinity included, is one without a timeout.
 TIMEOUT_S_MAX = 1e9
@@ -91,6 +95,8 @@ class StoreClient:
         self.tasks = Tasks(self.table)
         self.slot: int = segment.slot
         self._waiter = Waiter(self.table)
+        self._devices: DeviceTiers | None = None
+        attached(self)
         # One who connects and forgets leaves when the last view of an object is gone, not before.
         weakref.finalize(segment, link.close).atexit = False
 
@@ -130,6 +136,8 @@ class StoreClient:
         """
         if not self.segment.closed:  # nor in a forked child, which has no such thread
             self._waiter.close()
+        if self._devices is not None:
+            self._devices.close()
         self.segment.close()
         self._control.close()
 
@@ -153,22 +161,32 @@ class StoreClient:
         *,
         metadata: bytes = b"",
         pin: bool = False,
+        device: str | None = None,
     ) -> ObjectHandle:
         """Copies a value into the store, once, and seals it.
 
         Large buffers in it come back as read-only views. The object goes when nobody has a handle
         or a view of it any more, so keep the handle that this returns, or `pin`.
 
+        Arrays on a GPU, alone or inside the value, stay on it: they are copied to the store's share
+        of its memory. Returns when they are there.
+
         Args:
             value: anything that pickle can take.
             id: by which others find it; random if it is left out.
             metadata: bytes of the caller's own beside the value, at most 64 KiB.
             pin: the store itself keeps the object, see `pin`.
+            device: `"cuda:N"`: a NumPy array goes to that GPU of this process. `"cpu"`: arrays on a
+                GPU are copied to the processor's memory.
 
-        Raises: ObjectAlreadyExistsError, ObjectStoreFullError, and what pickle raises.
+        Raises: ObjectAlreadyExistsError, ObjectStoreFullError, and what pickle raises;
+            DeviceUnavailableError for a GPU that this process does not have.
         """
-        kind, inband, buffers = serialize(value, metadata)
-        handle = self.table.put(ObjectHandle, new_id_bytes(id), kind, inband, buffers, [])
+        store: StoreClient | None = self
+        if device is not None:
+            value, store = self._moved(value, device)
+        (kind, inband, buffers), contained = serialize_into(store, value, metadata)
+        handle = self.table.put(ObjectHandle, new_id_bytes(id), kind, inband, buffers, contained)
         if pin:
             self.pin(handle)
         return handle
@@ -241,20 +259,42 @@ class StoreClient:
     # ---- reading
 
     @overload
-    def get(self, what: IdLike | ObjectHandle, timeout_s: float | None = None) -> Any: ...
+    def get(
+        self,
+        what: IdLike | ObjectHandle,
+        timeout_s: float | None = None,
+        *,
+        device: str | None = None,
+    ) -> Any: ...
     @overload
     def get(
-        self, what: Sequence[IdLike | ObjectHandle], timeout_s: float | None = None
+        self,
+        what: Sequence[IdLike | ObjectHandle],
+        timeout_s: float | None = None,
+        *,
+        device: str | None = None,
     ) -> list[Any]: ...
-    def get(self, what: What, timeout_s: float | None = None) -> Any:
+    def get(self, what: What, timeout_s: float | None = None, *, device: str | None = None) -> Any:
         """The object's value; of a list of objects, their values in its order.
 
         Waits until all are sealed. Arrays in values are read-only views of the store; what they are
         views of stays while they live.
 
+        Arrays that were put from a GPU come back there with no copy, not to be written to; in a
+        process that does not have that GPU, as arrays of the processor's memory.
+
+        Args:
+            what: an object or several.
+            timeout_s: how long to wait.
+            device: `"cpu"` or `"cuda:N"`, where such arrays are wanted instead; a NumPy array alone
+                is copied to that GPU.
+
         Raises: ObjectTimeoutError after `timeout_s` seconds (None: never); ValueError for more than
-            10,000 objects in one call.
+            10,000 objects in one call; DeviceLostError for what lay on a GPU whose part of the
+            store died; DeviceUnavailableError for a GPU that this process does not have.
         """
+        if device is not None:
+            return self._get_on(device, what, timeout_s)
         if timeout_s is None and isinstance(what, _ONE):
             # The most usual call by far, and what is there needs neither a list nor a wait.
             read = self.table.read(self.handle(what))
@@ -345,6 +385,40 @@ class StoreClient:
             return [self.handle(what)]
         check_count(what)
         return [self.handle(one) for one in what]
+
+    def _moved(self, value: object, device: str) -> tuple[object, StoreClient | None]:
+        """The value where it is to be put, and the store if its device arrays are to stay such."""
+        from rostral_objectstore.gpu import pickling  # who has no GPU does not pay for it
+
+        number = pickling.parse_device(device)
+        if number is None:
+            return pickling.on_host(value), None
+        return pickling.upload(value, number), self
+
+    def _get_on(self, device: str, what: What, timeout_s: float | None) -> Any:
+        from rostral_objectstore.gpu import pickling
+
+        number = pickling.parse_device(device)
+        with loading_to(device):
+            found = self.get(what, timeout_s)
+        if number is None:
+            return found
+        if is_many(what):
+            return [pickling.uploaded(value, number) for value in found]
+        return pickling.uploaded(found, number)
+
+    @property
+    def devices(self) -> DeviceTiers:
+        """The devices of this node that the store has memory of, for the device tier itself."""
+        if self._devices is None:
+            from rostral_objectstore.gpu.tier import DeviceTiers
+
+            self._devices = DeviceTiers(self)
+        return self._devices
+
+    def ask_daemon(self, method: str, body: Body, timeout_s: float | None = None) -> Body:
+        """One call of the store daemon, for the other parts of Rostral. Raises what it answers."""
+        return self._control.call(method, body, timeout_s)
 
     def _read(
         self, what: IdLike | ObjectHandle, timeout_s: float | None

@@ -102,6 +102,13 @@ class StoreConfig:
     full_timeout_s: float = 10.0
     """How long a put that finds no room waits for some before it is an error; 0: not at all."""
 
+    device_memory_bytes: int | None = None
+    """Room for arrays on each GPU, taken from it when the first array comes. None: three tenths of
+    its memory. Never more than nine tenths of what is free then."""
+
+    device_idle_s: float = 60.0
+    """A GPU that nobody has arrays on, nor a client, for so long gets its memory back."""
+
     def validate(self) -> None:
         """Raises ConfigError with everything that is wrong at once."""
         errors = []
@@ -129,6 +136,10 @@ class StoreConfig:
             uid_of(self.worker_user)
         except ConfigError as error:
             errors += error.problems
+        if self.device_memory_bytes is not None and self.device_memory_bytes < 1:
+            errors.append(f"device_memory_bytes is {self.device_memory_bytes}: at least 1")
+        if not self.device_idle_s >= 0:
+            errors.append(f"device_idle_s is {self.device_idle_s}: not negative")
         errors += self._spill_problems()
         if errors:
             raise ConfigError(

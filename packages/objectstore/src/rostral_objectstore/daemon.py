@@ -27,6 +27,7 @@ from rostral_objectstore._native.task import Tasks
 from rostral_objectstore.config import StoreConfig, machine_memory_bytes
 from rostral_objectstore.control import Body
 from rostral_objectstore.control_server import ControlServer, Session
+from rostral_objectstore.device_daemons import DeviceDaemons
 from rostral_objectstore.errors import ProtocolError, StoreRestartedError, TooManyClientsError
 from rostral_objectstore.layout import (
     CHUNK_BYTES,
@@ -101,6 +102,7 @@ class StoreDaemon:
         self._server = ControlServer(
             config.socket_path, self, worker_uid=uid_of(config.worker_user)
         )
+        self._devices = DeviceDaemons(config)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.is_parked = False
@@ -140,6 +142,8 @@ class StoreDaemon:
         """
         self._stopping = True
         await self._server.stop()
+        if not self.is_parked:
+            await self._devices.stop()
         if self.transfer is not None:
             await self.transfer.close()
         for task in list(self._tasks):
@@ -184,6 +188,8 @@ class StoreDaemon:
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
             case "fetch":
                 return await (await self._transfers()).fetch(body)
+            case "device":
+                return await self._devices.find(str(body["identity"]), str(body["backend"]))
             case "transfer_stats":
                 return (await self._transfers()).stats()
             case "transfer_address":

@@ -12,7 +12,10 @@ RostralError (rostral_gcs)
     │   └── ObjectNotTransferableError (ValueError) it refers to objects of its node
     ├── environment: the caller can wait, or give the store more
     │   ├── ObjectStoreFullError                    no room, after all that could be freed was
-    │   │   └── OutOfDiskError                      nor does a disk take anything
+    │   │   ├── OutOfDiskError                      nor does a disk take anything
+    │   │   └── DeviceFullError                     no room in a GPU's share of the store
+    │   ├── DeviceError                             a GPU, or its driver, refused
+    │   │   └── DeviceUnavailableError              no such GPU for this process, or no CuPy
     │   ├── QueueFullError                          as many tasks are queued as the queue can hold
     │   ├── PendingCallsLimitError                  as many calls of a handle wait as it allows
     │   ├── OutOfMemoryError (MemoryError)          the machine has no pages left
@@ -22,6 +25,7 @@ RostralError (rostral_gcs)
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
     │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
     │   │   ├── ObjectCorruptError                  its spill file is not what was written
+    │   │   ├── DeviceLostError                     it lay on a GPU whose store process died
     │   │   └── ObjectFreedError                    given up by hand
     │   ├── ObjectTimeoutError (TimeoutError)       not sealed in time
     │   ├── ObjectFetchError                        no holder could give the object; says why each
@@ -96,6 +100,28 @@ class OutOfDiskError(ObjectStoreFullError):
     free_bytes: int = 0
 
 
+class DeviceFullError(ObjectStoreFullError):
+    """There is no room for an array in a GPU's share of the store, nor can any be made.
+
+    Attributes:
+        device: the GPU's identity, as the driver has it.
+        need_bytes: how much was asked for.
+        capacity_bytes: the store's share of that GPU.
+    """
+
+    device: str = ""
+    need_bytes: int = 0
+    capacity_bytes: int = 0
+
+
+class DeviceError(ObjectStoreError):
+    """A GPU or its driver refused what the store asked of it."""
+
+
+class DeviceUnavailableError(DeviceError):
+    """This process has no such GPU, or nothing to use it with; the hint says what to install."""
+
+
 class OutOfMemoryError(ObjectStoreError, MemoryError):
     """The machine has no memory left for the store."""
 
@@ -148,6 +174,10 @@ class ObjectCorruptError(ObjectLostError):
 
     path: str = ""
     offset: int = 0
+
+
+class DeviceLostError(ObjectLostError):
+    """The array lay in the memory of a GPU, and the process that owned that memory is dead."""
 
 
 class ObjectFreedError(ObjectLostError):

@@ -17,11 +17,16 @@ import io
 import pickle
 from collections import ChainMap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rostral_objectstore import array_form, arrow_streams
+from rostral_objectstore.device_target import putting_into
 from rostral_objectstore.errors import ObjectKindError, ObjectStoreError
-from rostral_objectstore.tensors import REDUCERS, find_torch
+from rostral_objectstore.tensors import REDUCERS, find_tensors
+
+if TYPE_CHECKING:
+    from rostral_objectstore._native.handle import Handle
+    from rostral_objectstore.client import StoreClient
 
 KIND_PICKLE = 1
 KIND_BYTES = 2
@@ -50,12 +55,18 @@ class Serialized(NamedTuple):
 
 
 class OutOfBand:
-    """Collects a pickler's large buffers; called with each one, says whether it stays in band."""
+    """Collects a pickler's large buffers; called with each one, says whether it stays in band.
 
-    __slots__ = ("buffers",)
+    Attributes:
+        buffers: what it took.
+        contained: holds on the objects that the value refers to.
+    """
+
+    __slots__ = ("buffers", "contained")
 
     def __init__(self) -> None:
         self.buffers: list[memoryview] = []
+        self.contained: list[Handle] = []
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
         """False takes the buffer; True leaves it to the pickle."""
@@ -80,10 +91,20 @@ _WITHOUT_TENSORS = frozenset({int, float, bool, str, type(None), complex, bytear
 
 
 def serialize(value: object, metadata: bytes = b"") -> Serialized:
-    """A value as the store keeps it, and metadata beside it.
+    """A value as the store keeps it, and metadata beside it; all of it is the processor's memory.
 
     Raises: ValueError when the metadata is too long, and what pickle raises for what cannot be
         pickled.
+    """
+    return serialize_into(None, value, metadata)[0]
+
+
+def serialize_into(
+    store: StoreClient | None, value: object, metadata: bytes = b""
+) -> tuple[Serialized, list[Handle]]:
+    """`serialize` for one store: device arrays are put into its device tier.
+
+    Returns the value, and the holds on objects that it refers to.
     """
     check_metadata(metadata)
     out_of_band = OutOfBand()
@@ -92,18 +113,18 @@ def serialize(value: object, metadata: bytes = b"") -> Serialized:
     elif (array := array_form.plain_array(value)) and array[1].nbytes >= OUT_OF_BAND_BYTES_MIN:
         form, inband = KIND_ARRAY, array[0]
         out_of_band.buffers.append(array[1])
-    elif type(value) in _WITHOUT_TENSORS or not find_torch():
+    elif type(value) in _WITHOUT_TENSORS or not find_tensors():
         form = KIND_PICKLE
         inband = pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
     else:
         form = KIND_PICKLE
-        with io.BytesIO() as stream:
+        with io.BytesIO() as stream, putting_into(store) as out_of_band.contained:
             _Pickler(stream, protocol=5, buffer_callback=out_of_band).dump(value)
             inband = stream.getvalue()
     if metadata:
         form |= WITH_METADATA
         out_of_band.buffers.append(memoryview(metadata))
-    return Serialized(form, inband, out_of_band.buffers)
+    return Serialized(form, inband, out_of_band.buffers), out_of_band.contained
 
 
 def check_metadata(metadata: bytes) -> None:

@@ -1,0 +1,113 @@
+"""The store's processes for devices: started when somebody first asks for a device.
+
+Imports nothing of a device's: what it starts does. Each listens beside the store's own socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sys
+
+from rostral_objectstore.config import StoreConfig
+from rostral_objectstore.control import Body, decode_error
+from rostral_objectstore.errors import DeviceError, ProtocolError
+from rostral_objectstore.gpu.backend import BACKEND_NAMES, BACKEND_VARIABLE
+
+logger = logging.getLogger("rostral.objectstore.gpu")
+
+# Importing CuPy and making a context of the driver takes seconds, the first time on a machine more.
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+IDENTITY_LENGTH_MAX = 100
+
+
+class DeviceDaemons:
+    """One process for each device that is in use."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._config = config
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._starting = asyncio.Lock()
+
+    async def find(self, identity: str, backend: str) -> Body:
+        """Where the process for a device listens, which is started if there is none.
+
+        Raises:
+            DeviceError: it cannot be started. DeviceUnavailableError: the store has no such device.
+        """
+        if backend not in BACKEND_NAMES or not 0 < len(identity) <= IDENTITY_LENGTH_MAX:
+            raise ProtocolError(f"{identity!r:.80} of {backend!r:.80} is no device")
+        digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+        path = f"{self._config.socket_path}.{digest}"
+        async with self._starting:
+            if not await _listens(path):
+                await self._start(identity, backend, path)
+        return {"socket_path": path}
+
+    async def stop(self) -> None:
+        """Ends them all."""
+        running = [one for one in self._processes.values() if one.returncode is None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        for process in running:
+            try:
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+    async def _start(self, identity: str, backend: str, path: str) -> None:
+        settings = {
+            "store_socket": self._config.socket_path,
+            "socket_path": path,
+            "identity": identity,
+            "memory_bytes": self._config.device_memory_bytes,
+            "idle_s": self._config.device_idle_s,
+            "full_timeout_s": self._config.full_timeout_s,
+        }
+        environment = {**os.environ, BACKEND_VARIABLE: backend}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "rostral_objectstore.gpu.service", json.dumps(settings)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+        )
+        self._processes[identity] = process
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise DeviceError(
+                f"the store's process for device {identity} did not start in {START_TIMEOUT_S} s"
+            ) from None
+        said = json.loads(line) if line else {}
+        if said.get("ready"):
+            logger.info("device process started device=%s pid=%s", identity, process.pid)
+            return
+        await process.wait()
+        if "error" in said:
+            raise decode_error(said["error"])
+        raise DeviceError(
+            f"the store's process for device {identity} ended with status {process.returncode}",
+            hint="its traceback is in the store's log",
+        )
+
+
+async def _listens(path: str) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True

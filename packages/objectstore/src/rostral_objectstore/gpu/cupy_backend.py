@@ -1,0 +1,299 @@
+"""The backend of NVIDIA GPUs: the one module of Rostral that imports CuPy.
+
+CuPy's memory pool owns what is allocated, and CUDA IPC handles share it. The alternative, POSIX
+file descriptors of the driver's virtual-memory API, would let memory outlive its owner, which the
+store must not rely on anyway (nobody would then count its holders), and CuPy's pool cannot make
+such memory. What handles need, the store gives them: one allocation, whole, from its base address,
+by a process that opens none itself and that lives as long as anybody reads.
+
+The copies are the runtime's, by address: so a torch tensor needs no detour over a CuPy array, which
+some of its types do not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NoReturn
+
+from rostral_objectstore.errors import DeviceError, DeviceFullError, DeviceUnavailableError
+from rostral_objectstore.gpu.backend import ArrayForm, DeviceMemory, Source
+from rostral_objectstore.gpu.host_form import numpy_type
+
+INSTALL_HINT = (
+    "pip install 'rostral-objectstore[cuda12]', or [cuda13] for a driver of CUDA 13, on a machine "
+    "with an NVIDIA GPU and its driver"
+)
+
+try:
+    import cupy
+    from cupy.cuda import runtime
+    from cupy.cuda.memory import OutOfMemoryError
+except ImportError as error:
+    raise DeviceUnavailableError(
+        f"device memory needs CuPy, which cannot be imported: {str(error).strip()[-200:]}",
+        hint=INSTALL_HINT,
+    ) from error
+
+
+@contextlib.contextmanager
+def _translated(device: int | None = None) -> Iterator[None]:
+    """Has CUDA's errors come out as ours, inside with the device as the current one."""
+    try:
+        if device is None:
+            yield
+        else:
+            with cupy.cuda.Device(device):
+                yield
+    except OutOfMemoryError as error:
+        raise DeviceFullError(f"the device has no memory left: {error}") from error
+    except runtime.CUDARuntimeError as error:
+        raise DeviceError(f"the GPU's driver says: {error}") from error
+
+
+class _Allocated:
+    """Memory of our own, from CuPy's pool."""
+
+    def __init__(self, pool: Any, memory: Any) -> None:
+        self._pool, self._memory = pool, memory
+        self.pointer: int = memory.ptr
+
+    def close(self) -> None:
+        self._memory = None
+        self._pool.free_all_blocks()
+
+
+class _Opened:
+    """Another process's memory, mapped."""
+
+    def __init__(self, device: int, pointer: int) -> None:
+        self.pointer, self._device, self._is_open = pointer, device, True
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            with contextlib.suppress(DeviceError), _translated(self._device):
+                runtime.ipcCloseMemHandle(self.pointer)
+
+    def __del__(self) -> None:
+        # At the end of the interpreter CuPy may be gone before us; the driver unmaps then.
+        if not sys.is_finalizing():
+            self.close()
+
+
+class _Event:
+    """CUDA events, all of which have to pass."""
+
+    def __init__(self, events: Sequence[Any]) -> None:
+        self._events = events
+
+    def synchronize(self) -> None:
+        with _translated():
+            for event in self._events:
+                event.synchronize()
+
+
+class _Stream:
+    """A stream that does not wait for the default one, nor that for it."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        with _translated(device):
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+
+    def follow(self, source: Source) -> None:
+        with _translated(self._device):
+            event = cupy.cuda.Event(disable_timing=True)
+            runtime.eventRecord(event.ptr, source.after)
+            self._stream.wait_event(event)
+
+    def copy(self, target: int, source: int, size_bytes: int) -> None:
+        self._copy(target, source, size_bytes, runtime.memcpyDeviceToDevice)
+
+    def upload(self, target: int, source: memoryview) -> None:
+        self._copy(target, _address(source), source.nbytes, runtime.memcpyHostToDevice)
+
+    def download(self, target: memoryview, source: int) -> None:
+        self._copy(_address(target), source, target.nbytes, runtime.memcpyDeviceToHost)
+
+    def record(self) -> _Event:
+        with _translated(self._device):
+            event = cupy.cuda.Event(block=False, disable_timing=True)
+            event.record(self._stream)
+        return _Event([event])
+
+    def _copy(self, target: int, source: int, size_bytes: int, kind: int) -> None:
+        with _translated(self._device):
+            runtime.memcpyAsync(target, source, size_bytes, kind, self._stream.ptr)
+
+
+class CupyBackend:
+    """Implements `Backend`."""
+
+    name: Literal["cupy"] = "cupy"
+
+    def __init__(self) -> None:
+        self._pool = cupy.cuda.MemoryPool()
+        self._identities: dict[int, str] = {}
+
+    def device_count(self) -> int:
+        """0 too where there is no driver."""
+        try:
+            return int(runtime.getDeviceCount())
+        except runtime.CUDARuntimeError:
+            return 0
+
+    def identity(self, device: int) -> str:
+        """Its address on the PCI bus, which all processes of the machine see."""
+        known = self._identities.get(device)
+        if known is None:
+            with _translated():
+                known = str(runtime.deviceGetPCIBusId(device))
+            self._identities[device] = known
+        return known
+
+    def memory_info(self, device: int) -> tuple[int, int]:
+        """See `Backend`."""
+        with _translated(device):
+            free, total = runtime.memGetInfo()
+        return int(free), int(total)
+
+    def allocate(self, device: int, size_bytes: int) -> _Allocated:
+        """See `Backend`. An allocation of the pool that is empty begins at CUDA's own address."""
+        with _translated(device):
+            self._pool.free_all_blocks()
+            return _Allocated(self._pool, self._pool.malloc(size_bytes))
+
+    def export(self, memory: DeviceMemory) -> bytes:
+        """See `Backend`."""
+        with _translated():
+            return bytes(runtime.ipcGetMemHandle(memory.pointer))
+
+    def open(self, device: int, handle: bytes, size_bytes: int) -> _Opened:
+        """See `Backend`."""
+        with _translated(device):
+            flags = runtime.cudaIpcMemLazyEnablePeerAccess
+            return _Opened(device, runtime.ipcOpenMemHandle(handle, flags))
+
+    def stream(self, device: int) -> _Stream:
+        """See `Backend`."""
+        return _Stream(device)
+
+    def fence(self, device: int) -> _Event:
+        """The default stream waits for all blocking ones; those that do not wait we cannot know."""
+        with _translated(device):
+            event = cupy.cuda.Event(disable_timing=True)
+            event.record(cupy.cuda.Stream.null)
+        return _Event([event])
+
+    def pinned(self, size_bytes: int) -> memoryview:
+        """See `Backend`."""
+        with _translated():
+            return memoryview(cupy.cuda.alloc_pinned_memory(size_bytes)).cast("B")[:size_bytes]
+
+    def source(self, value: object) -> Source | None:
+        """CuPy's arrays, torch's CUDA tensors, and by DLPack what says that it lies on CUDA."""
+        if type(value) is cupy.ndarray:
+            return _of_cupy(value, "cupy")
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(value, torch.Tensor):
+            return _of_torch(torch, value) if value.is_cuda else None
+        if not hasattr(value, "__dlpack_device__"):
+            return None
+        if value.__dlpack_device__()[0] != _DLPACK_CUDA:
+            return None
+        # CuPy has the other library make its current stream wait.
+        return _of_cupy(cupy.from_dlpack(value), "jax")
+
+    def array(
+        self, form: ArrayForm, device: int, pointer: int, size_bytes: int, owner: object
+    ) -> Any:
+        """See `Backend`."""
+        memory = cupy.cuda.UnownedMemory(pointer, size_bytes, owner, device)
+        return _as_framework(form, device, cupy.cuda.MemoryPointer(memory, 0), size_bytes)
+
+    def to_device(self, form: ArrayForm, device: int, data: memoryview) -> Any:
+        """See `Backend`."""
+        with _translated(device):
+            memory = cupy.cuda.alloc(max(data.nbytes, 1))
+            stream = cupy.cuda.get_current_stream()
+            if data.nbytes:
+                runtime.memcpyAsync(
+                    memory.ptr, _address(data), data.nbytes, runtime.memcpyHostToDevice, stream.ptr
+                )
+            stream.synchronize()
+        return _as_framework(form, device, memory, data.nbytes)
+
+
+_DLPACK_CUDA = 2
+
+
+def _address(view: memoryview) -> int:
+    import numpy as np
+
+    return np.frombuffer(view, np.uint8).ctypes.data if view.nbytes else 0
+
+
+def _of_cupy(array: Any, framework: Literal["cupy", "jax"]) -> Source:
+    device = int(array.device.id)
+    with _translated(device):
+        array = cupy.ascontiguousarray(array)
+        after = cupy.cuda.get_current_stream().ptr
+    form = ArrayForm(framework=framework, dtype=array.dtype.name, shape=tuple(array.shape))
+    return Source(
+        form=form,
+        device=device,
+        pointer=array.data.ptr,
+        size_bytes=array.nbytes,
+        keep=array,
+        after=after,
+    )
+
+
+def _of_torch(torch: Any, tensor: Any) -> Source:
+    values = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    device = int(values.device.index)
+    form = ArrayForm(
+        framework="torch",
+        dtype=str(values.dtype).removeprefix("torch."),
+        shape=tuple(values.shape),
+    )
+    return Source(
+        form=form,
+        device=device,
+        pointer=values.data_ptr(),
+        size_bytes=values.nbytes,
+        keep=values,
+        after=torch.cuda.current_stream(device).cuda_stream,
+    )
+
+
+def _as_framework(form: ArrayForm, device: int, memory: Any, size_bytes: int) -> Any:
+    """The array over that memory, of the library it was put from if this process has that."""
+    with _translated(device):
+        if form.framework == "torch" and "torch" in sys.modules:
+            torch = sys.modules["torch"]
+            flat = torch.from_dlpack(cupy.ndarray((size_bytes,), "uint8", memory))
+            return flat.view(getattr(torch, form.dtype)).reshape(form.shape)
+        array = cupy.ndarray(form.shape, numpy_type(form.dtype), memory)
+        if form.framework == "jax" and "jax" in sys.modules:
+            return sys.modules["jax"].dlpack.from_dlpack(array)
+        return array
+
+
+def make() -> CupyBackend:
+    """The backend, for `load_backend`. Raises DeviceUnavailableError where there is no GPU."""
+    backend = CupyBackend()
+    if backend.device_count() == 0:
+        _refuse()
+    return backend
+
+
+def _refuse() -> NoReturn:
+    try:
+        runtime.getDeviceCount()
+        why = "CUDA_VISIBLE_DEVICES leaves this process none"
+    except runtime.CUDARuntimeError as error:
+        why = str(error)
+    raise DeviceUnavailableError(f"this process has no GPU: {why}", hint=INSTALL_HINT)
