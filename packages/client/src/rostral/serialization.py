@@ -18,8 +18,10 @@ import cloudpickle  # type: ignore[import-untyped]
 from rostral.exceptions import NotPicklableError
 from rostral.object_ref import CollectedRefs, ObjectRef
 from rostral.serializers import REGISTERED
+from rostral_objectstore._native.handle import Handle
+from rostral_objectstore.device_target import any_store, putting_into
 from rostral_objectstore.serialization import KIND_BYTES, KIND_PICKLE, OutOfBand
-from rostral_objectstore.tensors import REDUCERS, find_torch
+from rostral_objectstore.tensors import REDUCERS, find_tensors
 
 SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
 # How far into containers the look for plain values goes: further, it costs more than cloudpickle.
@@ -65,14 +67,20 @@ def _is_array(value: Any) -> bool:
 def dumps(value: object, out_of_band: OutOfBand | None = None) -> bytes:
     """Pickles a value, its large buffers beside it if `out_of_band` is given.
 
-    Raises NotPicklableError.
+    Arrays on a GPU stay there then: the value refers to them.
+
+    Raises NotPicklableError, DeviceFullError.
     """
     try:
         if is_plain(value):
             return pickle.dumps(value, protocol=5, buffer_callback=out_of_band)
         with io.BytesIO() as stream:
-            find_torch()
-            _Pickler(stream, protocol=5, buffer_callback=out_of_band).dump(value)
+            pickler = _Pickler(stream, protocol=5, buffer_callback=out_of_band)
+            if find_tensors() and out_of_band is not None:
+                with putting_into(any_store()) as out_of_band.contained:
+                    pickler.dump(value)
+            else:
+                pickler.dump(value)
             return stream.getvalue()
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise NotPicklableError(
@@ -95,12 +103,12 @@ def first_unpicklable(values: Iterable[tuple[str, object]]) -> str | None:
 
 
 class Packed:
-    """A value as the object table takes it."""
+    """A value as the object table takes it. `refs` are the objects that it refers to."""
 
     __slots__ = ("buffers", "inband", "kind", "refs")
 
     def __init__(
-        self, kind: int, inband: bytes, buffers: list[memoryview], refs: list[ObjectRef[Any]]
+        self, kind: int, inband: bytes, buffers: list[memoryview], refs: list[Handle]
     ) -> None:
         self.kind, self.inband, self.buffers, self.refs = kind, inband, buffers, refs
 
@@ -115,4 +123,4 @@ def pack(value: Any) -> Packed:
     out_of_band = OutOfBand()
     with CollectedRefs() as refs:
         inband = dumps(value, out_of_band)
-    return Packed(KIND_PICKLE, inband, out_of_band.buffers, refs)
+    return Packed(KIND_PICKLE, inband, out_of_band.buffers, [*refs, *out_of_band.contained])
