@@ -23,6 +23,7 @@ from rostral.progress import ProgressReporter
 from rostral.run_limit import RunLimit
 from rostral.runtime import Runtime, TaskScope
 from rostral.sweeper import sweep_timeout_ns
+from rostral.visible_devices import VisibleDevices
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.task import ClaimedTask
 from rostral_objectstore.client import StoreClient
@@ -66,10 +67,12 @@ def main(start: WorkerStart) -> None:
     told = scheduler.call(
         "register_worker", {"slot": store.slot, "pid": os.getpid(), "worker_id": start.worker_id}
     )
+    devices = VisibleDevices(start, told["node_gpu_count"])
     sys.stdout = NamedOutput(sys.stdout, scheduler)
     sys.stderr = NamedOutput(sys.stderr, scheduler)
     if start.kind == "actor":
         assignment = told["assignment"]
+        devices.show(assignment["gpu_ids"])
         try:
             runtime = join_job(store, scheduler, start, assignment["job_id"], told["job"])
         except RuntimeEnvSetupError as error:
@@ -78,7 +81,7 @@ def main(start: WorkerStart) -> None:
             return
         run_actor(runtime, assignment)
     else:
-        run_worker(store, scheduler, start)
+        run_worker(store, scheduler, start, devices)
 
 
 def leave_when_told(topic: str, body: dict[str, Any]) -> None:
@@ -155,7 +158,9 @@ def _apply_logging(text: str, start: WorkerStart, job_id: bytes) -> None:
     logging_config.apply(logging_config.decode(text), facts)
 
 
-def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart) -> None:
+def run_worker(
+    store: StoreClient, scheduler: ControlClient, start: WorkerStart, devices: VisibleDevices
+) -> None:
     """Claims and runs tasks, one after the other, until the scheduler ends this process.
 
     Returns when a function has run as often as one process may run it.
@@ -169,6 +174,9 @@ def run_worker(store: StoreClient, scheduler: ControlClient, start: WorkerStart)
         if task is None:
             tasks.sweep()
             continue
+        if devices.is_managed and (task.queue != queue or devices.are_shown):
+            # Another shape, or the same granted anew, and with it perhaps another GPU.
+            devices.show(scheduler.call("worker_resources", {})["gpu_ids"])
         if runtime is None:
             job_id = Queue(store.segment, task.queue).job_id
             try:

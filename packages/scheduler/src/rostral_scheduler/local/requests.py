@@ -17,7 +17,7 @@ from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
-from rostral_scheduler.core.resources import ResourceSet
+from rostral_scheduler.core.resources import GPU, ResourceSet
 from rostral_scheduler.core.where import NodeFacts, Where, check_here
 from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
 from rostral_scheduler.local.actor_making import ActorMaking
@@ -235,11 +235,13 @@ class Requests:
         worker = self._pool.register(session, body["worker_id"], body["pid"], body["slot"])
         session.state["worker"] = worker
         self._scheduler.worker_ready(worker)
+        node_gpu_count = self._scheduler.policy.resources.total.as_floats().get(GPU, 0.0)
         if worker.actor_id is None:
-            return {}
+            return {"node_gpu_count": node_gpu_count}
         actor = self._actors.get(worker.actor_id)
         # All at once: each question more that an actor asks at its start delays its first answer.
         return {
+            "node_gpu_count": node_gpu_count,
             "assignment": self._assignment(actor, worker),
             "job": self._job_facts(actor.job_id, worker),
         }
