@@ -28,14 +28,16 @@ class Putting:
         store: to put its device arrays into.
         contained: holds on the host objects of these arrays, for the value to refer to.
         copies: what must be done before the value may be read.
+        sources: what must live until then.
     """
 
-    __slots__ = ("contained", "copies", "store")
+    __slots__ = ("contained", "copies", "sources", "store")
 
     def __init__(self, store: StoreClient) -> None:
         self.store = store
         self.contained: list[Handle] = []
         self.copies: list[_Finishing] = []
+        self.sources: list[object] = []
 
 
 class _Target(threading.local):

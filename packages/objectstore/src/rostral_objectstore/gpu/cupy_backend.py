@@ -13,6 +13,7 @@ some of its types do not have.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn
@@ -55,8 +56,8 @@ def _translated(device: int | None = None) -> Iterator[None]:
 class _Allocated:
     """Memory of our own, from CuPy's pool."""
 
-    def __init__(self, pool: Any, memory: Any) -> None:
-        self._pool, self._memory = pool, memory
+    def __init__(self, pool: Any, memory: Any, device: int) -> None:
+        self._pool, self._memory, self.device = pool, memory, device
         self.pointer: int = memory.ptr
 
     def close(self) -> None:
@@ -163,11 +164,12 @@ class CupyBackend:
         """See `Backend`. An allocation of the pool that is empty begins at CUDA's own address."""
         with _translated(device):
             self._pool.free_all_blocks()
-            return _Allocated(self._pool, self._pool.malloc(size_bytes))
+            return _Allocated(self._pool, self._pool.malloc(size_bytes), device)
 
     def export(self, memory: DeviceMemory) -> bytes:
         """See `Backend`."""
-        with _translated():
+        assert isinstance(memory, _Allocated)
+        with _translated(memory.device):
             return bytes(runtime.ipcGetMemHandle(memory.pointer))
 
     def open(self, device: int, handle: bytes, size_bytes: int) -> _Opened:
@@ -278,7 +280,7 @@ def _as_framework(form: ArrayForm, device: int, memory: Any, size_bytes: int) ->
             return flat.view(getattr(torch, form.dtype)).reshape(form.shape)
         array = cupy.ndarray(form.shape, numpy_type(form.dtype), memory)
         if form.framework == "jax" and "jax" in sys.modules:
-            return sys.modules["jax"].dlpack.from_dlpack(array)
+            return importlib.import_module("jax.dlpack").from_dlpack(array)
         return array
 
 

@@ -156,6 +156,7 @@ class DeviceTier:
             target = self._memory.pointer + told["offset"]
             self._stream.copy(target, source.pointer, source.size_bytes)
             putting.copies.append(self._stream.record())
+            putting.sources.append(source)
         putting.contained.append(handle)
         return Place(self.identity, self.incarnation, packed, told["entry"], told["generation"])
 
