@@ -226,7 +226,7 @@ def main() -> int:
     try:
         backend = own_backend()
     except DeviceUnavailableError as error:
-        console.print(f"SKIP: no GPU is measured. {error}")
+        console.print(f"SKIP: no GPU is measured. {error}", markup=False)
         return 0
     rows = run([size for size in SIZES_BYTES if size <= arguments.size_max])
     console.print(shown(rows))

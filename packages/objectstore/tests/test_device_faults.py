@@ -8,7 +8,14 @@ import signal
 import numpy as np
 import pytest
 
-from rostral_objectstore.errors import DeviceLostError, ObjectLostError
+from rostral_objectstore.errors import (
+    DeviceLostError,
+    DeviceUnavailableError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ProtocolError,
+)
+from rostral_objectstore.gpu.backend import own_backend
 
 from .device_arrays import on_device, on_host, ramp
 from .device_store import DEVICE_BYTES, DeviceStore, used_bytes
@@ -89,3 +96,29 @@ def kill_owner(device_store: DeviceStore) -> None:
         tier for client in device_store.store._clients for tier in client.devices._tiers.values()
     ]
     until(lambda: all(tier.closed for tier in tiers), "the news of the owner's death")
+
+
+def test_a_device_that_the_store_does_not_have_is_an_error(device_store: DeviceStore) -> None:
+    client = device_store.connect()
+    backend = own_backend().name
+    with pytest.raises(DeviceUnavailableError, match="sees no device NONE-7"):
+        client.devices.of("NONE-7", backend)
+    with pytest.raises(ProtocolError, match="is no device"):
+        client.devices.of("x" * 200, backend)
+    with pytest.raises(ProtocolError, match="is no device"):
+        client.devices.of("NONE-7", "../../evil")
+
+
+def test_a_message_that_names_no_array_is_refused(device_store: DeviceStore) -> None:
+    device_store.store.quiet = False  # a request without its fields is logged
+    client = device_store.connect()
+    handle = client.put(on_device(ramp(10)))
+    tier = next(iter(client.devices._tiers.values()))
+    for body in ({"packed": b"short"}, {"packed": 7}, {}):
+        with pytest.raises(ProtocolError):
+            tier._ask("allocate", {"size_bytes": 1, **body})
+    with pytest.raises(ProtocolError, match="has no method"):
+        tier._ask("format", {})
+    with pytest.raises(ObjectNotFoundError):
+        tier._ask("write_host_object", {"packed": bytes(28)})
+    assert np.array_equal(on_host(client.get(handle)), ramp(10))
