@@ -185,7 +185,7 @@ class StoreClient:
         store: StoreClient | None = self
         if device is not None:
             value, store = self._moved(value, device)
-        (kind, inband, buffers), contained = serialize_into(store, value, metadata)
+        kind, inband, buffers, contained = serialize_into(store, value, metadata)
         handle = self.table.put(ObjectHandle, new_id_bytes(id), kind, inband, buffers, contained)
         if pin:
             self.pin(handle)
@@ -293,13 +293,13 @@ class StoreClient:
             10,000 objects in one call; DeviceLostError for what lay on a GPU whose part of the
             store died; DeviceUnavailableError for a GPU that this process does not have.
         """
-        if device is not None:
-            return self._get_on(device, what, timeout_s)
-        if timeout_s is None and isinstance(what, _ONE):
+        if timeout_s is None and device is None and isinstance(what, _ONE):
             # The most usual call by far, and what is there needs neither a list nor a wait.
             read = self.table.read(self.handle(what))
             if read is not None:
                 return deserialize(read[0], read[2], read[3])
+        if device is not None:
+            return self._get_on(device, what, timeout_s)
         handles = self._handles(what)
         if self.wait(handles, timeout_s=timeout_s) < len(handles):
             raise self._late(handles, timeout_s)

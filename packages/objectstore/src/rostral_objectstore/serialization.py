@@ -96,15 +96,16 @@ def serialize(value: object, metadata: bytes = b"") -> Serialized:
     Raises: ValueError when the metadata is too long, and what pickle raises for what cannot be
         pickled.
     """
-    return serialize_into(None, value, metadata)[0]
+    kind, inband, buffers, _ = serialize_into(None, value, metadata)
+    return Serialized(kind, inband, buffers)
 
 
 def serialize_into(
     store: StoreClient | None, value: object, metadata: bytes = b""
-) -> tuple[Serialized, list[Handle]]:
+) -> tuple[int, bytes, list[memoryview], list[Handle]]:
     """`serialize` for one store: device arrays are put into its device tier.
 
-    Returns the value, and the holds on objects that it refers to.
+    Returns kind, in-band bytes and buffers of the value, and holds on the objects it refers to.
     """
     check_metadata(metadata)
     out_of_band = OutOfBand()
@@ -124,7 +125,7 @@ def serialize_into(
     if metadata:
         form |= WITH_METADATA
         out_of_band.buffers.append(memoryview(metadata))
-    return Serialized(form, inband, out_of_band.buffers), out_of_band.contained
+    return form, inband, out_of_band.buffers, out_of_band.contained
 
 
 def check_metadata(metadata: bytes) -> None:
