@@ -70,6 +70,7 @@ class DeviceDaemons:
             "memory_bytes": self._config.device_memory_bytes,
             "idle_s": self._config.device_idle_s,
             "full_timeout_s": self._config.full_timeout_s,
+            "worker_user": self._config.worker_user,
         }
         environment = {**os.environ, BACKEND_VARIABLE: backend}
         process = await asyncio.create_subprocess_exec(

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from rostral_gcs.services.users import uid_of
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.control import Body
 from rostral_objectstore.control_server import ControlServer, Session
@@ -60,6 +61,7 @@ class DeviceDaemonConfig:
         memory_bytes: of the device, taken at once and kept; None: three tenths of it.
         idle_s: with no array and no client for so long, it ends.
         full_timeout_s: how long who finds no room waits for some.
+        worker_user: another user who is answered too, as by the store; None: nobody.
     """
 
     store_socket: str
@@ -68,6 +70,7 @@ class DeviceDaemonConfig:
     memory_bytes: int | None
     idle_s: float
     full_timeout_s: float
+    worker_user: str | None = None
 
 
 class DeviceDaemon:
@@ -98,7 +101,9 @@ class DeviceDaemon:
         # One thread at a time is at the buffers: the loop's for what is quick, else the worker.
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, "rostral-device")
-        self._server = ControlServer(config.socket_path, self)
+        self._server = ControlServer(
+            config.socket_path, self, worker_uid=uid_of(config.worker_user)
+        )
         self._sessions = 0
         self._clock = 0
 
