@@ -24,7 +24,9 @@ from rostral_rl.arrays import SpaceArray
 from rostral_rl.checkpoint import replace_file, unwritable
 from rostral_rl.errors import MissingExtraError, ModelRejectedError
 from rostral_rl.heads import MASKED
+from rostral_rl.net import PIXEL
 from rostral_rl.policy import Policy
+from rostral_rl.recurrent import RecurrentPolicy
 
 try:
     import onnx
@@ -44,18 +46,20 @@ PARITY_ROWS = 64
 def export_onnx(policy: Policy, file: str | os.PathLike[str]) -> None:
     """Writes a policy's best actions as an ONNX graph: "obs" (N, *shape) to "action" (N, ...).
 
-    A Dict or Tuple observation goes in flattened, as `spaces.stored` describes it. The file is
-    checked before it is written: by ONNX's own checker, and by running it beside the policy.
+    A policy with memory has a second input "state" (N, S) and a second output "next_state". A Dict
+    or Tuple observation goes in flattened, as `spaces.stored` describes it. The file is checked
+    before it is written: by ONNX's own checker, and by running it beside the policy.
 
     Raises:
         ModelRejectedError: The graph's actions differ from the policy's; our bug.
         FolderUnwritableError: The file cannot be written.
         MissingExtraError: The `onnx` extra is not installed.
     """
-    from rostral_rl.serve.onnx import OnnxPolicy
+    from rostral_rl.serve.onnx import OnnxPolicy, OnnxRecurrent
 
     content = _Graph(policy).model().SerializeToString()
-    check_parity(policy, OnnxPolicy(content, name=str(file)))
+    form = OnnxRecurrent if policy.spec.lstm else OnnxPolicy
+    check_parity(policy, form(content, name=str(file)))
     try:
         replace_file(Path(file), content)
     except OSError as error:
@@ -71,16 +75,26 @@ def check_parity(policy: Policy, exported: Any, *, seed: int = 0) -> None:
     space = spaces.stored(policy.observation_space)
     space.seed(seed)
     batch = np.stack([np.asarray(space.sample()) for _ in range(PARITY_ROWS)])
-    ours, theirs = policy.act(batch), exported.act(batch)
+    if isinstance(policy, RecurrentPolicy):
+        start = policy.start(len(batch))
+        ours, theirs = policy.step(batch, start)[0], exported.step(batch, start)[0]
+        some = np.random.default_rng(seed).uniform(-1.0, 1.0, start.shape).astype(np.float32)
+        same = _close(policy.step(batch, some)[1], exported.step(batch, some)[1])
+    else:
+        ours, theirs, same = policy.act(batch), exported.act(batch), True
     if ours.dtype.kind == "f":
-        same = np.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        same = same and _close(ours, theirs)
     else:
         # Where two choices are as good as equal, either may win.
         outputs = np.sort(policy.outputs(batch), axis=1)
         close = np.isclose(outputs[:, -1:], outputs[:, -2:-1], rtol=1e-4, atol=1e-5)
-        same = bool(np.all((ours == theirs).reshape(len(batch), -1) | close))
+        same = same and bool(np.all((ours == theirs).reshape(len(batch), -1) | close))
     if not same:
         raise ModelRejectedError("the exported graph acts differently from the policy")
+
+
+def _close(ours: SpaceArray, theirs: SpaceArray) -> bool:
+    return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-5))
 
 
 class _Graph:
@@ -90,30 +104,87 @@ class _Graph:
         self._policy = policy
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        self._activation = "Tanh" if policy.spec.activation == "tanh" else "Relu"
 
     def model(self) -> Any:
         """The whole file."""
-        policy, spec = self._policy, self._policy.spec
+        spec = self._policy.spec
         features = self._features("obs")
-        value = features
-        if "obs.mean" in policy.weights:
-            value = self._add("Sub", value, policy.weights["obs.mean"])
-            value = self._add("Div", value, policy.weights["obs.std"])
-            clip = np.float32(forward.OBS_CLIP)
-            value = self._add("Clip", value, -clip, clip)
-        activation = "Tanh" if spec.activation == "tanh" else "Relu"
+        value = self._seen(features)
         layers = len(spec.widths) - 1
-        for i in range(layers):
-            weight, bias = policy.weights[f"pi.{i}.weight"], policy.weights[f"pi.{i}.bias"]
-            value = self._add("Gemm", value, weight, bias)
-            if i < layers - 1:
-                value = self._add(activation, value)
+        if spec.is_shared:
+            value, layers = self._trunk(value), 1
+        value = self._layers("pi", value, layers, ends=True)
         if spec.mask_at is not None:
             mask = self._slice(features, spec.mask_at, spec.mask_at + spec.outputs)
             allowed = self._add("Greater", mask, np.float32(0.5))
             value = self._add("Where", allowed, value, MASKED)
         self._act(value)
         return self._finish()
+
+    def _seen(self, features: str) -> str:
+        """Features as the first layer reads them: pixels scaled, all else normalised."""
+        policy = self._policy
+        if policy.spec.conv and policy.observation_space.dtype == np.uint8:
+            return self._add("Mul", features, PIXEL)
+        if "obs.mean" not in policy.weights:
+            return features
+        value = self._add("Sub", features, policy.weights["obs.mean"])
+        value = self._add("Div", value, policy.weights["obs.std"])
+        clip = np.float32(forward.OBS_CLIP)
+        return self._add("Clip", value, -clip, clip)
+
+    def _layers(self, name: str, value: str, count: int, *, ends: bool) -> str:
+        """Linear layers, each but the last of a net with its activation."""
+        for i in range(count):
+            weight, bias = (self._policy.weights[f"{name}.{i}.{p}"] for p in ("weight", "bias"))
+            value = self._add("Gemm", value, weight, bias)
+            if i < count - 1 or not ends:
+                value = self._add(self._activation, value)
+        return value
+
+    def _trunk(self, value: str) -> str:
+        """What actor and critic share: convolutions, hidden layers, memory."""
+        spec = self._policy.spec
+        if spec.conv:
+            value = self._convolutions(value)
+        value = self._layers("trunk", value, len(spec.hidden), ends=False)
+        return self._memory(value) if spec.lstm else value
+
+    def _convolutions(self, value: str) -> str:
+        spec, weights = self._policy.spec, self._policy.weights
+        assert spec.image is not None
+        high, wide, channels = spec.image
+        if spec.channels_first:
+            value = self._add("Reshape", value, np.array((-1, channels, high, wide), np.int64))
+        else:
+            value = self._add("Reshape", value, np.array((-1, high, wide, channels), np.int64))
+            value = self._add("Transpose", value, perm=(0, 3, 1, 2))
+        for i, (_, _, stride) in enumerate(spec.conv):
+            kernel = weights[f"conv.{i}.weight"].transpose(3, 2, 0, 1)
+            value = self._add(
+                "Conv", value, kernel, weights[f"conv.{i}.bias"], strides=(stride, stride)
+            )
+            value = self._add(self._activation, value)
+        value = self._add("Transpose", value, perm=(0, 2, 3, 1))
+        return self._add("Reshape", value, np.array((0, -1), np.int64))
+
+    def _memory(self, value: str) -> str:
+        """One step of the layer with memory; writes "next_state"."""
+        weights, width = self._policy.weights, self._policy.spec.lstm
+        hidden, cell = self._slice("state", 0, width), self._slice("state", width, 2 * width)
+        gates = self._add(
+            "Add",
+            self._add("Gemm", value, weights["lstm.weight"], weights["lstm.bias"]),
+            self._add("MatMul", hidden, weights["lstm.memory"]),
+        )
+        parts = [self._slice(gates, k * width, (k + 1) * width) for k in range(4)]
+        take, keep, show = (self._add("Sigmoid", parts[k]) for k in (0, 1, 3))
+        new = self._add("Mul", take, self._add("Tanh", parts[2]))
+        cell = self._add("Add", self._add("Mul", keep, cell), new)
+        hidden = self._add("Mul", show, self._add("Tanh", cell))
+        self._nodes.append(helper.make_node("Concat", [hidden, cell], ["next_state"], axis=1))
+        return hidden
 
     def _features(self, name: str) -> str:
         """What `spaces.features` makes of "obs"."""
@@ -192,13 +263,12 @@ class _Graph:
     def _finish(self) -> Any:
         policy = self._policy
         stored = spaces.stored(policy.observation_space)
-        graph = helper.make_graph(
-            self._nodes,
-            "policy",
-            [_value("obs", stored)],
-            [_value("action", policy.action_space)],
-            self._constants,
-        )
+        inputs, outputs = [_value("obs", stored)], [_value("action", policy.action_space)]
+        if policy.spec.lstm:
+            state = gym_spaces.Box(-np.inf, np.inf, (policy.spec.state_width,), np.float32)
+            inputs.append(_value("state", state))
+            outputs.append(_value("next_state", state))
+        graph = helper.make_graph(self._nodes, "policy", inputs, outputs, self._constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         """Counts the answer once it is whole."""
         self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
-        if not separator or len(body) < content_length(head):
+        if not separator or not is_whole(head, body):
             return
         self._received = b""
         failure = "" if head.startswith(b"HTTP/1.1 200") else (head + body)[:300].decode("latin-1")
@@ -60,9 +60,12 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-def content_length(head: bytes) -> int:
-    """Bytes of the body that a response's head announces."""
-    return int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+def is_whole(head: bytes, body: bytes) -> bool:
+    """Whether a response's body has come to its end: by its length, or by its last chunk."""
+    _, announced, length = head.lower().partition(b"content-length: ")
+    if announced:
+        return len(body) >= int(length.split(b"\r\n")[0])
+    return body.endswith(b"0\r\n\r\n")
 
 
 class Load:
