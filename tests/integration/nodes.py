@@ -165,3 +165,7 @@ class Marks:
     def count(self) -> int:
         """Runs so far."""
         return len(os.listdir(self.path))
+
+    def has(self, count: int) -> bool:
+        """Whether there were so many runs."""
+        return self.count() >= count

@@ -26,8 +26,11 @@ TOTAL_BYTES = 3 * 64 * MIB
 OF_GAPS = ("move.copied", "move.left", "move.renamed")
 OF_SPARSE_FILES = ("reclaim.rewritten",)
 OF_DAMAGE = ("lose.marked",)
+OF_REVIVING = ("revive.opened", "revive.pending")
 OF_SPILLING = [
-    name for name in failpoints.DAEMON_NAMES if name not in OF_GAPS + OF_SPARSE_FILES + OF_DAMAGE
+    name
+    for name in failpoints.DAEMON_NAMES
+    if name not in OF_GAPS + OF_SPARSE_FILES + OF_DAMAGE + OF_REVIVING
 ]
 
 ATTACH = (
@@ -153,4 +156,27 @@ def test_a_reader_of_a_lost_object_is_told_though_the_daemon_died_in_it(
         reader.end()
     assert caught.value.name in ("ObjectCorruptError", "ObjectLostError")
     owner.do("del kept")
+    scene.expect_nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", OF_REVIVING)
+def test_what_was_to_be_made_again_can_be_though_the_daemon_died_in_it(
+    scene: Scene, step: str
+) -> None:
+    scene.manager.start(armed=f"{step}=kill@1")
+    peer = scene.peer(1)
+    peer.do("from rostral_objectstore._native import elsewhere")
+    peer.do("lost = client.handle('6c' * 20)")
+    peer.do("elsewhere.seal_elsewhere(client.table, lost, 1, 0, 1000)")
+    peer.begin("client.revive([lost])")
+    scene.replace_the_dead(step)
+    with contextlib.suppress(PeerError):
+        peer.end()
+    expected = step == "revive.pending"
+    assert peer.ask("client.table.state(lost)") == (1 if expected else 6)
+    assert peer.ask("client.revive([lost])") == [not expected]
+    peer.do("client.table.fill(lost, 1, b'made again', [], [])")
+    assert peer.ask("client.contains(lost)") is True
+    peer.do("del lost")
     scene.expect_nothing_left()

@@ -27,6 +27,7 @@ RostralError
 │   └── OutOfDiskError            nor on the disk that it spills to
 ├── ObjectLostError               all copies are gone
 │   ├── ObjectFreedError          given up by hand, with `free`
+│   ├── ObjectReconstructionFailedError   nor can its task run again: `reason` says why
 │   └── ReferenceCountError (AssertionError)   gone although it was held
 ├── OutOfBandReferenceError       a reference was pickled by hand, where that is not allowed
 ├── NotConnectedError (RuntimeError)           used before init or after shutdown
@@ -59,6 +60,7 @@ from rostral_objectstore.errors import (
     ObjectFreedError,
     ObjectLostError,
     ObjectNotFoundError,
+    ObjectReconstructionFailedError,
     ObjectStoreError,
     ObjectStoreFullError,
     OutOfDiskError,
@@ -290,7 +292,6 @@ AsyncioActorExit = ActorExit
 AuthenticationError = UnauthenticatedError
 LocalRayletDiedError = ClusterUnavailableError
 ObjectFetchTimedOutError = ObjectFetchTimeoutError
-ObjectReconstructionFailedError = ObjectLostError
 ObjectRefStreamEndOfStreamError = StopIteration
 OufOfBandObjectRefSerializationException = OutOfBandReferenceError  # misspelt there
 OutOfBandObjectRefSerializationException = OutOfBandReferenceError

@@ -16,13 +16,16 @@ from rostral.exceptions import ReferenceCountError, RostralError, TaskError, Use
 from rostral.failure import dump_task_error, pass_on, seal_error, task_error
 from rostral.interrupt import end_cancelled, raise_interrupt
 from rostral.object_ref import ObjectRef
-from rostral.runtime import Runtime, TaskScope
+from rostral.runtime import Read, Runtime, TaskScope
 from rostral.serialization import Packed, pack
 from rostral.streaming import GENERATORS, Yielded, as_results, write_dynamic, write_stream
 from rostral_objectstore._native import repair
 from rostral_objectstore._native.task import ClaimedTask
 from rostral_objectstore.layout import TaskFlag
 from rostral_objectstore.serialization import deserialize
+
+_LOST_INPUT_LOOK_S = 0.5
+"""Between two looks whether a task was cancelled that waits for an input to be made again."""
 
 RetriedErrors = bool | tuple[type[BaseException], ...]
 
@@ -43,12 +46,29 @@ def fetch_arguments(runtime: Runtime, task: ClaimedTask) -> tuple[Sequence[Any],
         ref: ObjectRef[Any] = table.adopt_held(ObjectRef, loc)
         read = table.read(ref)
         if read is None:
-            raise _missing_input(runtime, task, ref)
+            read = _await_input(runtime, task, ref)
         kind, is_error, inband, buffers = read
         if is_error:
             raise FailedInputError(bytes(inband))
         values.append(deserialize(kind, inband, buffers))
     return decode(task.payload, values)
+
+
+def _await_input(runtime: Runtime, task: ClaimedTask, missing: ObjectRef[Any]) -> Read:
+    """An input that is not sealed: another has failed, or it was lost and is being made again."""
+    table = runtime.table
+    while not any(
+        runtime.tasks.has_failed(table.adopt_held(ObjectRef, loc))
+        for loc in task.dependencies[: value_count(task.payload)]
+    ):
+        if runtime.tasks.is_cancelled(task):
+            raise_interrupt()
+        # A wait like any other, in which this worker's CPU is lent to others.
+        runtime.wait_sealed([missing], 1, _LOST_INPUT_LOOK_S)
+        read = table.read(missing)
+        if read is not None:
+            return read
+    raise _missing_input(runtime, task, missing)
 
 
 def _missing_input(runtime: Runtime, task: ClaimedTask, missing: ObjectRef[Any]) -> Exception:

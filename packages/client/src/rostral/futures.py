@@ -96,10 +96,12 @@ class FutureWaiter:
             done = [number for number, refs in waited.items() if any(map(is_sealed, refs))]
         except RostralError as error:
             failure = error  # The cluster is gone: nothing of this will ever be sealed.
+        self._runtime.recovery.ahead = [ref for number in done for ref in waited[number]]
         for number in done:
             with self._lock:
                 _, on_sealed = self._pending.pop(number)
             self._call(on_sealed, failure)
+        self._runtime.recovery.ahead = ()
 
     @staticmethod
     def _call(on_sealed: OnSealed, failure: RostralError | None) -> None:

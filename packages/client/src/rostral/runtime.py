@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,11 +32,13 @@ from rostral.functions import FunctionTable
 from rostral.futures import FutureWaiter, OnSealed
 from rostral.object_ref import ObjectRef
 from rostral.packages import pack as pack_files
+from rostral.recovery import Recovery
 from rostral.rooms import RoomWaiter
 from rostral.runtime_env import RuntimeEnv, spec_of
 from rostral.scheduling_strategies import Placement
 from rostral.seams import Scheduler, Store
 from rostral.serialization import pack
+from rostral_objectstore._native import elsewhere
 from rostral_objectstore._native.lanes import rank_of
 from rostral_objectstore._native.pending import PendingCalls
 from rostral_objectstore._native.stream import StreamReader
@@ -148,6 +151,8 @@ class Runtime:
         self.tasks = store.tasks
         self.adopt = store.table.adopt_packed
         self.scheduler = scheduler
+        self.recovery = Recovery(store.table, scheduler)
+        elsewhere.set_recovery(store.table, self.recovery.recover)
         self.functions = FunctionTable(store.table)
         self.job_id = job_id
         self.namespace = namespace
@@ -211,8 +216,7 @@ class Runtime:
     def get(self, refs: Sequence[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """The values, in order. Raises the first error that is found, or GetTimeoutError."""
         try:
-            read = self.table.read
-            reads = [read(ref) for ref in refs]
+            reads = self._read(refs)
             if None in reads:
                 reads = self._await_reads(refs, reads, timeout_s)
         except StoreClosedError as error:
@@ -237,6 +241,17 @@ class Runtime:
         except StoreClosedError as error:
             raise self.gone() from error
 
+    def _read(self, refs: Sequence[ObjectRef[Any]]) -> list[Read | None]:
+        """What is sealed of them; None for what is not."""
+        read = self.table.read
+        if len(refs) == 1:
+            return [read(refs[0])]
+        self.recovery.ahead = refs
+        try:
+            return [read(ref) for ref in refs]
+        finally:
+            self.recovery.ahead = ()
+
     def _await_reads(
         self, refs: Sequence[ObjectRef[Any]], reads: list[Read | None], timeout_s: float | None
     ) -> list[Read | None]:
@@ -246,14 +261,23 @@ class Runtime:
                 "get() waits in a coroutine, and with it waits its whole event loop: await the "
                 "reference instead"
             )
-        table = self.table
-        self.wait_sealed(list(refs), len(refs), timeout_s, stop_at_error=True)
-        reads = [read or table.read(ref) for ref, read in zip(refs, reads, strict=True)]
-        if None not in reads:
-            return reads
-        for read in reads:
-            if read is not None and read[1]:
-                raise load_error(read)
+        deadline_s = None
+        if timeout_s is not None and timeout_s <= TIMEOUT_S_MAX:
+            deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            self.wait_sealed(list(refs), len(refs), left_s, stop_at_error=True)
+            again = self._read([ref for ref, read in zip(refs, reads, strict=True) if not read])
+            found = iter(again)
+            reads = [read or next(found) for read in reads]
+            if None not in reads:
+                return reads
+            for read in reads:
+                if read is not None and read[1]:
+                    raise load_error(read)
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                break
+            # Something was lost since it was sealed, and is being made again.
         missing = [ref.hex() for ref, read in zip(refs, reads, strict=True) if read is None]
         raise GetTimeoutError(
             f"{len(missing)} of {len(refs)} objects were not ready within {timeout_s} s, the first "

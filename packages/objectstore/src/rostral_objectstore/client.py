@@ -567,6 +567,20 @@ class StoreClient:
         self._control.call("fetch", body, timeout_s=allowed_s + FETCH_ANSWER_S)
         return handle
 
+    def revive(self, handles: Sequence[Handle]) -> list[bool]:
+        """Has objects whose bytes are nowhere expected again, for who makes them anew.
+
+        Whoever waits for one of them, or reads it, waits until it is sealed once more. For each:
+        False if its bytes are in this store, or it is expected already.
+
+        Raises: StoreUnavailableError.
+        """
+        revived: list[bool] = []
+        for start in range(0, len(handles), FREED_AT_ONCE):
+            batch = [handle.packed() for handle in handles[start : start + FREED_AT_ONCE]]
+            revived += self._control.call("revive", {"objects": batch})["revived"]
+        return revived
+
     def transfer_address(self) -> str:
         """Where other nodes fetch from this store, which listens there from now on.
 

@@ -19,7 +19,15 @@ from rostral_gcs.errors import ConfigError
 from rostral_gcs.ids import ObjectID
 from rostral_gcs.services.users import uid_of
 from rostral_objectstore import takeover
-from rostral_objectstore._native import events, freeing, headroom, repair, residence, sweep
+from rostral_objectstore._native import (
+    elsewhere,
+    events,
+    freeing,
+    headroom,
+    repair,
+    residence,
+    sweep,
+)
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
@@ -184,6 +192,8 @@ class StoreDaemon:
                 return {"restored": await self.room.restore(handle)}
             case "free":
                 return self._free(body["objects"])
+            case "revive":
+                return {"revived": self._revive(body["objects"])}
             case "list_objects":
                 return {"objects": self._list_objects(int(body["limit"]), body.get("state"))}
             case "fetch":
@@ -280,6 +290,10 @@ class StoreDaemon:
             # Without a pause in between: nothing comes back from disk meanwhile.
             freeing.free(self.table, self.table.adopt_packed(Handle, packed))
         return {}
+
+    def _revive(self, objects: list[bytes]) -> list[bool]:
+        adopt = self.table.adopt_packed
+        return [elsewhere.revive(self.table, adopt(Handle, packed)) for packed in objects]
 
     async def _await_return(self, slot: int, pid: int) -> None:
         """Buries a client of the former daemon's that dies before it has come back to us."""

@@ -23,9 +23,11 @@ RostralError (rostral_gcs)
     │   ├── StoreUnavailableError (ConnectionError) nothing listens at the socket
     │   │   └── StoreRestartedError                 the store that listens is not the one we knew
     │   ├── ObjectNotFoundError (LookupError)       the node does not know the object
+    │   ├── ObjectElsewhereError                    sealed; its bytes are on another node
     │   ├── ObjectLostError                         sealed once; its bytes are nowhere any more
     │   │   ├── ObjectCorruptError                  its spill file is not what was written
     │   │   ├── DeviceLostError                     it lay on a GPU whose store process died
+    │   │   ├── ObjectReconstructionFailedError     nor can it be made again
     │   │   └── ObjectFreedError                    given up by hand
     │   ├── ObjectTimeoutError (TimeoutError)       not sealed in time
     │   ├── ObjectFetchError                        no holder could give the object; says why each
@@ -146,6 +148,10 @@ class ObjectNotFoundError(ObjectStoreError, LookupError):
     """The node does not know the object."""
 
 
+class ObjectElsewhereError(ObjectStoreError):
+    """The object is sealed, but its bytes are not on this node."""
+
+
 class ObjectLostError(ObjectStoreError):
     """The object was sealed, but its bytes are nowhere any more.
 
@@ -178,6 +184,16 @@ class ObjectCorruptError(ObjectLostError):
 
 class DeviceLostError(ObjectLostError):
     """The array lay in the memory of a GPU, and the process that owned that memory is dead."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """All copies of the object are gone, and it cannot be made again.
+
+    Attributes:
+        reason: why not, in a word: `put`, `cut`, `spent`.
+    """
+
+    reason: str = ""
 
 
 class ObjectFreedError(ObjectLostError):

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rostral_objectstore._native import failpoints, headroom, residence
+from rostral_objectstore._native import elsewhere, failpoints, headroom, residence
 from rostral_objectstore._native.heap import Heap
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore.compactor import Compactor
 from rostral_objectstore.core.eviction import Candidate, Key, choose, choose_copies
 from rostral_objectstore.errors import (
     ObjectCorruptError,
+    ObjectElsewhereError,
     ObjectNotFoundError,
     OutOfDiskError,
 )
@@ -250,10 +251,16 @@ class Residents:
 
         Raises:
             ObjectCorruptError: the disk has lost it; so it says from now on.
+            ObjectElsewhereError: it is not on this node.
             OSError: it cannot be read now.
         """
         if self._table.state(handle) != ObjectState.SPILLED:
             return True
+        if elsewhere.is_elsewhere(self._table, handle):
+            raise ObjectElsewhereError(
+                f"the bytes of object {handle.hex()} are on another node, or nowhere any more",
+                hint="processes of the cluster read it: they know how to have it brought here",
+            )
         key = handle.loc, handle.version
         size_bytes = residence.block_size(self._table, handle)
         buffer = residence.begin_restore(self._table, handle)

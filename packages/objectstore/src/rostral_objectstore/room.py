@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from rostral_objectstore._native import residence
+from rostral_objectstore._native import elsewhere, residence
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore.config import StoreConfig
 from rostral_objectstore.control import Body
@@ -80,6 +80,7 @@ class Room:
         self._table, self._config = table, config
         self._spill = _open_spill(config, table.segment.incarnation)
         on_disk = residence.undo_leaving(table)
+        elsewhere.undo_reviving(table)
         if self._spill is not None:
             self._spill.recover(on_disk)
         self._residents = Residents(table, self._spill)

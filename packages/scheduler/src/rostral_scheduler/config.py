@@ -145,6 +145,11 @@ class LocalSchedulerConfig:
         forwarded_per_node_max: Tasks of this node that one other may have at a time: enough that it
             does not run dry between two messages; what waits here can still go elsewhere.
         forwarded_functions_max: Ids of functions that are remembered, to name them to other nodes.
+        lineage_bytes_max: What is remembered of tasks whose results are on other nodes, to run them
+            again when a node dies: their payloads, and about half a kilobyte each. The oldest are
+            forgotten beyond it; then what they made is lost with its node.
+        lineage_values_bytes_max: Results on other nodes that nobody needs but those tasks, should
+            they run again. The oldest go beyond it, and are made again like what uses them.
         group_hold_s: How long bundles that were prepared for a placement group on several nodes are
             kept before it is asked whether the group was placed: long against the milliseconds that
             placing takes, and what a coordinator's death costs.
@@ -224,6 +229,8 @@ class LocalSchedulerConfig:
     forward_inline_bytes_max: int = 16 << 20
     forwarded_per_node_max: int = 1024
     forwarded_functions_max: int = 10_000
+    lineage_bytes_max: int = 64 << 20
+    lineage_values_bytes_max: int = 256 << 20
     group_hold_s: float = 5.0
     node_lease_s: float = 10.0
     allow_shutdown: bool = True

@@ -142,6 +142,9 @@
     STEP(MOVE_STEP_COPIED, "move.copied")                                                      \
     STEP(MOVE_STEP_LEFT, "move.left")                                                          \
     STEP(MOVE_STEP_RENAMED, "move.renamed")                                                    \
+    /* elsewhere.pyx: what is lost is to be made again */                                      \
+    STEP(REVIVE_STEP_OPENED, "revive.opened")                                                  \
+    STEP(REVIVE_STEP_PENDING, "revive.pending")                                                \
     /* spill.py: files that are not needed any more */                                         \
     STEP(RECLAIM_STEP_REWRITTEN, "reclaim.rewritten")                                          \
     STEP(RECLAIM_STEP_DELETED, "reclaim.deleted")

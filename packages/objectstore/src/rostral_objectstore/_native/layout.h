@@ -204,6 +204,7 @@ struct chunk_record {
  *     |               ^                               |  ^                       |
  *     |  expect       |  the producer writes          |  | somebody took hold    |
  *     '----------> PENDING                            '--+--> DELETING <---------'
+ *                  (and again, when its bytes are lost and its task is to run anew: elsewhere.pyx)
  *                                                                |
  *                   LOST: was SPILLED, the disk lost it          '--> FREE (version + 1)
  *                   FREED: was SEALED, SPILLED or LOST, and its bytes were given up by hand
@@ -237,7 +238,8 @@ enum object_state {
 /* some holder's slot is 64 or above: look at its wide record too */
 #define OBJECT_FLAG_WIDE 16u
 #define OBJECT_FLAG_ON_DISK 32u /* the daemon has a copy on disk: who deletes the object tells it */
-/* SPILLED, and the block that `data` names holds the list of references at most. LOST keeps it. */
+/* SPILLED, and the block that `data` names holds the list of references at most. LOST keeps it.
+ * Without ON_DISK, its bytes are on another node: elsewhere.pyx */
 #define OBJECT_FLAG_SPILLED 64u
 /* the store itself holds it, for a client that said so: a daemon that takes over goes on with it */
 #define OBJECT_FLAG_KEPT 128u

@@ -11,6 +11,8 @@ cdef bint created_by(attachment *a, object_record *o) noexcept nogil
 cdef void add_flag(object_record *o, uint64_t flag) noexcept nogil
 cdef bint undo_created(attachment *a, uint32_t loc, uint32_t owner) noexcept nogil
 cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil
+cdef bint publish_value(
+    attachment *a, uint32_t loc, uint64_t state, uint64_t flags) noexcept nogil
 cdef void wake_holders(attachment *a, uint32_t loc, bint everyone) noexcept nogil
 
 # holding

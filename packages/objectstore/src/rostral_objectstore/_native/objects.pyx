@@ -328,7 +328,7 @@ cdef void settle_deletion(attachment *a, uint32_t loc, uint32_t dead) noexcept n
                 if load64(&o.dependents) == DEPENDENTS_CLOSED:
                     state = OBJECT_FREED
             elif (word >> 8) & OBJECT_FLAG_SPILLED:
-                state = OBJECT_SPILLED if (word >> 8) & OBJECT_FLAG_ON_DISK else OBJECT_LOST
+                state = OBJECT_SPILLED  # or LOST, as its next reader is told
             elif o.data != 0 or (word >> 8) & OBJECT_FLAG_INLINE:
                 state = OBJECT_SEALED
             if cas64(&o.word, word, (word & ~<uint64_t>0xff) | state):
@@ -509,6 +509,12 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
     One that was given up meanwhile becomes FREED. False: it is not CREATED by this process (any
     more).
     """
+    return publish_value(a, loc, OBJECT_SEALED, flags)
+
+
+cdef bint publish_value(
+        attachment *a, uint32_t loc, uint64_t state, uint64_t flags) noexcept nogil:
+    """`seal`, to SEALED or to SPILLED: then its bytes are not in memory."""
     cdef object_record *o = <object_record *>at(a, loc)
     cdef uint64_t word, sealed, dependents
     while True:
@@ -516,7 +522,7 @@ cdef bint seal(attachment *a, uint32_t loc, uint64_t flags) noexcept nogil:
         if (word & 0xff) != OBJECT_CREATED or ((word >> 16) & 0xffff) != a.my_slot:
             return False
         sealed = OBJECT_WORD(
-            OBJECT_SEALED, ((word >> 8) & 0xff & ~<uint64_t>OBJECT_FLAG_PRODUCER) | flags,
+            state, ((word >> 8) & 0xff & ~<uint64_t>OBJECT_FLAG_PRODUCER) | flags,
             a.my_slot, word >> 32)
         if IS_GIVEN_UP(word):
             sealed |= OBJECT_FREED | <uint64_t>OBJECT_FLAG_ERROR << 8

@@ -7,6 +7,7 @@ from rostral_objectstore._native.segment cimport Segment, attachment
 cdef class ObjectTable:
     cdef readonly Segment segment
     cdef object restore, make_room  # how to ask the daemon; None: this is the daemon's
+    cdef object recover  # how to ask for what has no bytes on this node; None: nobody is to be
     cdef object written  # by locator: buffers of objects that this process created, until sealed
 
     cdef attachment *_open(self) except NULL

@@ -22,15 +22,15 @@ from rostral_objectstore._native.objects cimport (
     new_object, pin, seal, set_bit, undo_created, unpin)
 from rostral_objectstore._native.pages cimport peek
 from rostral_objectstore._native.segment cimport Segment, at, attachment, is_object, wake_slot
-from rostral_objectstore._native.shortage cimport no_room
+from rostral_objectstore._native.shortage cimport bring_back, no_room, recover_lost
 from rostral_objectstore._native.waiting cimport (
     all_of_segment, find_misfit, split_sealed, wait_sealed)
 
 from weakref import WeakValueDictionary
 
 from rostral_objectstore.errors import (
-    ObjectAlreadyExistsError, ObjectFreedError, ObjectLostError, ObjectNotFoundError,
-    ObjectStateError, StoreClosedError, StoreUnavailableError)
+    ObjectAlreadyExistsError, ObjectFreedError, ObjectNotFoundError, ObjectStateError,
+    StoreClosedError)
 
 # Names that are only cimported are none for Python; other packages import them from here.
 globals()["Handle"] = Handle
@@ -424,18 +424,16 @@ cdef class ObjectTable:
             if not IS_READY(word):
                 return 0
             if (word & 0xff) == OBJECT_LOST:
-                raise ObjectLostError(
-                    f"object {handle.hex()} was spilled, and the disk has lost it",
-                    hint="the store's log says what is wrong", object_ref_hex=handle.hex())
+                recover_lost(self.recover, handle)
+                self._open()
+                continue
             if (word & 0xff) == OBJECT_FREED:
                 raise ObjectFreedError.of(handle.hex())
             o.last_used = a.hdr.tick
             if (word >> 8) & OBJECT_FLAG_INLINE or pin(a, handle.loc):
                 return word
             if (load64(&o.word) & 0xff) == OBJECT_SPILLED:
-                if self.restore is None:
-                    raise StoreUnavailableError(f"object {handle.hex()} is on disk")
-                self.restore(handle)
+                bring_back(self.restore, self.recover, handle, load64(&o.word))
                 self._open()
 
     def read(self, Handle handle not None):

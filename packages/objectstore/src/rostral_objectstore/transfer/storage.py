@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rostral_objectstore._native import elsewhere
 from rostral_objectstore._native.table import ObjectTable
 from rostral_objectstore.errors import (
     ChunkInvalidError,
@@ -68,6 +69,25 @@ class ArrivingObject:
         return handle
 
 
+class ReturningObject(ArrivingObject):
+    """One that this node knows as sealed, and whose bytes were on others alone."""
+
+    def seal(self) -> ObjectHandle:
+        """Publishes its bytes, which are all there. Raises ChunkInvalidError."""
+        buffer, facts = self._buffer, self._facts
+        handle = self._leave()
+        try:
+            elsewhere.finish_bringing(self._table, handle, buffer, facts.kind, facts.flags)
+        except ValueError as error:
+            raise ChunkInvalidError(f"what came is not what was known: {error}") from error
+        return handle
+
+    def abort(self) -> None:
+        """It is elsewhere still."""
+        if self._handle is not None:
+            self._leave()
+
+
 class Storage:
     """Reads and writes whole objects of one store. Never blocks but to bring one back from disk."""
 
@@ -79,7 +99,7 @@ class Storage:
         handle = self._table.find(ObjectHandle, id)
         if handle is None or self._table.state(handle) not in _SEALED:
             return None
-        return handle
+        return None if elsewhere.is_elsewhere(self._table, handle) else handle
 
     def read(self, id: bytes) -> StoredObject:
         """Raises NotHolderError, ObjectNotTransferableError."""
@@ -103,13 +123,24 @@ class Storage:
     def create(self, facts: ObjectFacts) -> ArrivingObject | None:
         """Room for the object; None when somebody else on this node is writing it or has.
 
+        What this node knows to be elsewhere gets its bytes.
+
         Raises: ObjectStoreFullError, OutOfMemoryError.
         """
         try:
             handle, buffer = self._table.create(ObjectHandle, facts.id, facts.size, facts.kind)
         except ObjectAlreadyExistsError:
-            return None
+            return self._bring(facts)
         return ArrivingObject(self._table, handle, facts, buffer)
+
+    def _bring(self, facts: ObjectFacts) -> ArrivingObject | None:
+        known = self._table.find(ObjectHandle, facts.id)
+        if known is None or self._table.size(known) != facts.size:
+            return None
+        if self._table.state(known) not in (ObjectState.SPILLED, ObjectState.LOST):
+            return None
+        buffer = elsewhere.begin_bringing(self._table, known)
+        return None if buffer is None else ReturningObject(self._table, known, facts, buffer)
 
     def wait(self, id: bytes, timeout_s: float) -> ObjectHandle | None:
         """Waits until somebody else on this node has sealed the object."""

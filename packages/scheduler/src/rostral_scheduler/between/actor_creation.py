@@ -168,7 +168,8 @@ class ActorCreation:
         if any(given.size and given.data is None for given in beside):
             if not store:
                 return None
-            beside = [located(given, (store,)) for given in beside]
+            holders = self._forwarded.elsewhere.holders
+            beside = [located(given, (*holders(given.id), store)) for given in beside]
         return CreateActor(
             actor_id=actor.actor_id,
             job_id=actor.job_id,

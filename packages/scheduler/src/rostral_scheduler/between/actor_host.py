@@ -35,7 +35,7 @@ from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.node_memory import Body, pickled
 
 if TYPE_CHECKING:
-    from rostral_scheduler.between.hosted import Guest, Origin
+    from rostral_scheduler.between.guest import Guest, Origin
 
 __all__ = ["ActorHost"]
 
@@ -132,7 +132,7 @@ class ActorHost:
         for store in given.holders:
             try:
                 await loop.run_in_executor(
-                    self._fetchers, self._transit.fetch, given.id, store, given.size
+                    self._fetchers, self._transit.fetch, given.id, (store,), given.size
                 )
                 return
             except RostralError as error:

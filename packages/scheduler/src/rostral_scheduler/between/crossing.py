@@ -24,6 +24,7 @@ from rostral_scheduler.between.messages import Job as JobMessage
 from rostral_scheduler.between.messages import Push, Shape, Stub
 from rostral_scheduler.between.peer_link import PeerIdentity
 from rostral_scheduler.between.peer_server import PeerServer
+from rostral_scheduler.between.recovery import Recovery
 from rostral_scheduler.between.transit_memory import TransitMemory
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.lanes import Rank
@@ -42,6 +43,8 @@ from rostral_scheduler.local.node_memory import Body, NodeMemory
 __all__ = ["Crossing"]
 
 _SYNC_TIMEOUT_S = 2.0
+_BRING_ANSWER_S = 0.25
+"""So that one that asks can be interrupted."""
 
 
 class Environments(Protocol):
@@ -92,7 +95,7 @@ class Crossing:
         self._memory, self._policy, self._jobs = memory, policy, jobs
         self._client = client
         self._environments, self._scheduler_end_job = environments, end_job
-        transit = TransitMemory(memory)
+        transit = self._transit = TransitMemory(memory)
         identity = PeerIdentity(
             node_id=memory.node_id,
             tokens=Tokens.of(config.cluster_token),
@@ -108,6 +111,7 @@ class Crossing:
             died=self._node_died,
             confirm=confirm,
         )
+        self.recovery = Recovery(config, transit)
         self.actor_calls = ActorCalls(
             memory,
             transit,
@@ -124,6 +128,7 @@ class Crossing:
             transit,
             self.view,
             self.actor_calls,
+            self.recovery,
             identity=identity,
             queue_length=memory.queue_length,
             describe_job=self._describe_job,
@@ -150,6 +155,7 @@ class Crossing:
             end_job=self._end_hosted,
             queue_for=self._queue_for,
             drain=drain,
+            holders=self.forwarded.elsewhere.holders,
         )
         self.leaving = Leaving(
             transit,
@@ -189,6 +195,7 @@ class Crossing:
         """Ends all streams."""
         await self.view.stop()
         await self.forwarded.stop()
+        await self.recovery.stop()
         await self.server.stop()
         await self.hosted.stop()
         await self.actor_host.stop()
@@ -204,6 +211,7 @@ class Crossing:
         self.hosted.tick()
         self.forwarded.tick()
         self.actor_calls.tick()
+        self.recovery.tick()
         self.leaving.tick(time.monotonic())
         self._watch_neighbour()
 
@@ -245,6 +253,35 @@ class Crossing:
 
     def _stub_of(self, object_id: bytes) -> Stub | None:
         return self.actor_host.stub_of(object_id) or self.actor_calls.stub_of(object_id)
+
+    # ---- what is elsewhere
+
+    def facts(self) -> dict[str, int]:
+        """How much is on its way between nodes, and remembered to be made again."""
+        return {
+            "forwarded": len(self.forwarded.by_id),
+            "hosted": len(self.hosted.by_id),
+            "remote_actors": self.actor_calls.held_count,
+            "elsewhere": len(self.forwarded.elsewhere.by_id),
+            "remembered": self.recovery.remembered_count,
+            "run_again": self.recovery.again_count,
+        }
+
+    async def bring(self, objects: list[bytes]) -> bool:
+        """Has objects brought that processes of this node read; False: not yet, ask again.
+
+        What is nowhere any more is made again. True: it is worth to look at the first of them.
+
+        Raises ObjectNotFoundError, ObjectLostError, ObjectStoreFullError.
+        """
+        handles = [self._transit.adopt(packed) for packed in objects]
+        brought = [self.forwarded.elsewhere.bring(handle) for handle in handles]
+        del handles
+        done, _ = await asyncio.wait(brought[:1], timeout=_BRING_ANSWER_S)
+        for task in done:
+            if not task.cancelled():
+                task.result()
+        return bool(done)
 
     # ---- where tasks of this node go
 
@@ -443,6 +480,7 @@ class Crossing:
 
     def _node_died(self, node_id: bytes, cause: str) -> None:
         self.forwarded.choice.lose(node_id)
+        self.forwarded.elsewhere.host_died(node_id)
         self.forwarded.host_died(node_id, cause)
         self.actor_calls.host_died(node_id, cause)
         self.actor_creation.node_died(node_id)

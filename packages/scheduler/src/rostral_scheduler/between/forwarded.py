@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.arrivals import Arrivals, Arrived
 from rostral_scheduler.between.choice import NodeChoice
+from rostral_scheduler.between.elsewhere import Elsewhere
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import (
-    NO_CODE,
     ActorFacts,
     ActorHeld,
     ActorMade,
@@ -29,13 +29,14 @@ from rostral_scheduler.between.messages import (
     Done,
     Drain,
     EndJob,
-    Input,
+    Gone,
     Job,
     Message,
     Outstanding,
     Push,
-    Submit,
+    Release,
     Taken,
+    Unfetched,
     Unknown,
 )
 from rostral_scheduler.between.outgoing import (
@@ -44,23 +45,24 @@ from rostral_scheduler.between.outgoing import (
     Peer,
     Sent,
     fail_for_sure,
-    is_whole,
-    located,
     lost_error,
+    missing,
     stream_error,
     stubs_of,
 )
+from rostral_scheduler.between.packing import Packing
 from rostral_scheduler.between.peer_link import PeerIdentity, PeerLink
 from rostral_scheduler.between.placing import Placing
+from rostral_scheduler.between.recovery import Recovery
 from rostral_scheduler.between.transit_memory import (
     CANCEL_CHILDREN,
     CANCELLED,
-    ERROR,
     LATE,
     RETRY_FOREVER,
     ClaimedTask,
     MissingExtraError,
     NotSealedError,
+    ObjectFetchError,
     TransitMemory,
 )
 from rostral_scheduler.config import LocalSchedulerConfig
@@ -76,9 +78,9 @@ __all__ = ["ForwardQueue", "Forwarded"]
 logger = logging.getLogger("rostral.scheduler.forwarded")
 
 _FETCHES_MAX = 16
-_MESSAGE_BYTES_MAX = 32 << 20
-"""Of inputs that come along with one task, beyond which they are fetched unless they are tiny."""
-_TINY_BYTES = 1 << 10
+_GIVEN_BACK_PAUSE_S = 0.1
+_GIVEN_BACK_MAX = 8
+"""Times that hosts may fail to get a task's inputs, though those are there."""
 
 
 class Forwarded:
@@ -90,6 +92,7 @@ class Forwarded:
         queue_length: Of a queue.
         view: The living nodes.
         calls: Who sees to calls of actors.
+        recovery: Remembers tasks whose results stay where they were made.
         identity: This node's.
         describe_job: What a host must know of a job.
         own_load: What this node has, and what waits on it.
@@ -102,6 +105,7 @@ class Forwarded:
         transit: TransitMemory,
         view: LivingNodes,
         calls: Calls,
+        recovery: Recovery,
         *,
         identity: PeerIdentity,
         queue_length: Callable[[int], int],
@@ -121,16 +125,25 @@ class Forwarded:
             queue_length=queue_length,
             death_cause=view.death_cause,
         )
+        self._recovery = recovery
+        self.elsewhere = Elsewhere(
+            transit,
+            patience_s=1.5 * config.peer_silence_s,
+            release=self._release,
+            lost=recovery.lost,
+            recover=recovery.recover,
+            gone=recovery.gone,
+        )
+        recovery.begin(self.elsewhere)
+        self._arrivals = Arrivals(transit, view, self.elsewhere, recovery)
+        self._packing = Packing(config, transit, self.elsewhere, recovery)
         self.by_id: dict[bytes, Sent] = {}
         self._peers: dict[bytes, Peer] = {}
-        self._function_ids: dict[int, bytes] = {}
         self._waiting: list[Sent] = []
         self._unsealed: list[Sent] = []
         self._fetched: dict[bytes, object] = {}
-        self._arrived: deque[tuple[Sent | None, Done, bytes]] = deque()
+        self._arrived: deque[Arrived] = deque()
         self._wake = asyncio.Event()
-        self._store = ""
-        self._inline_bytes = config.forward_inline_bytes
         self._thread = ThreadPoolExecutor(1, "rostral-forwarded")
         self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +159,7 @@ class Forwarded:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(peer.link.close() for peer in self._peers.values()))
+        await self.elsewhere.stop()
         for threads in (self._thread, self._fetchers):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -169,6 +183,7 @@ class Forwarded:
         for sent in unsealed:
             if self._is_out(sent):
                 self._submit(self._peers[sent.host], sent)
+        self.elsewhere.tick()
         self.look()
 
     def run_here(self, claimed: ClaimedTask, queue: ForwardQueue) -> None:
@@ -239,7 +254,7 @@ class Forwarded:
 
     def _submit(self, peer: Peer, sent: Sent) -> None:
         try:
-            message = self._message(peer, sent)
+            message = self._packing.message(peer, sent)
             if message is not None:
                 self.tell_job(peer, sent.job_id)
         except NotSealedError:
@@ -269,18 +284,19 @@ class Forwarded:
         """Finds out where others fetch from this node. Raises RostralError if they never can."""
         loop = asyncio.get_running_loop()
         try:
-            self._store = await loop.run_in_executor(self._fetchers, self._transit.transfer_address)
+            address = self._transit.transfer_address
+            self._packing.store = await loop.run_in_executor(self._fetchers, address)
         except MissingExtraError:
-            if self._inline_bytes == self._config.forward_inline_bytes_max:
+            if self._packing.inline_bytes == self._config.forward_inline_bytes_max:
                 raise
-            self._inline_bytes = self._config.forward_inline_bytes_max
+            self._packing.inline_bytes = self._config.forward_inline_bytes_max
 
     # ---- actors
 
     @property
     def travel_terms(self) -> tuple[int, str]:
         """Up to what size values travel in messages, and where others fetch, if that is known."""
-        return self._inline_bytes, self._store
+        return self._packing.inline_bytes, self._packing.store
 
     def tell_job(self, peer: Peer, job_id: bytes) -> None:
         """Before its first task or actor there. Raises JobNotFoundError."""
@@ -301,69 +317,12 @@ class Forwarded:
         Raises NotSealedError, NotTransferableError.
         """
         actor, task_id = sent.to_actor, sent.claimed.task_id
-        message = self._message(peer, sent)
+        message = self._packing.message(peer, sent)
         if actor is None or message is None:
             return False
         self.by_id[task_id] = peer.outstanding[task_id] = actor.out[task_id] = sent
         peer.link.send(Call(actor.actor_id, sent.claimed.function, message, resent))
         return True
-
-    def _message(self, peer: Peer, sent: Sent) -> Submit | None:
-        """The task as it travels. None: something of it must be fetched, and nobody knows where.
-
-        Raises NotTransferableError.
-        """
-        claimed = sent.claimed
-        code = NO_CODE if sent.to_actor is not None else self._transit.function_of(claimed)
-        inputs: list[Input] = []
-        room = _MESSAGE_BYTES_MAX
-        for index, loc in enumerate(claimed.inputs):
-            if index == code:
-                inputs.append(self._code(peer, sent, loc))
-                continue
-            # Of thousands of small inputs, those that would make a message too large are fetched.
-            inline_bytes = self._inline_bytes if room > 0 else min(self._inline_bytes, _TINY_BYTES)
-            given = self._transit.input(loc, inline_bytes)
-            room -= len(given.data or b"")
-            inputs.append(given)
-        failed = any(given.flags & ERROR for given in inputs)
-        if any(given.is_missing for given in inputs) and not failed:
-            raise NotSealedError("an object that the task only refers to is not sealed yet")
-        beside = self._transit.beside(inputs, self._inline_bytes)
-        if any(given.size and given.data is None for given in (*inputs, *beside)):
-            if not self._store:
-                return None
-            holders = (self._store,)
-            inputs = [located(given, holders) for given in inputs]
-            beside = [located(given, holders) for given in beside]
-        left_ns = 0
-        if claimed.deadline_ns:
-            left_ns = max(1, claimed.deadline_ns - time.monotonic_ns())
-        return Submit(
-            task_id=claimed.task_id,
-            parent=claimed.parent,
-            job_id=sent.job_id,
-            shape=sent.wire,
-            function=code,
-            payload=claimed.payload,
-            inputs=inputs,
-            return_count=len(claimed.results),
-            retries=claimed.retries,
-            flags=claimed.flags,
-            deadline_left_ns=left_ns,
-            beside=beside,
-        )
-
-    def _code(self, peer: Peer, sent: Sent, loc: int) -> Input:
-        function_id = self._function_ids.get(sent.claimed.function)
-        if function_id is None:
-            function_id = self._transit.object_id(loc)
-            if len(self._function_ids) >= self._config.forwarded_functions_max:
-                self._function_ids.clear()
-            self._function_ids[sent.claimed.function] = function_id
-        if (sent.job_id, function_id) in peer.functions:
-            return Input(function_id, known=True)
-        return self._transit.input(loc, self._inline_bytes)
 
     # ---- what hosts say
 
@@ -378,7 +337,7 @@ class Forwarded:
         if peer.drain_within_s is not None:
             peer.link.send(Drain(peer.drain_within_s))
             peer.drain_within_s = None
-        peer.link.send(Outstanding(list(peer.outstanding)))
+        peer.link.send(Outstanding(list(peer.outstanding), self.elsewhere.kept_by(peer.node_id)))
         self._calls.connected(peer)
 
     def _refused(self, peer: Peer, error: RostralError) -> None:
@@ -397,13 +356,16 @@ class Forwarded:
         match message:
             case Done():
                 sent = peer.outstanding.get(message.task_id)
-                if sent is not None and is_whole(message):
-                    self._forget(sent)
-                elif sent is not None:
+                if sent is not None and missing(message, sent):
                     self._spawn(self._fetch(peer, sent, message))
                     return
-                self._arrived.append((sent, message, peer.node_id))
-                self._wake.set()
+                self._arrive(peer, sent, message)
+            case Gone(object_ids=object_ids):
+                self.elsewhere.not_there(peer.node_id, object_ids)
+            case Unfetched(task_id=task_id, object_ids=object_ids):
+                if (sent := peer.outstanding.get(task_id)) is not None:
+                    self._forget(sent)
+                    self._spawn(self._bring_inputs(sent, object_ids))
             case Back(task_ids=task_ids):
                 self.choice.pass_over(peer.node_id)
                 for task_id in task_ids:
@@ -423,74 +385,55 @@ class Forwarded:
             case Push():
                 self._push(message)
 
+    def _arrive(self, peer: Peer, sent: Sent | None, message: Done) -> None:
+        if sent is not None:
+            self._forget(sent)
+            self._arrivals.expect(sent, message)
+        self._arrived.append((sent, message, peer.node_id))
+        self._wake.set()
+
     async def _take_in(self) -> None:
         """Seals results as they arrive, many at once, in a thread that may wait for room."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch = list(self._arrived)
-            self._arrived.clear()
-            for _, message, _ in batch:
-                self._calls.expect(stubs_of(message))
-            await loop.run_in_executor(self._thread, self._seal_all, batch)
-            taken: dict[bytes, list[bytes]] = {}
-            for _, message, node_id in batch:
-                self._fetched.pop(message.task_id, None)
-                if stubs := stubs_of(message):
-                    # Until they are held for this node, the host holds them.
-                    self._calls.settled(stubs, partial(self._take, node_id, [message.task_id]))
-                else:
-                    taken.setdefault(node_id, []).append(message.task_id)
-            for node_id, task_ids in taken.items():
-                self._take(node_id, task_ids)
+            # In a frame of its own, which keeps no hold on anything while this one waits.
+            await self._take_in_batch()
             self.look()
 
-    def _take(self, node_id: bytes, task_ids: list[bytes]) -> None:
+    async def _take_in_batch(self) -> None:
+        batch = list(self._arrived)
+        self._arrived.clear()
+        for _, message, _ in batch:
+            self._calls.expect(stubs_of(message))
+        seal_all = self._arrivals.seal_all
+        sealed = await asyncio.get_running_loop().run_in_executor(self._thread, seal_all, batch)
+        taken: dict[bytes, Taken] = {}
+        for arrived, outcome in zip(batch, sealed, strict=True):
+            _, message, node_id = arrived
+            self._fetched.pop(message.task_id, None)
+            kept = self._arrivals.settle(arrived, outcome)
+            if stubs := stubs_of(message):
+                # Until they are held for this node, the host holds them.
+                to_send = Taken([message.task_id], kept)
+                self._calls.settled(stubs, partial(self._take, node_id, to_send))
+                continue
+            to_send = taken.setdefault(node_id, Taken([], []))
+            to_send.task_ids.append(message.task_id)
+            to_send.kept.extend(kept)
+        for node_id, to_send in taken.items():
+            self._take(node_id, to_send)
+
+    def _take(self, node_id: bytes, to_send: Taken) -> None:
         if (peer := self._peers.get(node_id)) is not None:
-            peer.link.send(Taken(task_ids))
-
-    def _seal_all(self, batch: list[tuple[Sent | None, Done, bytes]]) -> None:
-        for sent, message, _ in batch:
-            if sent is None:
-                continue  # Taken before: the host has not heard so.
-            try:
-                self._seal(sent.claimed, message)
-            except RostralError as error:
-                fail_for_sure(self._transit, sent.claimed, error)
-            except Exception as error:
-                logger.exception("cannot take in results task=%s", sent.claimed.task_id.hex())
-                refusal = SchedulerError(f"results cannot be taken in: {error}")
-                fail_for_sure(self._transit, sent.claimed, refusal)
-
-    def _seal(self, claimed: ClaimedTask, message: Done) -> None:
-        flags = self._transit.flags_of(claimed)
-        if flags is None:
-            return
-        if flags & CANCELLED:
-            error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
-            self._transit.fail(claimed, error)
-            return
-        # Held until the results that refer to them are sealed.
-        held = [self._transit.hold(given) for given in message.beside]
-        for index, result in enumerate(message.results[: len(claimed.results)]):
-            if result.data is not None:
-                self._transit.seal(claimed, index, result)
-        self._transit.finish(claimed)
-        del held
+            peer.link.send(to_send)
 
     async def _fetch(self, peer: Peer, sent: Sent, message: Done) -> None:
-        """Brings large results here; then the rest is as for small ones."""
+        """Brings what must be here; then the rest is as where nothing is to be fetched."""
         loop = asyncio.get_running_loop()
-        large = [
-            (sent.claimed.result_id(index), result.size)
-            for index, result in enumerate(message.results)
-            if result.data is None
-        ]
-        large += [(given.id, given.size) for given in message.beside if given.data is None]
         fetches = [
-            loop.run_in_executor(self._fetchers, self._transit.fetch, id, message.store, size)
-            for id, size in large
+            loop.run_in_executor(self._fetchers, self._transit.fetch, *what)
+            for what in missing(message, sent)
         ]
         try:
             # Held until it is known that all came: a task that runs again makes them anew.
@@ -499,10 +442,8 @@ class Forwarded:
             await self._fetch_failed(peer, sent, error)
             return
         if self._is_out(sent):
-            self._forget(sent)
             self._fetched[sent.claimed.task_id] = fetched
-            self._arrived.append((sent, message, peer.node_id))
-            self._wake.set()
+            self._arrive(peer, sent, message)
 
     async def _fetch_failed(self, peer: Peer, sent: Sent, error: RostralError) -> None:
         """If its host is dead, that is soon known, and the task runs again."""
@@ -510,6 +451,35 @@ class Forwarded:
         if self._is_out(sent):
             self.end(sent, error)
             peer.link.send(Taken([sent.claimed.task_id]))
+
+    async def _bring_inputs(self, sent: Sent, object_ids: list[bytes]) -> None:
+        """A host could not get inputs of a task: once they are here, or expected, it goes again.
+
+        So where two nodes cannot reach each other, what they would exchange comes by this one.
+        """
+        sent.given_back += 1
+        try:
+            for object_id in object_ids:
+                handle = self._transit.find(object_id)
+                if handle is not None and self._transit.is_away(handle):
+                    await self.elsewhere.bring(handle)
+            if sent.given_back > _GIVEN_BACK_MAX:
+                names = ", ".join(object_id.hex() for object_id in object_ids)
+                raise ObjectFetchError(
+                    f"no host could get inputs of task {sent.claimed.task_id.hex()}: {names}",
+                    hint="look at the network between the nodes",
+                )
+        except RostralError as error:
+            self.end(sent, error)
+            return
+        await asyncio.sleep(_GIVEN_BACK_PAUSE_S * (sent.given_back - 1))
+        self._put_back(sent, sent.claimed.retries)
+
+    def _release(self, node_id: bytes, object_ids: list[bytes]) -> None:
+        peer = self._peers.get(node_id)
+        if peer is not None:
+            # If its stream is down, it is told what is kept when that is up again.
+            peer.link.send(Release(object_ids))
 
     # ---- the end of tasks
 
@@ -528,6 +498,7 @@ class Forwarded:
     def end(self, sent: Sent, error: Exception | bytes) -> None:
         """Ends a task that no host has, or shall have, in the thread that may wait for room."""
         self._forget(sent)
+        self._recovery.forget(sent.claimed.task_id)
         self._thread.submit(fail_for_sure, self._transit, sent.claimed, error)
 
     def _put_back(self, sent: Sent, retries: int) -> None:
@@ -582,11 +553,13 @@ class Forwarded:
     def job_ended(self, job_id: bytes) -> None:
         """The job's queues go, and nothing of it is taken in any more."""
         self.placing.job_ended(job_id)
+        self.elsewhere.job_ended(job_id)
+        self._recovery.job_ended(job_id)
         for sent in [sent for sent in self.by_id.values() if sent.job_id == job_id]:
             self._forget(sent)
             if sent.to_actor is not None:
                 # Its actor may be another job's, and live on.
-                self._take(sent.host, [sent.claimed.task_id])
+                self._take(sent.host, Taken([sent.claimed.task_id]))
         self._waiting = [sent for sent in self._waiting if sent.job_id != job_id]
         for peer in self._peers.values():
             if job_id not in peer.jobs:

@@ -11,11 +11,11 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.actor_host import ActorHost
+from rostral_scheduler.between.guest import Guest, Origin
 from rostral_scheduler.between.messages import (
     NO_CODE,
     AskActor,
@@ -28,29 +28,31 @@ from rostral_scheduler.between.messages import (
     Drain,
     EndActor,
     EndJob,
+    Gone,
     HoldActor,
     Input,
     Job,
     Message,
     Outstanding,
     Push,
+    Release,
     ReleaseActor,
     Result,
     Shape,
-    Stub,
     Submit,
     Taken,
+    Unfetched,
     Unknown,
     parts_of,
 )
-from rostral_scheduler.between.outgoing import Calls, stubs_of
+from rostral_scheduler.between.outgoing import Calls, located, stubs_of
 from rostral_scheduler.between.stream import BEAT_INTERVAL_S, Outbox
 from rostral_scheduler.between.transit_memory import (
     LATE,
     ClaimedTask,
-    HostedTask,
     MissingExtraError,
     NotSealedError,
+    ObjectFetchError,
     QueueClosedError,
     QueueFullError,
     TransitMemory,
@@ -66,37 +68,6 @@ __all__ = ["Hosted", "OriginSession"]
 logger = logging.getLogger("rostral.scheduler.hosted")
 
 _FETCHES_MAX = 16
-
-
-@dataclass(slots=True, eq=False)
-class Origin:
-    """A node that has tasks here, or had."""
-
-    node_id: bytes
-    outbox: Outbox
-    is_connected: bool = True
-    grace: asyncio.TimerHandle | None = None
-    was_dropped: bool = False
-    """It came back after what it had here was forgotten."""
-
-
-@dataclass(slots=True, eq=False)
-class Guest:
-    """One task of an origin's."""
-
-    message: Submit
-    origin: Origin
-    task: HostedTask | None = None
-    """None: not submitted yet."""
-    inputs: list[Any] = field(default_factory=list)
-    """Holds on what it needs, until its record has them."""
-    done: Done | None = None
-    has_ended: bool = False
-    cancelled: Cancel | None = None
-    call: Call | None = None
-    """Of an actor's call."""
-    stubs: list[Stub] = field(default_factory=list)
-    """The actors of others that its inputs stand for, until it has ended."""
 
 
 class OriginSession:
@@ -124,6 +95,7 @@ class Hosted:
         end_job: Ends a job whose driver is elsewhere.
         queue_for: The ready queue of a job for a shape. Raises SchedulerError.
         drain: Has this node leave, within so many seconds.
+        holders: The stores of other nodes that have an object's bytes.
     """
 
     def __init__(
@@ -138,11 +110,12 @@ class Hosted:
         end_job: Callable[[bytes], None],
         queue_for: Callable[[bytes, Shape], int],
         drain: Callable[[float], None],
+        holders: Callable[[bytes], tuple[str, ...]],
     ) -> None:
         self._config, self._transit, self._cancellations = config, transit, cancellations
         self._actors, self._calls = actors, calls
         self._begin_job, self._end_job, self._queue_for = begin_job, end_job, queue_for
-        self._drain = drain
+        self._drain, self._holders = drain, holders
         self.is_draining = False
         self.by_id: dict[bytes, Guest] = {}
         self._origins: dict[bytes, Origin] = {}
@@ -284,15 +257,22 @@ class Hosted:
                 self._actors.hold(origin, message)
             case ReleaseActor():
                 self._actors.release(origin, message)
-            case Taken(task_ids=task_ids):
+            case Taken(task_ids=task_ids, kept=kept):
                 for task_id in task_ids:
-                    self.by_id.pop(task_id, None)
+                    self._taken(origin, task_id, set(kept))
+            case Release(object_ids=object_ids):
+                origin.release(object_ids)
             case EndJob(job_id=job_id):
                 self._end_job(job_id)
             case Drain(deadline_s=deadline_s):
                 self._drain(deadline_s)
-            case Outstanding(task_ids=task_ids):
-                self._compare(origin, set(task_ids))
+            case Outstanding(task_ids=task_ids, kept=kept):
+                self._compare(origin, set(task_ids), set(kept))
+
+    def _taken(self, origin: Origin, task_id: bytes, kept: set[bytes]) -> None:
+        guest = self.by_id.pop(task_id, None)
+        if guest is not None:
+            origin.keep(guest, kept)
 
     def _admit(self, origin: Origin, message: Submit | Call) -> tuple[Guest, int] | None:
         """A task that is new here, with the queue for it."""
@@ -411,24 +391,30 @@ class Hosted:
 
     async def _fetch(self, given: Input) -> None:
         loop = asyncio.get_running_loop()
-        error: RostralError | None = None
-        for store in given.holders:
-            try:
-                await loop.run_in_executor(
-                    self._fetchers, self._transit.fetch, given.id, store, given.size
-                )
-                error = None
-                break
-            except RostralError as failure:
-                error = failure
-        waiting = self._fetching.pop(given.id)
-        if error is not None:
-            for task_id in waiting:
-                if (guest := self.by_id.get(task_id)) is not None and guest.task is not None:
-                    self._transit.cancel(guest.task, 0, error)
+        fetch = self._transit.fetch
+        try:
+            await loop.run_in_executor(self._fetchers, fetch, given.id, given.holders, given.size)
+        except RostralError as error:
+            self._not_fetched(given, error)
+        finally:
+            del self._fetching[given.id]
 
-    def _compare(self, origin: Origin, outstanding: set[bytes]) -> None:
+    def _not_fetched(self, given: Input, error: RostralError) -> None:
+        for task_id in self._fetching[given.id]:
+            guest = self.by_id.get(task_id)
+            if guest is None or guest.task is None or guest.has_ended:
+                continue
+            if isinstance(error, ObjectFetchError) and guest.call is None:
+                # Not its fault, and not ours: its origin knows who else has it, or how it is made.
+                guest.unfetched.append(given.id)
+            self._transit.cancel(guest.task, 0, error)
+
+    def _compare(self, origin: Origin, outstanding: set[bytes], kept: set[bytes]) -> None:
         """What the origin waits for, and what there is of it."""
+        for task_id in origin.tasks_of(kept):
+            self._taken(origin, task_id, kept)
+        if gone := origin.compare(kept):
+            origin.outbox.send(Gone(gone))
         ours = {task_id for task_id, guest in self.by_id.items() if guest.origin is origin}
         for task_id in ours - outstanding:
             self._drop(self.by_id[task_id])
@@ -506,10 +492,15 @@ class Hosted:
 
     def _report(self, guest: Guest) -> None:
         assert guest.task is not None
+        if guest.unfetched:
+            self._forget(guest)
+            if guest.origin.is_connected:
+                guest.origin.outbox.send(Unfetched(guest.message.task_id, guest.unfetched))
+            return
         held = guest.task.results
         try:
             results = [self._transit.result(handle, self._inline_bytes) for handle in held]
-            beside = self._transit.beside(results, self._inline_bytes)
+            beside = self._beside(results)
         except NotSealedError:
             self._unsealed.append(guest)
             return
@@ -531,6 +522,11 @@ class Hosted:
 
         stubs, guest.stubs = guest.stubs, []
         self._calls.settled(stubs, say)
+
+    def _beside(self, results: list[Result]) -> list[Input]:
+        """What results refer to; where that has its bytes on other nodes, it is fetched there."""
+        beside = self._transit.beside(results, self._inline_bytes)
+        return [located(given, self._holders(given.id)) for given in beside]
 
     async def _report_later(self, guest: Guest) -> None:
         """Once it is known where others fetch from this node's store."""
@@ -592,3 +588,5 @@ class Hosted:
         self._functions.pop(job_id, None)
         for guest in [g for g in self.by_id.values() if g.message.job_id == job_id]:
             self._forget(guest)
+        for origin in self._origins.values():
+            origin.job_ended(job_id)

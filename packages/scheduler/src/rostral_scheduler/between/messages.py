@@ -32,17 +32,20 @@ __all__ = [
     "EndActor",
     "EndJob",
     "HoldActor",
+    "Gone",
     "Input",
     "Job",
     "Message",
     "Outstanding",
     "Push",
     "ReleaseActor",
+    "Release",
     "Result",
     "Shape",
     "Stub",
     "Submit",
     "Taken",
+    "Unfetched",
     "Unknown",
     "decode",
     "encode_into",
@@ -248,9 +251,19 @@ class Cancel(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Taken(Struct, frozen=True, array_like=True, tag=True):
-    """The results of these are sealed at their origin."""
+    """The results of these are sealed at their origin; of the `kept` the bytes are with the host.
+
+    It keeps those until `Release`.
+    """
 
     task_ids: list[TaskBytes]
+    kept: list[ObjectBytes] = []
+
+
+class Release(Struct, frozen=True, array_like=True, tag=True):
+    """The host need not keep these for the origin any longer."""
+
+    object_ids: list[ObjectBytes]
 
 
 class EndJob(Struct, frozen=True, array_like=True, tag=True):
@@ -260,9 +273,10 @@ class EndJob(Struct, frozen=True, array_like=True, tag=True):
 
 
 class Outstanding(Struct, frozen=True, array_like=True, tag=True):
-    """After a reconnect: the tasks that the origin believes to be with the host."""
+    """After a reconnect: what the origin believes to be with the host, tasks and kept results."""
 
     task_ids: list[TaskBytes]
+    kept: list[ObjectBytes] = []
 
 
 class Done(Struct, frozen=True, array_like=True, tag=True):
@@ -302,6 +316,19 @@ class Drain(Struct, frozen=True, array_like=True, tag=True):
     deadline_s: float
 
 
+class Gone(Struct, frozen=True, array_like=True, tag=True):
+    """Of the kept results: the host does not have these."""
+
+    object_ids: list[ObjectBytes]
+
+
+class Unfetched(Struct, frozen=True, array_like=True, tag=True):
+    """The host gives a task back: it cannot get these inputs of it."""
+
+    task_id: TaskBytes
+    object_ids: list[ObjectBytes]
+
+
 class Push(Struct, frozen=True, array_like=True, tag=True):
     """For the job's driver."""
 
@@ -331,10 +358,13 @@ Message = (
     | ActorHeld
     | Cancel
     | Taken
+    | Release
     | EndJob
     | Outstanding
     | Done
     | Unknown
+    | Gone
+    | Unfetched
     | Push
 )
 

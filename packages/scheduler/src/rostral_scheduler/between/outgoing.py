@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,16 +15,18 @@ from rostral_scheduler.between.messages import (
     ActorMade,
     Done,
     Input,
+    Result,
     Shape,
     Stub,
     Submit,
-    parts_of,
 )
 from rostral_scheduler.between.peer_link import PeerLink
 from rostral_scheduler.between.transit_memory import (
     CANCELLED,
     LATE,
     ClaimedTask,
+    Handle,
+    Key,
     NotTransferableError,
     TransitMemory,
 )
@@ -38,11 +40,13 @@ __all__ = [
     "Calls",
     "ForwardQueue",
     "Peer",
+    "Sealed",
     "Sent",
     "fail_for_sure",
-    "is_whole",
     "located",
     "lost_error",
+    "missing",
+    "staying",
     "stream_error",
     "stubs_of",
 ]
@@ -89,6 +93,8 @@ class Sent:
     host: bytes
     to_actor: ActorTraffic | None = None
     """Of an actor's call: where it counts as being on its way."""
+    given_back: int = 0
+    """How often a host could not get its inputs."""
 
     @classmethod
     def of(cls, claimed: ClaimedTask, queue: ForwardQueue, host: bytes) -> Sent:
@@ -102,6 +108,19 @@ class ActorTraffic(Protocol):
     actor_id: bytes
     out: dict[bytes, Sent]
     """Its calls that are with its node, by their task ids, in the order in which they went."""
+
+
+@dataclass(slots=True, eq=False)
+class Sealed:
+    """What became of the results of a task.
+
+    Attributes:
+        stayed: Those whose bytes stay at the host: their records here; None: not sealed by us.
+        inputs: Holds on what the task needs, if any did.
+    """
+
+    stayed: dict[bytes, Key | None] = field(default_factory=dict)
+    inputs: list[Handle] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -149,9 +168,30 @@ class Calls(Protocol):
         """A call that was out when its host died."""
 
 
-def is_whole(message: Done) -> bool:
-    """Whether all that it speaks of came along."""
-    return all(part.data is not None for part in parts_of(message))
+def missing(message: Done, sent: Sent) -> list[tuple[bytes, tuple[str, ...], int]]:
+    """What is to be fetched before a task has ended: (object, from which stores, size).
+
+    That is what results refer to; and those of an actor's call, which could not be made again.
+    """
+    found = [
+        (given.id, given.holders or (message.store,), given.size)
+        for given in message.beside
+        if given.data is None
+    ]
+    if sent.to_actor is not None:
+        found += [
+            (sent.claimed.result_id(index), (message.store,), result.size)
+            for index, result in enumerate(message.results)
+            if result.data is None
+        ]
+    return found
+
+
+def staying(message: Done, count: int) -> Iterator[tuple[int, Result]]:
+    """Of the first `count` results, those whose bytes do not come along, with their indexes."""
+    for index, result in enumerate(message.results[:count]):
+        if result.data is None:
+            yield index, result
 
 
 def stubs_of(message: Submit | Done) -> list[Stub]:

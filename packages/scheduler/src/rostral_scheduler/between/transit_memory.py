@@ -14,13 +14,17 @@ from typing import Final
 
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import layout
-from rostral_objectstore._native import cancelling, forwarding
+from rostral_objectstore._native import cancelling, elsewhere, forwarding
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext, Tasks
 from rostral_objectstore.client import StoreClient
 from rostral_objectstore.errors import (
     MissingExtraError,
     ObjectAlreadyExistsError,
+    ObjectFetchError,
+    ObjectLostError,
+    ObjectNotFoundError,
+    ObjectReconstructionFailedError,
     ObjectStoreError,
     QueueClosedError,
     QueueFullError,
@@ -35,11 +39,15 @@ __all__ = [
     "LATE",
     "RETRY_FOREVER",
     "ClaimedTask",
+    "Handle",
     "HostedTask",
+    "Key",
     "MissingExtraError",
     "NotSealedError",
     "NotTransferableError",
-    "Handle",
+    "ObjectFetchError",
+    "ObjectLostError",
+    "ObjectReconstructionFailedError",
     "QueueClosedError",
     "QueueFullError",
     "TransitMemory",
@@ -57,6 +65,8 @@ PARTS_BYTES_MAX: Final = 16 << 20
 """Of a value with references."""
 REFERENCES_MAX: Final = 100_000
 BESIDE_BYTES_MAX: Final = 32 << 20
+Key = tuple[int, int]
+"""An object's record on this node: locator and version."""
 _SUBMIT_FLAGS: Final = int(layout.TaskFlag.DYNAMIC)
 _CALL_FLAGS: Final = int(layout.TaskFlag.DYNAMIC | layout.TaskFlag.ACTOR_CALL)
 
@@ -124,6 +134,8 @@ class TransitMemory:
         # Of its own: what ends in it is told to other nodes.
         self._hosted = Tasks(self._table)
         self._hosted.tells_done = True
+        self._rebuilt = Tasks(self._table)
+        self._rebuilt.tells_done = True
         self._watching = False
         self.stub_of: Callable[[bytes], Stub | None] = lambda _: None
         """Which actor an object stands for, by its id; None: it is an object as any other."""
@@ -218,14 +230,14 @@ class TransitMemory:
         state = self._table.state(handle)
         if state not in _IN_MEMORY:
             return Input(handle.binary())
-        size = self._table.size(handle)
+        kind, flags, size = elsewhere.facts(self._table, handle)
         if state == layout.ObjectState.SPILLED:
-            return Input(handle.binary(), size=max(size, 1))
+            return Input(handle.binary(), kind, flags, size=max(size, 1))
         refs = self._table.references(handle)
         if refs:
             return self._describe_parts(handle, refs, inline_max)
         if size > inline_max:
-            return Input(handle.binary(), size=size)
+            return Input(handle.binary(), kind, flags, size=size)
         read = self._table.read_raw(handle)
         assert read is not None
         kind, flags, data = read
@@ -269,6 +281,22 @@ class TransitMemory:
         if handle is not None:
             self._write(handle, result)
 
+    def seal_elsewhere(self, claimed: ClaimedTask, index: int, result: Result) -> Key | None:
+        """Seals a result whose bytes stay where they are. None: it is sealed already, or gone."""
+        handle = self._table.find(Handle, claimed.result_id(index))
+        if handle is None or not elsewhere.seal_elsewhere(
+            self._table, handle, result.kind, result.flags, result.size
+        ):
+            return None
+        return handle.loc, handle.version
+
+    def hold_inputs(self, claimed: ClaimedTask) -> list[Handle]:
+        """Holds on what a claimed task needs; none if some of it is gone with its submitter."""
+        try:
+            return [self._table.adopt_held(Handle, loc) for loc in claimed.inputs]
+        except ObjectNotFoundError:
+            return []
+
     def finish(self, claimed: ClaimedTask) -> None:
         """All its results are sealed."""
         forwarding.finish(self._segment, claimed.task, claimed.task_id)
@@ -284,12 +312,12 @@ class TransitMemory:
         """Puts it into a queue of this node. False: there is no room, or it was cancelled."""
         return forwarding.requeue(self._segment, claimed.task, claimed.task_id, queue, retries)
 
-    def fetch(self, object_id: bytes, store: str, size: int) -> Handle:
-        """Brings an object from another node's store; returns when it is here.
+    def fetch(self, object_id: bytes, stores: Sequence[str], size: int) -> Handle:
+        """Brings an object from one of other nodes' stores; returns when it is here.
 
         Raises what `StoreClient.fetch` does.
         """
-        return self._client.fetch(ObjectID(object_id), [store], size_bytes=size, cached=False)
+        return self._client.fetch(ObjectID(object_id), list(stores), size_bytes=size, cached=False)
 
     def transfer_address(self) -> str:
         """Where other nodes fetch from this one's store, which listens from now on.
@@ -297,6 +325,80 @@ class TransitMemory:
         Raises MissingExtraError, ConfigError.
         """
         return self._client.transfer_address()
+
+    # ---- what is elsewhere, or nowhere
+
+    def adopt(self, packed: bytes) -> Handle:
+        """The object that a process of this node means. Raises ObjectNotFoundError, ValueError."""
+        return self._table.adopt_packed(Handle, packed)
+
+    def is_away(self, handle: Handle) -> bool:
+        """Whether the object was sealed, and its bytes are not on this node."""
+        is_lost = self._table.state(handle) == layout.ObjectState.LOST
+        return bool(is_lost or elsewhere.is_elsewhere(self._table, handle))
+
+    def is_elsewhere_id(self, object_id: bytes) -> bool:
+        """`is_away` of the object with the id; one that nobody here knows is not."""
+        handle = self.find(object_id)
+        return handle is not None and self.is_away(handle)
+
+    def is_lost_from_disk(self, object_id: bytes) -> bool:
+        """Whether it was spilled on this node, and cannot be read back."""
+        handle = self.find(object_id)
+        return handle is not None and self._table.state(handle) == layout.ObjectState.LOST
+
+    def is_held_by_others(self, object_id: bytes) -> bool:
+        """Whether another process, or a value, refers to the object."""
+        handle = self.find(object_id)
+        return handle is not None and bool(self._table.held_elsewhere(handle))
+
+    def gone(self, keys: list[Key]) -> list[Key]:
+        """Those whose objects are deleted or freed."""
+        return list(elsewhere.gone(self._table, keys))
+
+    def revive(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        """Has lost objects expected again; returns those that are. Blocks."""
+        handles = [handle for id in object_ids if (handle := self.find(id)) is not None]
+        revived = self._client.revive(handles)
+        return [
+            handle.binary()
+            for handle, is_expected in zip(handles, revived, strict=True)
+            if is_expected
+        ]
+
+    def fill(self, object_id: bytes, error: Exception) -> None:
+        """Seals an object that is expected with an error. May wait for room."""
+        handle = self.find(object_id)
+        if handle is not None:
+            self._write(handle, error_result(error))
+
+    def submit_again(
+        self, claimed: ClaimedTask, queue: int, inputs: Sequence[Handle], retries: int
+    ) -> None:
+        """Has a task run again that makes what is expected. May wait for room.
+
+        Raises QueueClosedError, QueueFullError, ObjectStoreFullError.
+        """
+        self._rebuilt.submit(
+            Handle,
+            TaskContext(claimed.parent + bytes(8)),
+            queue,
+            claimed.function,
+            claimed.payload,
+            list(inputs),
+            [],
+            len(claimed.results),
+            retries,
+            claimed.flags & _SUBMIT_FLAGS,
+            False,
+            claimed.task_id,
+        )
+
+    def take_rebuilt(self) -> list[bytes]:
+        """Ids of tasks that were submitted again and have ended since."""
+        if not self._rebuilt.unfinished_count:
+            return []
+        return forwarding.take_done(self._rebuilt)
 
     # ---- the host
 

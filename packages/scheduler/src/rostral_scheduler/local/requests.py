@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+from rostral_objectstore.errors import ObjectLostError
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Requests", "Scheduler"]
 
 _END_WAIT_S = 2.0
+BRING_MAX = 1000
+"""Objects that one request may have brought."""
 
 Method = Callable[[Session, Body], Awaitable[Body]]
 
@@ -95,6 +98,7 @@ class Requests:
             "worker_resources": self._worker_resources,
             "job_info": self._job_info,
             "get_queue": self._get_queue,
+            "bring": self._bring,
             "package_dir": self._package_dir,
             "prepare_environment": self._prepare_environment,
             "environment_failed": self._environment_failed,
@@ -208,6 +212,18 @@ class Requests:
         )
         self._groups.joined(bytes(bundle["group_id"]), queue)
         return {"queue": lane}
+
+    async def _bring(self, _: Session, body: Body) -> Body:
+        """Whether the bytes of an object may be here now; what follows it will be asked for."""
+        objects = [bytes(packed) for packed in body["objects"]][:BRING_MAX]
+        crossing = self._scheduler.crossing
+        if crossing is None or not objects:
+            raise ObjectLostError(
+                "an object was spilled, and the disk has lost it",
+                hint="the store's log says what is wrong",
+                object_ref_hex=objects[0][:20].hex() if objects else "",
+            )
+        return {"here": await crossing.bring(objects)}
 
     def _facts(self) -> NodeFacts:
         """This node, as one that may have to do alone."""
@@ -485,9 +501,7 @@ class Requests:
             ],
             "actors": [self._describe(actor) for actor in self._actors.by_id.values()],
             "store": await memory.store_stats(),
-            "forwarded": 0 if crossing is None else len(crossing.forwarded.by_id),
-            "hosted": 0 if crossing is None else len(crossing.hosted.by_id),
-            "remote_actors": 0 if crossing is None else crossing.actor_calls.held_count,
+            **({} if crossing is None else crossing.facts()),
             "gcs_writes_dropped": 0 if scheduler.gcs is None else scheduler.gcs.writes_dropped,
         }
 
