@@ -6,6 +6,7 @@ import ast
 import pickle
 import shutil
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import pytest
@@ -62,14 +63,29 @@ class Bomb:
 
 
 def readers_in(tree: ast.AST) -> set[str]:
-    """What of the modules that can unpickle the source uses, but for writing pickles."""
+    """What of the modules that can unpickle the source uses, but for writing and safe loading."""
     names = set()
+    tensors_only = {id(call.func) for call in ast.walk(tree) if loads_tensors_only(call)}
     for node in ast.walk(tree):
+        if id(node) in tensors_only:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module in UNPICKLERS:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in UNPICKLERS:
             names.add(ast.unparse(node))
     return names - {"pickle.dumps"}
+
+
+def loads_tensors_only(call: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether it is torch's loader told to refuse all but tensors, whatever else it is told."""
+    return (
+        isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "torch.load"
+        and any(
+            word.arg == "weights_only" and ast.unparse(word.value) == "True"
+            for word in call.keywords
+        )
+    )
 
 
 def test_no_file_of_the_control_plane_can_unpickle() -> None:

@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from rostral_gcs._proto import gcs_pb2, gcs_pb2_grpc
-from rostral_gcs.auth import bearer_metadata
+from rostral_gcs.auth import bearer_metadata, tokens_match
 from rostral_gcs.client_options import ClientOptions
 from rostral_gcs.credentials import split_address
 from rostral_gcs.error_wire import error_from_rpc
@@ -148,7 +148,7 @@ class FramedPath:
     @property
     def is_usable(self) -> bool:
         """Whether it is connected, with the token of now."""
-        return self._channel.is_open and self._channel.token == self._show()
+        return self._channel.is_open and tokens_match(self._channel.token, self._show())
 
     async def call(
         self, method: str, request: Message, reply_type: type[_T], timeout_s: float

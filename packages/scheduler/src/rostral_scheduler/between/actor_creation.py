@@ -21,6 +21,7 @@ from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import NodeFacts, Where, refusal
 from rostral_scheduler.errors import RequestError
 from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.node_memory import Body, pickled
 
 if TYPE_CHECKING:
@@ -106,9 +107,9 @@ class ActorCreation:
 
         Raises JobNotFoundError, LimitReachedError, ObjectStoreFullError.
         """
-        actor_id, creation_id = bytes(body["actor_id"]), bytes(body["creation"]["id"])
+        actor_id, creation_id = binary(body, "actor_id"), binary(body["creation"], "id")
         known = self._calls.by_id.get(actor_id)
-        job_id, in_order = bytes(body["job_id"]), bool(body["in_order"])
+        job_id, in_order = binary(body, "job_id"), bool(body["in_order"])
         if known is None:
             creation = self._transit.find(creation_id)
             if creation is None:
@@ -182,7 +183,7 @@ class ActorCreation:
             max_restarts=int(body["max_restarts"]),
             is_detached=bool(body["detached"]),
             is_checkpointed=bool(body.get("checkpointed")),
-            meta=bytes(body["meta"]),
+            meta=binary(body, "meta"),
             mailbox_capacity=int(body["mailbox_capacity"]),
             creation=creation,
             beside=beside,

@@ -17,6 +17,7 @@ from rostral_scheduler.errors import ActorNotFoundError
 from rostral_scheduler.local.actor_making import ActorMaking
 from rostral_scheduler.local.actor_record import ActorStage
 from rostral_scheduler.local.actors import Actors
+from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.jobs import Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
@@ -65,7 +66,7 @@ class ActorRequests:
 
     async def _create_actor(self, session: Session, body: Body) -> Body:
         job = self._jobs.get(body["job_id"])
-        known = self._actors.by_id.get(bytes(body["actor_id"]))
+        known = self._actors.by_id.get(binary(body, "actor_id"))
         if known is not None and known.is_remade_by(job.job_id):
             return {"mailbox": 0 if known.stage is ActorStage.DEAD else known.mailbox}
         asker: WorkerProcess | None = session.state.get("worker")
@@ -115,12 +116,12 @@ class ActorRequests:
 
     async def _actor_mailbox(self, _: Session, body: Body) -> Body:
         """Where the caller's calls go of an actor that is, or was, on the node `home`."""
-        actor_id = bytes(body["actor_id"])
+        actor_id = binary(body, "actor_id")
         crossing = self._scheduler.crossing
         if actor_id in self._actors.by_id or crossing is None:
             return {"mailbox": self._actors.get(actor_id).mailbox}
         mailbox = crossing.actor_calls.mailbox(
-            bytes(body["job_id"]), actor_id, bytes(body["home"]), in_order=bool(body["in_order"])
+            binary(body, "job_id"), actor_id, binary(body, "home"), in_order=bool(body["in_order"])
         )
         if not body["counted"]:
             crossing.actor_calls.keep(actor_id)
@@ -150,7 +151,7 @@ class ActorRequests:
         return {"actors": here if gcs is None else here + await gcs.names_elsewhere()}
 
     async def _kill_actor(self, _: Session, body: Body) -> Body:
-        actor_id, no_restart = bytes(body["actor_id"]), bool(body["no_restart"])
+        actor_id, no_restart = binary(body, "actor_id"), bool(body["no_restart"])
         crossing = self._scheduler.crossing
         if actor_id in self._actors.by_id or crossing is None:
             self._actors.kill(actor_id, no_restart=no_restart)

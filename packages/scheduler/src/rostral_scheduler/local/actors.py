@@ -24,6 +24,7 @@ from rostral_scheduler.errors import (
     RequestError,
 )
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
+from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.jobs import Job
 from rostral_scheduler.local.node_memory import QUEUE_MAILBOX, Body, NodeMemory, TaskInfo, pickled
 from rostral_scheduler.local.repair import TaskRepair
@@ -110,7 +111,7 @@ class Actors:
             ObjectNotFoundError: The creation object is gone.
             ObjectStoreFullError: No memory for the mailbox.
         """
-        actor_id, name = bytes(body["actor_id"]), body["name"] or None
+        actor_id, name = binary(body, "actor_id"), body["name"] or None
         namespace = str(body["namespace"])
         placement = ResourceSet.of(body["placement_resources"])
         held = ResourceSet.of(body["resources"])
@@ -137,9 +138,9 @@ class Actors:
             detached=bool(body["detached"]),
             creation=creation,
             creation_hold=hold,
-            meta=bytes(body["meta"]),
+            meta=binary(body, "meta"),
             mailbox=mailbox,
-            group_id=None if bundle is None else bytes(bundle["group_id"]),
+            group_id=None if bundle is None else binary(bundle, "group_id"),
             environment=body.get("environment", b""),
             creator=None if body["detached"] else creator,
             is_checkpointed=bool(body.get("checkpointed")),

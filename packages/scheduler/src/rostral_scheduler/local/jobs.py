@@ -19,6 +19,7 @@ from rostral_scheduler.core.events import Event, JobEnded, QueueClosed, QueueOpe
 from rostral_scheduler.core.lanes import Lanes, Rank
 from rostral_scheduler.core.resources import NodeResources, ResourceSet
 from rostral_scheduler.errors import JobNotFoundError, LimitReachedError, RequestError
+from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.node_memory import (
     QUEUE_MAILBOX,
     QUEUE_READY,
@@ -117,7 +118,7 @@ class Jobs:
             RequestError: The slot is not the caller's, or the job or connection is in use.
             LimitReachedError: There are ``jobs_max`` jobs.
         """
-        job_id, slot = bytes(body["job_id"]), int(body["slot"])
+        job_id, slot = binary(body, "job_id"), int(body["slot"])
         info = self._memory.slot_info(slot)
         if not info.is_live or info.pid != session.pid:
             raise RequestError(

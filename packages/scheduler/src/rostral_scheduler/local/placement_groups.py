@@ -24,6 +24,7 @@ from rostral_scheduler.errors import (
     TaskPlacementGroupRemovedError,
     UnschedulableError,
 )
+from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.node_memory import Body, NodeMemory, pickled
 from rostral_scheduler.local.repair import TaskRepair
 
@@ -119,8 +120,8 @@ class PlacementGroups:
             LimitReachedError: There are ``placement_groups_max`` groups.
         """
         group = PlacementGroup(
-            group_id=bytes(body["group_id"]),
-            job_id=bytes(body["job_id"]),
+            group_id=binary(body, "group_id"),
+            job_id=binary(body, "job_id"),
             name=body["name"] or None,
             bundles=tuple(ResourceSet.of(bundle) for bundle in body["bundles"]),
             strategy=str(body["strategy"]),
@@ -192,7 +193,7 @@ class PlacementGroups:
             TaskPlacementGroupRemovedError: The group is gone.
             UnschedulableError: No bundle, or not the chosen one, can ever meet the shape.
         """
-        group = self.get(bytes(bundle["group_id"]))
+        group = self.get(binary(bundle, "group_id"))
         index = None if bundle["index"] < 0 else int(bundle["index"])
         if group.stage is GroupStage.REMOVED:
             raise _removed_error(group)

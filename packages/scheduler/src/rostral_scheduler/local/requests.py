@@ -27,6 +27,7 @@ from rostral_scheduler.local.actor_requests import ActorRequests
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.draining import Draining
+from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
@@ -210,7 +211,7 @@ class Requests:
         queue, lane = self._jobs.queue_for(
             body["job_id"], shape, in_group=True, environment=environment, rank=rank
         )
-        self._groups.joined(bytes(bundle["group_id"]), queue)
+        self._groups.joined(binary(bundle, "group_id"), queue)
         return {"queue": lane}
 
     async def _bring(self, _: Session, body: Body) -> Body:
@@ -394,13 +395,13 @@ class Requests:
 
     async def _cancel_task(self, _: Session, body: Body) -> Body:
         ladder = Ladder(force=bool(body["force"]), grace_s=float(body["grace_s"]))
-        self._cancellations.climb(int(body["task"]), bytes(body["task_id"]), ladder)
+        self._cancellations.climb(int(body["task"]), binary(body, "task_id"), ladder)
         if body["recursive"]:
-            self._cancellations.cancel_children(bytes(body["task_id"]), ladder)
+            self._cancellations.cancel_children(binary(body, "task_id"), ladder)
         return {}
 
     async def _cancel_children(self, _: Session, body: Body) -> Body:
-        self._cancellations.cancel_children(bytes(body["task_id"]), Ladder())
+        self._cancellations.cancel_children(binary(body, "task_id"), Ladder())
         return {}
 
     # ---- the node and the cluster
@@ -511,7 +512,7 @@ class Requests:
     async def _drain(self, _: Session, body: Body) -> Body:
         """Has this node, or another one of the cluster, leave in order."""
         scheduler = self._scheduler
-        node_id, within_s = bytes(body["node_id"]), float(body["within_s"])
+        node_id, within_s = binary(body, "node_id"), float(body["within_s"])
         if not 0 <= within_s < math.inf:
             raise RequestError(
                 f"within_s is {within_s}", hint="a finite number of seconds, 0 or more"

@@ -1,0 +1,19 @@
+"""Fields of requests, checked.
+
+Any process of the user's may send anything: `bytes()` of a number would make as many of them.
+"""
+
+from __future__ import annotations
+
+from rostral_objectstore.control import Body
+from rostral_scheduler.errors import RequestError
+
+__all__ = ["binary"]
+
+
+def binary(body: Body, name: str) -> bytes:
+    """The field's bytes. Raises KeyError, or RequestError when it is something else."""
+    value = body[name]
+    if not isinstance(value, bytes):
+        raise RequestError(f"{name} is a {type(value).__name__}; it must be bytes")
+    return value
