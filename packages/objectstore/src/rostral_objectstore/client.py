@@ -568,13 +568,7 @@ class StoreClient:
         return handle
 
     def revive(self, handles: Sequence[Handle]) -> list[bool]:
-        """Has objects whose bytes are nowhere expected again, for who makes them anew.
-
-        Whoever waits for one of them, or reads it, waits until it is sealed once more. For each:
-        False if its bytes are in this store, or it is expected already.
-
-        Raises: StoreUnavailableError.
-        """
+        """Has objects whose bytes are nowhere expected again. Of others: False."""
         revived: list[bool] = []
         for start in range(0, len(handles), FREED_AT_ONCE):
             batch = [handle.packed() for handle in handles[start : start + FREED_AT_ONCE]]
