@@ -13,7 +13,7 @@ Tricky aspects:
     the block; from then on the object's deletion does.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rostral_objectstore._native.buffer cimport ObjectBuffer, room_buffer
@@ -254,24 +254,23 @@ def lose(ObjectTable table not None, Handle handle not None):
     return False
 
 
-def move(ObjectTable table not None, Handle handle not None, int64_t target=-1):
-    """Moves a sealed object's block to the lowest place that is free, if that is lower.
+def move(ObjectTable table not None, Handle handle not None, uint64_t target):
+    """Moves a sealed object's block, one of whole chunks, to chunk `target` and those after it.
 
-    Or, of a block of whole chunks, to the chunk `target` and those after it. Returns False when
-    there is no room, or somebody has the bytes pinned.
+    Returns False when there is no room, or somebody has the bytes pinned.
     """
     cdef attachment *a = table._open()
     cdef object_record *o = <object_record *>at(a, handle.loc)
     cdef uint32_t old = o.data, new
     if (load64(&o.word) & 0xff) != OBJECT_SEALED or old == 0 or is_pinned(a, o):
         return False
-    new = allocate(a, o.size) if target < 0 else allocate_at(a, o.size, target)
+    new = allocate_at(a, o.size, target)
     if new == 0:
         return False
     with nogil:
         copy_into(a, <char *>at(a, new), <char *>at(a, old), o.size)
     FAILPOINT(a.plan, MOVE_STEP_COPIED)
-    if (target < 0 and new > old) or not leave(a, o):
+    if not leave(a, o):
         release_named(a, &new)
         return False
     FAILPOINT(a.plan, MOVE_STEP_LEFT)
