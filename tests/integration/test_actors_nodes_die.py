@@ -13,9 +13,13 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 import rostral
-from rostral.exceptions import ActorDiedError
+from rostral.cluster_utils import Cluster, ClusterNode
+from rostral.exceptions import ActorDiedError, ActorUnavailableError
+from rostral.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rostral_gcs import GcsClient
+from rostral_gcs.auth import load_token
 
-from .nodes import Marks, cluster_of, until
+from .nodes import Marks, cluster_of, log_of, nothing_left, status_of, until
 
 pytestmark = pytest.mark.slow
 
@@ -56,4 +60,106 @@ def test_the_death_of_its_node_ends_an_actor(tmp_path: Path) -> None:
         for ref in (sleeping, queued, other.tell.remote(2)):
             with pytest.raises(ActorDiedError, match=node.node_id):
                 rostral.get(ref, timeout=TIMEOUT_S)
+        cluster.remove_node(node, allow_graceful=False)
+
+
+def recipes(cluster: Cluster) -> list[bytes]:
+    """The keys under which the cluster knows how to make actors again."""
+    assert cluster.head_node is not None
+    record = cluster.head_node.process.record
+    assert record.token_file
+    with GcsClient(record.address, load_token(record.token_file)) as gcs:
+        return gcs.kv_keys(namespace="rostral.actors")
+
+
+def kill_node(cluster: Cluster, index: int) -> ClusterNode:
+    """Ends a node at once, with all that runs there."""
+    victim = cluster.worker_nodes[index]
+    os.kill(victim.process.record.pid, signal.SIGKILL)
+    return victim
+
+
+def test_actors_that_may_be_restarted_live_on_elsewhere() -> None:
+    with cluster_of({"num_cpus": 2}, ARM, ARM) as cluster:
+        kind = Log.options(resources={"arm": 0.25}, max_restarts=1, max_task_retries=-1)
+        actors = [kind.remote() for _ in range(6)]
+        told = rostral.get([actor.tell.remote(0) for actor in actors], timeout=TIMEOUT_S)
+        assert told == [1] * 6
+        until(lambda: len(recipes(cluster)) == 6, "it is known how to make them again")
+        first = kill_node(cluster, 0)
+        told = rostral.get([actor.tell.remote(1) for actor in actors], timeout=TIMEOUT_S)
+        # Those of the dead node begin anew.
+        assert sorted(told) == [1, 1, 1, 2, 2, 2]
+        left = cluster.worker_nodes[1]
+        assert len(status_of(left)["actors"]) == 6
+        del actors
+        until(lambda: not status_of(left)["actors"], "they end with their handles")
+        until(lambda: not recipes(cluster), "nobody could make them again")
+        nothing_left(left, code=True)
+        cluster.remove_node(first, allow_graceful=False)
+
+
+def test_an_actor_comes_to_the_node_of_its_caller_and_calls_keep_their_order(
+    tmp_path: Path,
+) -> None:
+    with cluster_of({"num_cpus": 2, "resources": {"arm": 2}}, ARM) as cluster:
+        there = NodeAffinitySchedulingStrategy(cluster.worker_nodes[0].node_id, soft=True)
+        kind = Log.options(scheduling_strategy=there, max_restarts=1)
+        retried = kind.options(max_task_retries=-1).remote()
+        once = kind.options(name="once", lifetime="detached").remote()
+        assert rostral.get([retried.tell.remote(0), once.tell.remote(0)], timeout=30) == [1, 1]
+        until(lambda: len(recipes(cluster)) == 2, "it is known how to make them again")
+        out = once.sleep.remote(str(tmp_path), 600.0)
+        until(Marks(tmp_path).count, "a call runs")
+        first = kill_node(cluster, 0)
+        told = [retried.tell.remote(count) for count in range(50)]
+        assert rostral.get(told, timeout=TIMEOUT_S) == list(range(1, 51))
+        with pytest.raises(ActorUnavailableError, match="being restarted"):
+            rostral.get(out, timeout=TIMEOUT_S)
+        assert rostral.get(once.tell.remote(1), timeout=TIMEOUT_S) == 1
+        assert rostral.get(rostral.get_actor("once").tell.remote(1), timeout=TIMEOUT_S) == 2
+        rostral.kill(once)
+        del retried, once
+        assert cluster.head_node is not None
+        head = cluster.head_node
+        until(lambda: not status_of(head)["actors"], "they end")
+        until(lambda: not recipes(cluster), "nobody could make them again")
+        cluster.remove_node(first, allow_graceful=False)
+
+
+def test_an_actor_is_restarted_no_more_often_than_it_may_be() -> None:
+    with cluster_of({"num_cpus": 2}, ARM, ARM, ARM) as cluster:
+        log = Log.options(max_restarts=1, max_task_retries=-1).remote()
+        for _ in range(2):
+            assert rostral.get(log.tell.remote(0), timeout=TIMEOUT_S) == 1
+            until(lambda: recipes(cluster), "it is known how to make it again")
+            (at,) = [
+                index
+                for index, node in enumerate(cluster.worker_nodes)
+                if status_of(node)["actors"]
+            ]
+            cluster.remove_node(kill_node(cluster, at), allow_graceful=False)
+        with pytest.raises(ActorDiedError, match="restarted 1 of 1 times"):
+            rostral.get(log.tell.remote(0), timeout=TIMEOUT_S)
+        until(lambda: not recipes(cluster), "nobody could make it again")
+
+
+def test_an_actor_made_from_too_much_ends_with_its_node() -> None:
+    class HeavyClass(LogClass):
+        def __init__(self, data: bytes) -> None:
+            super().__init__()
+            self.size = len(data)
+
+    with cluster_of({"num_cpus": 2}, ARM, ARM) as cluster:
+        heavy: Any = rostral.remote(HeavyClass)
+        kind = heavy.options(resources={"arm": 0.5}, max_restarts=-1, max_task_retries=-1)
+        log = kind.remote(bytes(17 << 20))
+        assert rostral.get(log.tell.remote(0), timeout=TIMEOUT_S) == 1
+        (at,) = [i for i, node in enumerate(cluster.worker_nodes) if status_of(node)["actors"]]
+        node = cluster.worker_nodes[at]
+        until(lambda: "cannot be made again elsewhere" in log_of(node), "it is said")
+        kill_node(cluster, at)
+        with pytest.raises(ActorDiedError, match="how it was made is not known elsewhere"):
+            rostral.get(log.tell.remote(1), timeout=TIMEOUT_S)
+        assert recipes(cluster) == []
         cluster.remove_node(node, allow_graceful=False)

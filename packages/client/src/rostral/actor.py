@@ -125,6 +125,7 @@ class ActorClass(Generic[P, T]):
                 self._options.max_pending_calls,
                 self._options.checkpoint_interval is not None,
                 self._settings.in_order,
+                self._options.max_restarts != 0,
             )
         )
 
@@ -349,6 +350,7 @@ class ActorHandle(Generic[T]):
             self._max_pending_calls,
             self._is_checkpointed,
             self._in_order,
+            self._may_return,
         ) = pickle.loads(meta)
         # The actor's node when this handle was made, where that was another one.
         self._home = home
@@ -398,6 +400,7 @@ class ActorHandle(Generic[T]):
             "job_id": current.job_id,
             "home": self._home or current.node_id,
             "in_order": self._in_order,
+            "may_return": self._may_return,
             "counted": self._creation is not None,
         }
         return int(current.ask("actor_mailbox", body)["mailbox"])

@@ -121,7 +121,7 @@ class RuntimeContext:
         if scope is None or scope.actor_id is None:
             raise RuntimeError("current_actor was asked for outside of an actor")
         info = self._runtime.ask("actor_info", {"actor_id": scope.actor_id})
-        at = self._assignment()["creation"]
+        at = info["creation"]
         creation: ObjectRef[Any] = self._runtime.table.adopt(
             ObjectRef, at["loc"], at["version"], at["id"]
         )

@@ -11,19 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.actor_questions import ActorQuestions
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import (
     ActorFacts,
     ActorHeld,
     ActorMade,
-    AskActor,
+    ActorMoved,
+    ActorUsed,
     EndActor,
     HoldActor,
     ReleaseActor,
@@ -31,20 +31,21 @@ from rostral_scheduler.between.messages import (
     Stub,
 )
 from rostral_scheduler.between.outgoing import Peer, Sent, stream_error
+from rostral_scheduler.between.remote_actor import RemoteActor, died, forgotten, unavailable
 from rostral_scheduler.between.transit_memory import (
     CANCELLED,
     LATE,
-    Handle,
+    RETRY_FOREVER,
     NotSealedError,
     TransitMemory,
 )
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.errors import (
-    ActorDiedError,
     ActorNotFoundError,
     ActorUnavailableError,
     TaskCancelledError,
 )
+from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.jobs import Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, pickled
 
@@ -57,57 +58,8 @@ logger = logging.getLogger("rostral.scheduler.actor_calls")
 
 _NOTHING = ResourceSet.of({})
 _SHAPELESS = Shape({}, "", 0, 0)
-_ANSWER_TIMEOUT_S = 5.0
-_CONNECT_PAUSE_S = 0.005
 _ADOPT_S = 5.0
 """Between telling a process here where an actor's object lies, and its hold on that."""
-
-
-@dataclass(slots=True, eq=False)
-class RemoteActor:
-    """An actor on another node, as this one's callers see it.
-
-    Invariant: a call that was claimed is in `late`, in `out`, or ended.
-    """
-
-    actor_id: bytes
-    host: bytes
-    in_order: bool = True
-    """Whether a call waits for the earlier ones of its caller."""
-    mailboxes: dict[bytes, int] = field(default_factory=dict)
-    """By the job that calls."""
-    late: dict[int, deque[Sent]] = field(default_factory=dict)
-    """Calls that cannot be sent yet, by caller, and what comes behind them."""
-    watched: list[Handle] = field(default_factory=list)
-    """Inputs that the first of the late ones wait for."""
-    out: dict[bytes, Sent] = field(default_factory=dict)
-    death: bytes = b""
-    """Pickled, once it is known to be dead."""
-    creation: Handle | None = None
-    """The object that stands for it here: who holds that refers to the actor."""
-    creation_id: bytes = b""
-    expected: int = 0
-    """Values that are on their way into this node's store and stand for it."""
-    job_id: bytes = b""
-    """Of one that this node has made there."""
-    creator: bytes = b""
-    """The actor of this node that it ends with."""
-    made_by: Callable[[RemoteActor, Peer], bool] | None = None
-    """Sends what makes it. False: that is not all there yet."""
-    make: Callable[[RemoteActor, Peer], bool] | None = None
-    """The same, while it must be done before any call is sent."""
-    is_made: bool = True
-    """Its host has answered to that."""
-    is_asked: bool = False
-    """Its host was told that somebody here refers to it."""
-    is_held: bool = False
-    """And has answered."""
-    is_kept: bool = False
-    """A handle that does not count knows its mailboxes: they stay."""
-    orders: list[EndActor] = field(default_factory=list)
-    """What its host is to be told."""
-    waiting: list[Callable[[], object]] = field(default_factory=list)
-    """What goes on when it is held."""
 
 
 class ActorCalls:
@@ -118,6 +70,7 @@ class ActorCalls:
         transit: The same, for what crosses.
         view: The living nodes.
         jobs: The node's, who own the mailboxes.
+        actors: Those of this node: an actor may come here.
         window: How many calls of one actor may be out at a time.
         actors_max: How many actors of other nodes may be known at a time.
     """
@@ -128,20 +81,25 @@ class ActorCalls:
         transit: TransitMemory,
         view: LivingNodes,
         jobs: Jobs,
+        actors: Actors,
         *,
         window: int,
         actors_max: int,
     ) -> None:
         self._memory, self._transit, self._view, self._jobs = memory, transit, view, jobs
-        self._window, self._actors_max = window, actors_max
+        self._actors, self._window, self._actors_max = actors, window, actors_max
         self.by_id: dict[bytes, RemoteActor] = {}
         self._by_creation: dict[bytes, RemoteActor] = {}
         self._forwarded: Forwarded
+        self.questions: ActorQuestions
         self._finding_store: asyncio.Task[None] | None = None
         # What could not be sent again after a stream broke.
         self._stuck: set[bytes] = set()
-        self._facts: dict[bytes, list[asyncio.Future[ActorFacts]]] = {}
+        # Of actors whose host has just died: calls that are made again.
+        self._again: dict[bytes, list[Sent]] = {}
         self._made: Callable[[ActorMade], None]
+        self.look_for_actors: Callable[[], None] = lambda: None
+        """Finds out where actors of dead nodes live on."""
 
     @property
     def held_count(self) -> int:
@@ -151,31 +109,41 @@ class ActorCalls:
     def attach(self, forwarded: Forwarded) -> None:
         """Says by what calls travel."""
         self._forwarded = forwarded
+        self.questions = ActorQuestions(self._view, forwarded)
 
     # ---- callers
 
-    def mailbox(self, job_id: bytes, actor_id: bytes, host: bytes, *, in_order: bool) -> int:
+    def mailbox(
+        self, job_id: bytes, actor_id: bytes, host: bytes, *, in_order: bool, may_return: bool
+    ) -> int:
         """Where a job of this node pushes calls of an actor that lives, or lived, on a host.
 
         Raises JobNotFoundError, LimitReachedError, ObjectStoreFullError.
         """
         actor = self._known(actor_id, host)
-        actor.in_order = in_order
+        actor.in_order, actor.may_return = in_order, may_return
         mailbox = actor.mailboxes.get(job_id)
         if mailbox is None:
             mailbox = self._jobs.add_proxy(job_id, actor_id, limit=self._actors_max)
             actor.mailboxes[job_id] = mailbox
             self._memory.set_wanted(mailbox, wanted=True)
-        cause = self._view.death_cause(actor.host)
-        if host == self._memory.node_id and not actor.death:
-            self.bury(actor, pickled(_forgotten(actor_id)))
-        elif cause is not None and not actor.death:
-            self._end(actor, cause)
+        self._look_after(actor)
         if actor.death:
             self._memory.close_queue(mailbox)
+        return mailbox
+
+    def _look_after(self, actor: RemoteActor) -> None:
+        """Sees to it that its host is known to live, or to be dead."""
+        cause = self._view.death_cause(actor.host)
+        if actor.death or actor.is_away:
+            return
+        if actor.host == self._memory.node_id:
+            if actor.actor_id not in self._actors.by_id:
+                self.bury(actor, pickled(forgotten(actor.actor_id)))
+        elif cause is not None:
+            self._lose(actor, cause)
         else:
             self._forwarded.open_peer(actor.host)
-        return mailbox
 
     def keep(self, actor_id: bytes) -> None:
         """A handle knows its mailboxes that does not keep the actor alive."""
@@ -207,6 +175,11 @@ class ActorCalls:
         if actor.death:
             self._drain(actor, actor.death)
             return
+        if actor.is_away:
+            return
+        if actor.host == self._memory.node_id:
+            self._hand_over(actor)
+            return
         peer = self._forwarded.open_peer(actor.host)
         if peer is None:
             refused = self._forwarded.refusal_of(actor.host)
@@ -227,11 +200,41 @@ class ActorCalls:
             for task in self._transit.claim(mailbox, room):
                 claimed = self._transit.describe(task)
                 sent = Sent(claimed, job_id, _NOTHING, _SHAPELESS, mailbox, actor.host, actor)
-                caller = claimed.submitter if actor.in_order else claimed.task
-                if caller in actor.late:
-                    actor.late[caller].append(sent)
-                elif not self._send(actor, peer, sent):
-                    actor.late[caller] = deque([sent])
+                if actor.is_late(sent) or not self._send(actor, peer, sent):
+                    actor.put_late(sent)
+
+    def _hand_over(self, actor: RemoteActor) -> None:
+        """It lives here now: its calls go into its own mailbox."""
+        record = self._actors.by_id.get(actor.actor_id)
+        if record is None or record.death is not None:
+            death = None if record is None else record.death
+            self.bury(actor, death or pickled(forgotten(actor.actor_id)))
+            return
+        late, actor.late = actor.late, {}
+        actor.watched.clear()
+        waiting = [sent for calls in late.values() for sent in calls]
+        for job_id, mailbox in actor.mailboxes.items():
+            for task in self._transit.claim(mailbox, self._memory.queue_length(mailbox)):
+                claimed = self._transit.describe(task)
+                waiting.append(
+                    Sent(claimed, job_id, _NOTHING, _SHAPELESS, mailbox, actor.host, actor)
+                )
+        for sent in waiting:
+            claimed = sent.claimed
+            if actor.is_late(sent):
+                actor.put_late(sent)
+            elif self._transit.requeue(claimed, record.mailbox, claimed.retries):
+                continue
+            elif not self._is_cancelled(sent):
+                actor.put_late(sent)  # It is full.
+
+    def _is_cancelled(self, sent: Sent) -> bool:
+        """Whether a call is over; one that is flagged as cancelled ends."""
+        flags = self._transit.flags_of(sent.claimed)
+        if flags is not None and flags & CANCELLED:
+            error = TaskCancelledError.of(sent.claimed.task_id, is_late=bool(flags & LATE))
+            self._forwarded.end(sent, error)
+        return flags is None or bool(flags & CANCELLED)
 
     def _look_at_late(self, actor: RemoteActor, peer: Peer) -> None:
         actor.watched.clear()
@@ -244,13 +247,8 @@ class ActorCalls:
     def _send(self, actor: RemoteActor, peer: Peer, sent: Sent) -> bool:
         """False: something of it is not there yet, and it stays the first of its caller."""
         claimed = sent.claimed
-        flags = self._transit.flags_of(claimed)
-        if flags is None:
-            return True
-        if flags & CANCELLED:
-            self._forwarded.end(
-                sent, TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
-            )
+        sent.host = actor.host
+        if self._is_cancelled(sent):
             return True
         if claimed.is_stream:
             self._forwarded.end(sent, stream_error(claimed))
@@ -287,15 +285,8 @@ class ActorCalls:
     def _give_up(self, sent: Sent, error: Exception) -> None:
         """A late call ends; what comes behind it goes on."""
         actor = self.by_id.get(sent.to_actor.actor_id) if sent.to_actor is not None else None
-        if actor is None:
-            return
-        for caller, calls in list(actor.late.items()):
-            if sent in calls:
-                calls.remove(sent)
-                self._forwarded.end(sent, error)
-                if not calls:
-                    del actor.late[caller]
-                return
+        if actor is not None and actor.take_back(sent):
+            self._forwarded.end(sent, error)
 
     def cancel(self, task_id: bytes) -> None:
         """Ends a call that is flagged as cancelled, if it has not been sent."""
@@ -354,17 +345,24 @@ class ActorCalls:
             self.bury(actor, message.death)
         self._go_on(actor)
 
-    def answered(self, message: ActorHeld | ActorMade | ActorFacts) -> None:
+    def answered(self, peer: Peer, message: ActorHeld | ActorMade | ActorFacts | ActorUsed) -> None:
         """A host's answer."""
-        if isinstance(message, ActorHeld):
+        if isinstance(message, ActorUsed):
+            self._used(peer.node_id, message)
+        elif isinstance(message, ActorHeld):
             self._held(message)
         elif isinstance(message, ActorMade):
             self._made(message)
         else:
-            asked = self._facts.pop(message.actor_id, [])
-            for future in asked:
-                if not future.done():
-                    future.set_result(message)
+            self.questions.answered(message)
+
+    def _used(self, node_id: bytes, message: ActorUsed) -> None:
+        """Of an actor that has come here from a dead node."""
+        record = self._actors.by_id.get(message.actor_id)
+        if record is not None and not message.is_used:
+            record.holders.discard(node_id)
+        if message.is_over:
+            self._actors.end_for(message.actor_id, "the job that made it has ended")
 
     def on_made(self, made: Callable[[ActorMade], None]) -> None:
         """Says who hears of actors that this node has made elsewhere."""
@@ -396,10 +394,8 @@ class ActorCalls:
 
     def _ask(self, actor: RemoteActor) -> None:
         actor.is_asked, actor.is_held = True, False
-        cause = self._view.death_cause(actor.host)
-        if cause is not None:
-            self._end(actor, cause)
-        peer = self._forwarded.open_peer(actor.host)
+        self._look_after(actor)
+        peer = None if actor.is_away else self._forwarded.open_peer(actor.host)
         if peer is not None:
             peer.link.send(HoldActor(actor.actor_id))
 
@@ -442,7 +438,7 @@ class ActorCalls:
     def _release(self, actor: RemoteActor) -> None:
         if actor.is_asked:
             actor.is_asked = actor.is_held = False
-            peer = self._forwarded.open_peer(actor.host)
+            peer = None if actor.is_away else self._forwarded.open_peer(actor.host)
             if peer is not None and not actor.death:
                 peer.link.send(ReleaseActor(actor.actor_id))
         self._by_creation.pop(actor.creation_id, None)
@@ -454,22 +450,6 @@ class ActorCalls:
         del self.by_id[actor.actor_id]
 
     # ---- finding and ending
-
-    async def ask(self, actor_id: bytes, node_id: bytes) -> ActorFacts | None:
-        """What a node says of an actor of its own; None: nothing, in time."""
-        deadline_s = asyncio.get_running_loop().time() + _ANSWER_TIMEOUT_S
-        while (peer := self._forwarded.open_peer(node_id)) is None:
-            if node_id not in self._view.by_id or asyncio.get_running_loop().time() > deadline_s:
-                return None
-            await asyncio.sleep(_CONNECT_PAUSE_S)
-        future: asyncio.Future[ActorFacts] = asyncio.get_running_loop().create_future()
-        self._facts.setdefault(actor_id, []).append(future)
-        peer.link.send(AskActor(actor_id))
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                return await future
-        except TimeoutError:
-            return None
 
     async def hold(self, facts: ActorFacts, node_id: bytes) -> Body | None:
         """Makes the object that stands for an actor, for a process here that is about to take it.
@@ -525,22 +505,67 @@ class ActorCalls:
         return None if actor is None else actor.death
 
     def lost(self, sent: Sent, cause: str) -> None:
-        """A call that was out when its host died."""
+        """A call that was out when its host died: it is made again if it may be."""
         assert sent.to_actor is not None
-        self._forwarded.end(sent, _died(sent.to_actor.actor_id, sent.host, cause))
+        actor, claimed = self.by_id.get(sent.to_actor.actor_id), sent.claimed
+        if actor is None or not actor.may_return or actor.death:
+            self._forwarded.end(sent, died(sent.to_actor.actor_id, sent.host, cause))
+        elif claimed.retries == 0:
+            self._forwarded.end(sent, unavailable(actor.actor_id, sent.host, cause))
+        else:
+            if claimed.retries != RETRY_FOREVER:
+                claimed.retries -= 1
+            self._again.setdefault(actor.actor_id, []).append(sent)
 
     def host_died(self, node_id: bytes, cause: str) -> None:
-        """All its actors are dead."""
+        """Its actors are dead, or come back elsewhere."""
         for actor in list(self.by_id.values()):
-            if actor.host == node_id and not actor.death:
-                self._end(actor, cause)
+            if actor.host == node_id and not actor.death and not actor.is_away:
+                self._lose(actor, cause)
 
-    def _end(self, actor: RemoteActor, cause: str) -> None:
-        self.bury(actor, pickled(_died(actor.actor_id, actor.host, cause)))
+    def _lose(self, actor: RemoteActor, cause: str) -> None:
+        again = self._again.pop(actor.actor_id, [])
+        if not actor.may_return:
+            self.bury(actor, pickled(died(actor.actor_id, actor.host, cause)))
+            return
+        actor.is_away, actor.is_held, actor.unseen = True, False, 0
+        actor.made_by, actor.make, actor.is_made = None, None, True
+        for sent in reversed(again):
+            actor.put_first(sent)  # Before what waited for them.
+        self.look_for_actors()
+
+    def moved(self, message: ActorMoved, host: bytes) -> ActorUsed:
+        """An actor of a dead node lives on another now, maybe on this one."""
+        actor_id, own = message.actor_id, self._memory.node_id
+        job = self._jobs.by_id.get(message.job_id)
+        is_over = message.home == own and (job is None or job.ending)
+        actor = self.by_id.get(actor_id)
+        if actor is None or actor.death:
+            return ActorUsed(actor_id, is_used=False, is_over=is_over)
+        if actor.host != host and actor.host in self._view.by_id:
+            # The cluster knows better than we do by now.
+            self._view.bury(actor.host, "its actors were given to other nodes")
+        if message.home == own:
+            actor.job_id = message.job_id
+        self.go_on_at(actor, host)
+        return ActorUsed(actor_id, is_used=True, is_over=is_over)
+
+    def go_on_at(self, actor: RemoteActor, host: bytes) -> None:
+        """It is known where it lives on."""
+        actor.host, actor.is_away = host, False
+        actor.is_asked = actor.is_held = True
+        job = self._jobs.by_id.get(actor.job_id)
+        peer = None if host == self._memory.node_id else self._forwarded.open_peer(host)
+        if peer is not None:
+            peer.link.send(HoldActor(actor.actor_id))
+            if job is not None and not job.ending:
+                self._forwarded.tell_job(peer, actor.job_id)  # So that it hears of its end.
+        self._go_on(actor)
+        asyncio.get_running_loop().call_soon(self.look)
 
     def bury(self, actor: RemoteActor, death: bytes) -> None:
         """It is dead; `death` is the pickled error of its calls."""
-        actor.death = death
+        actor.death, actor.is_away = death, False
         for mailbox in actor.mailboxes.values():
             self._memory.close_queue(mailbox)
         self._drain(actor, actor.death)
@@ -562,22 +587,4 @@ class ActorCalls:
     def job_ended(self, job_id: bytes) -> None:
         """Its calls are not sent any more; its mailboxes are the job's to free."""
         for actor in self.by_id.values():
-            actor.mailboxes.pop(job_id, None)
-            for caller, calls in list(actor.late.items()):
-                left = deque(sent for sent in calls if sent.job_id != job_id)
-                if left:
-                    actor.late[caller] = left
-                else:
-                    del actor.late[caller]
-
-
-def _forgotten(actor_id: bytes) -> ActorDiedError:
-    return ActorDiedError(
-        f"actor {actor_id.hex()} is dead, and its node has forgotten why", actor_id=actor_id
-    )
-
-
-def _died(actor_id: bytes, node_id: bytes, cause: str) -> ActorDiedError:
-    return ActorDiedError(
-        f"actor {actor_id.hex()} died: its node {node_id.hex()} died: {cause}", actor_id=actor_id
-    )
+            actor.forget_job(job_id)

@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import RostralError
-from rostral_scheduler.between.actor_calls import ActorCalls, RemoteActor
+from rostral_scheduler.between.actor_calls import ActorCalls
+from rostral_scheduler.between.actor_recipes import RECIPE_BYTES_MAX
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import ActorMade, CreateActor
 from rostral_scheduler.between.outgoing import Peer, located
-from rostral_scheduler.between.transit_memory import NotSealedError, TransitMemory
+from rostral_scheduler.between.remote_actor import RemoteActor
+from rostral_scheduler.between.transit_memory import Handle, NotSealedError, TransitMemory
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import NodeFacts, Where, refusal
-from rostral_scheduler.errors import RequestError
+from rostral_scheduler.errors import LimitReachedError, RequestError
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.node_memory import Body, pickled
@@ -94,14 +96,13 @@ class ActorCreation:
 
     # ---- making
 
-    async def create(self, body: Body, environment: str, node_id: bytes, creator: bytes) -> Body:
+    async def create(self, body: Body, node_id: bytes, creator: bytes) -> Body:
         """Makes an actor on a node; returns where calls of it go here, or the pickled `error`.
 
         With a name, when the name is its own; else at once: what goes wrong later, its calls say.
 
         Args:
             body: The request, as of an actor of this node.
-            environment: Its runtime environment, as text.
             node_id: The node.
             creator: The actor of this node that it ends with; empty: none.
 
@@ -122,12 +123,19 @@ class ActorCreation:
                     creation_id=creation_id,
                     creator=creator,
                     job_id=job_id,
+                    may_return=int(body["max_restarts"]) != 0,
                     is_asked=True,
                     is_held=True,
-                    made_by=lambda actor, peer: self._send(actor, peer, body, environment),
+                    made_by=lambda actor, peer: self._send(actor, peer, body),
                 )
             )
-        mailbox = self._calls.mailbox(job_id, actor_id, node_id, in_order=in_order)
+        mailbox = self._calls.mailbox(
+            job_id,
+            actor_id,
+            node_id,
+            in_order=in_order,
+            may_return=int(body["max_restarts"]) != 0,
+        )
         error = await self._made(actor_id) if body["name"] and known is None else b""
         if error:
             return {"error": error}
@@ -142,11 +150,11 @@ class ActorCreation:
         finally:
             self._asked.pop(actor_id, None)
 
-    def _send(self, actor: RemoteActor, peer: Peer, body: Body, environment: str) -> bool:
+    def _send(self, actor: RemoteActor, peer: Peer, body: Body) -> bool:
         """Sends what makes it. False: something of it is not there yet."""
         assert actor.creation is not None
         try:
-            message = self._message(actor, body, environment)
+            message = self._message(actor.creation, body, *self._forwarded.travel_terms)
             self._forwarded.tell_job(peer, actor.job_id)
         except NotSealedError:
             return False
@@ -161,10 +169,28 @@ class ActorCreation:
         peer.link.send(message)
         return True
 
-    def _message(self, actor: RemoteActor, body: Body, environment: str) -> CreateActor | None:
-        assert actor.creation is not None
-        inline_max, store = self._forwarded.travel_terms
-        creation = self._transit.whole(actor.creation, inline_max)
+    def recipe(self, body: Body) -> CreateActor | None:
+        """How an actor of this node is made once more, with all that this needs.
+
+        None: nobody knows it any more. Raises NotSealedError, NotTransferableError, and
+        LimitReachedError when some of that is too large to be kept, or not in this node's memory.
+        """
+        creation = self._transit.find(bytes(body["creation"]["id"]))
+        if creation is None:
+            return None
+        message = self._message(creation, body, RECIPE_BYTES_MAX, "")
+        if message is None:
+            raise LimitReachedError(
+                f"an argument of the constructor of actor {bytes(body['actor_id']).hex()} has more "
+                f"than {RECIPE_BYTES_MAX} bytes, or is not in this node's memory",
+                hint="have its constructor make or load what is large",
+            )
+        return message
+
+    def _message(
+        self, creation_handle: Handle, body: Body, inline_max: int, store: str
+    ) -> CreateActor | None:
+        creation = self._transit.whole(creation_handle, inline_max)
         beside = self._transit.beside([creation], inline_max)
         if any(given.size and given.data is None for given in beside):
             if not store:
@@ -172,12 +198,12 @@ class ActorCreation:
             holders = self._forwarded.elsewhere.holders
             beside = [located(given, (*holders(given.id), store)) for given in beside]
         return CreateActor(
-            actor_id=actor.actor_id,
-            job_id=actor.job_id,
+            actor_id=bytes(body["actor_id"]),
+            job_id=bytes(body["job_id"]),
             class_name=str(body["class_name"]),
             name=body["name"] or "",
             namespace=str(body["namespace"]),
-            environment=environment,
+            environment=str(body["environment_text"]),
             resources=dict(body["resources"]),
             placement_resources=dict(body["placement_resources"]),
             max_restarts=int(body["max_restarts"]),
@@ -187,6 +213,7 @@ class ActorCreation:
             mailbox_capacity=int(body["mailbox_capacity"]),
             creation=creation,
             beside=beside,
+            where=body.get("where"),
         )
 
     def made(self, message: ActorMade) -> None:

@@ -8,10 +8,13 @@ other (`hosted.py`).
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.messages import (
@@ -28,7 +31,7 @@ from rostral_scheduler.between.messages import (
     Stub,
 )
 from rostral_scheduler.between.transit_memory import Handle, TransitMemory
-from rostral_scheduler.errors import ActorDiedError, ActorUnavailableError
+from rostral_scheduler.errors import ActorDiedError, ActorUnavailableError, RequestError
 from rostral_scheduler.local.actor_making import ActorMaking
 from rostral_scheduler.local.actor_record import ActorRecord, ActorStage
 from rostral_scheduler.local.actors import Actors
@@ -90,20 +93,50 @@ class ActorHost:
             error = pickled(failure)
         origin.outbox.send(ActorMade(message.actor_id, error))
 
+    async def adopt(self, message: CreateActor, restarts: int, nodes: set[bytes]) -> None:
+        """Makes an actor again whose node is dead; each of the nodes may refer to it.
+
+        Raises what making an actor does, and RequestError when what it is made from is lost.
+        """
+        if any(given.data is None for given in message.beside):
+            raise RequestError("an argument of its constructor is lost, which was large")
+        stub_id = message.creation.id
+        # Somebody here may refer to it by that, and what it is made from is not what is there.
+        again = hashlib.blake2b(message.actor_id, digest_size=20, person=b"again").digest()
+        creation = structs.replace(message.creation, id=again)
+        loop = asyncio.get_running_loop()
+        held = await loop.run_in_executor(
+            self._thread, self._take_in, structs.replace(message, creation=creation)
+        )
+        stub = self._transit.hold_stub(stub_id)
+        body = self._body(message, held[-1])
+        body |= {
+            "holders": nodes - {self._node_id},
+            "stub": self._transit.place_of(stub),
+            "restarts": restarts,
+        }
+        self._making.adopt(body)
+
     async def _create(self, origin: Origin, message: CreateActor) -> ActorRecord:
         loop = asyncio.get_running_loop()
         held = await loop.run_in_executor(self._thread, self._take_in, message)
-        creation = held[-1]
         for given, handle in zip(message.beside, held[:-1], strict=True):
             if given.holders and not self._transit.is_here(handle):
                 self._bring(message.actor_id, given, handle)
-        body: Body = {
+        body = self._body(message, held[-1])
+        body["holders"] = {origin.node_id}
+        return await self._making.make(body, None)
+
+    def _body(self, message: CreateActor, creation: Handle) -> Body:
+        return {
             "job_id": message.job_id,
             "actor_id": message.actor_id,
             "name": message.name or None,
             "namespace": message.namespace,
             "class_name": message.class_name,
             "environment": self._environment(message.environment),
+            "environment_text": message.environment,
+            "where": message.where,
             "resources": message.resources,
             "placement_resources": message.placement_resources,
             "bundle": None,
@@ -113,9 +146,7 @@ class ActorHost:
             "creation": self._transit.place_of(creation),
             "meta": message.meta,
             "mailbox_capacity": message.mailbox_capacity,
-            "holders": {origin.node_id},
         }
-        return await self._making.make(body, None)
 
     def _take_in(self, message: CreateActor) -> list[Handle]:
         """In a thread that may wait for room: holds on what it is made from, itself the last."""
@@ -152,7 +183,7 @@ class ActorHost:
         if actor is None or actor.stage is ActorStage.DEAD:
             answer = ActorFacts(message.actor_id, bytes(16), bytes(20))
         else:
-            creation_id = bytes(actor.creation["id"])
+            creation_id = bytes(actor.stub["id"])
             answer = ActorFacts(actor.actor_id, actor.job_id, creation_id, actor.meta)
         origin.outbox.send(answer)
 

@@ -16,12 +16,13 @@ from rostral_gcs.tokens import Tokens
 from rostral_scheduler.between.actor_calls import ActorCalls
 from rostral_scheduler.between.actor_creation import ActorCreation
 from rostral_scheduler.between.actor_host import ActorHost
+from rostral_scheduler.between.actor_recovery import ActorRecovery
 from rostral_scheduler.between.forwarded import Forwarded, ForwardQueue
 from rostral_scheduler.between.hosted import Hosted, OriginSession
 from rostral_scheduler.between.leaving import Leaving
 from rostral_scheduler.between.living_nodes import LivingNodes
+from rostral_scheduler.between.messages import CreateActor, Push, Shape, Stub
 from rostral_scheduler.between.messages import Job as JobMessage
-from rostral_scheduler.between.messages import Push, Shape, Stub
 from rostral_scheduler.between.peer_link import PeerIdentity
 from rostral_scheduler.between.peer_server import PeerServer
 from rostral_scheduler.between.recovery import Recovery
@@ -117,6 +118,7 @@ class Crossing:
             transit,
             self.view,
             jobs,
+            actors,
             window=config.forwarded_per_node_max,
             actors_max=config.actors_max,
         )
@@ -171,6 +173,21 @@ class Crossing:
             queue_length=memory.queue_length,
             run_time_s=load.run_times.of,
         )
+        self.actor_recovery = ActorRecovery(
+            memory.node_id,
+            client,
+            self.view,
+            self.forwarded,
+            self.actor_calls,
+            self.actor_host,
+            self.actor_creation,
+            actors,
+            describe_job=self._describe_job,
+            begin_job=self._begin_again,
+            end_job=self._end_detached,
+        )
+        making.on_made = self.actor_recovery.made
+        self.actor_calls.look_for_actors = self.actor_recovery.look
         cancellations.on_forwarded(memory.slot, self._cancel)
         self.server = PeerServer(
             f"{config.address}:0",
@@ -194,6 +211,7 @@ class Crossing:
     async def stop(self) -> None:
         """Ends all streams."""
         await self.view.stop()
+        await self.actor_recovery.stop()
         await self.forwarded.stop()
         await self.recovery.stop()
         await self.server.stop()
@@ -212,6 +230,7 @@ class Crossing:
         self.forwarded.tick()
         self.actor_calls.tick()
         self.recovery.tick()
+        self.actor_recovery.tick()
         self.leaving.tick(time.monotonic())
         self._watch_neighbour()
 
@@ -392,7 +411,7 @@ class Crossing:
         if row is None or row.node_id is None or row.node_id.binary() == self._memory.node_id:
             return None
         node_id = row.node_id.binary()
-        facts = await self.actor_calls.ask(row.actor_id.binary(), node_id)
+        facts = await self.actor_calls.questions.ask(row.actor_id.binary(), node_id)
         if facts is None or not facts.meta:
             return None
         creation = await self.actor_calls.hold(facts, node_id) if counted else {}
@@ -434,6 +453,36 @@ class Crossing:
                 home=message.home,
             )
         )
+
+    def _begin_again(self, message: JobMessage, actor: CreateActor) -> bool:
+        """The job of an actor that comes here from a dead node. False: it has ended."""
+        job_id, home = message.job_id, message.home
+        if actor.is_detached:
+            # Which is a job of its own.
+            job_id, home = actor.actor_id, self._memory.node_id
+        elif home == self._memory.node_id:
+            job = self._jobs.by_id.get(job_id)
+            return job is not None and not job.ending
+        elif self.view.death_cause(home) is not None:
+            return False
+        self._jobs.add_hosted(
+            Job(
+                job_id=job_id,
+                namespace=message.namespace,
+                entrypoint=message.entrypoint,
+                sys_path=message.sys_path,
+                cwd=message.cwd,
+                logging_config=message.logging_config,
+                session=None if actor.is_detached else OriginSession(self.hosted, home, job_id),
+                home=None if actor.is_detached else home,
+            )
+        )
+        return True
+
+    def _end_detached(self, actor_id: bytes) -> None:
+        job = self._jobs.by_id.get(actor_id)
+        if job is not None:
+            self._scheduler_end_job(job)
 
     def _end_hosted(self, job_id: bytes) -> None:
         job = self._jobs.by_id.get(job_id)
@@ -484,6 +533,7 @@ class Crossing:
         self.forwarded.host_died(node_id, cause)
         self.actor_calls.host_died(node_id, cause)
         self.actor_creation.node_died(node_id)
+        self.actor_recovery.node_died(node_id)
         self.hosted.origin_died(node_id, cause)
         for job in [job for job in self._jobs.by_id.values() if job.home == node_id]:
             self._scheduler_end_job(job)

@@ -23,6 +23,7 @@ from rostral_scheduler.between.messages import (
     ActorFacts,
     ActorHeld,
     ActorMade,
+    ActorUsed,
     Back,
     Call,
     Cancel,
@@ -380,8 +381,8 @@ class Forwarded:
                         self._submit(peer, sent)
                     elif sent is not None:
                         self._calls.unknown(sent)
-            case ActorHeld() | ActorMade() | ActorFacts():
-                self._calls.answered(message)
+            case ActorHeld() | ActorMade() | ActorFacts() | ActorUsed():
+                self._calls.answered(peer, message)
             case Push():
                 self._push(message)
 

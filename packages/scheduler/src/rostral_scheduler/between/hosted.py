@@ -18,6 +18,7 @@ from rostral_scheduler.between.actor_host import ActorHost
 from rostral_scheduler.between.guest import Guest, Origin
 from rostral_scheduler.between.messages import (
     NO_CODE,
+    ActorMoved,
     AskActor,
     Back,
     Beat,
@@ -32,6 +33,7 @@ from rostral_scheduler.between.messages import (
     HoldActor,
     Input,
     Job,
+    LookForActors,
     Message,
     Outstanding,
     Push,
@@ -249,6 +251,10 @@ class Hosted:
                 self._begin_job(message, session)
             case Cancel():
                 self._cancel(message)
+            case ActorMoved():
+                origin.outbox.send(self._calls.moved(message, origin.node_id))
+            case LookForActors():
+                self._calls.look_for_actors()
             case EndActor():
                 self._actors.end(message)
             case AskActor():

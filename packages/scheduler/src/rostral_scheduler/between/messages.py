@@ -22,6 +22,8 @@ __all__ = [
     "ActorFacts",
     "ActorHeld",
     "ActorMade",
+    "ActorMoved",
+    "ActorUsed",
     "AskActor",
     "Beat",
     "Call",
@@ -35,6 +37,7 @@ __all__ = [
     "Gone",
     "Input",
     "Job",
+    "LookForActors",
     "Message",
     "Outstanding",
     "Push",
@@ -172,6 +175,7 @@ class CreateActor(Struct, frozen=True, array_like=True, tag=True):
     Attributes:
         creation: What its process builds it from.
         beside: What that refers to, and what that does.
+        where: Which nodes it may live on, as its creator asked for it.
     """
 
     actor_id: ActorBytes
@@ -189,6 +193,7 @@ class CreateActor(Struct, frozen=True, array_like=True, tag=True):
     mailbox_capacity: Count
     creation: Input
     beside: list[Input] = []
+    where: dict[str, object] | None = None
 
 
 class ActorMade(Struct, frozen=True, array_like=True, tag=True):
@@ -219,6 +224,31 @@ class ActorFacts(Struct, frozen=True, array_like=True, tag=True):
     job_id: JobBytes
     creation_id: ObjectBytes
     meta: bytes = b""
+
+
+class LookForActors(Struct, frozen=True, array_like=True, tag=True):
+    """The host was given actors of a dead node, as their rows in the GCS say."""
+
+
+class ActorMoved(Struct, frozen=True, array_like=True, tag=True):
+    """An actor of a dead node lives on the origin now; `ActorUsed` answers.
+
+    Attributes:
+        job_id: Its job.
+        home: The node of that job's driver.
+    """
+
+    actor_id: ActorBytes
+    job_id: JobBytes
+    home: NodeBytes
+
+
+class ActorUsed(Struct, frozen=True, array_like=True, tag=True):
+    """Whether anybody on the host refers to the actor, and whether its job is over."""
+
+    actor_id: ActorBytes
+    is_used: bool
+    is_over: bool = False
 
 
 class HoldActor(Struct, frozen=True, array_like=True, tag=True):
@@ -353,6 +383,9 @@ Message = (
     | EndActor
     | AskActor
     | ActorFacts
+    | LookForActors
+    | ActorMoved
+    | ActorUsed
     | HoldActor
     | ReleaseActor
     | ActorHeld

@@ -13,6 +13,8 @@ from rostral_scheduler.between.messages import (
     ActorFacts,
     ActorHeld,
     ActorMade,
+    ActorMoved,
+    ActorUsed,
     Done,
     Input,
     Result,
@@ -155,8 +157,14 @@ class Calls(Protocol):
     def unknown(self, sent: Sent) -> None:
         """A call that was out has not come."""
 
-    def answered(self, message: ActorHeld | ActorMade | ActorFacts) -> None:
+    def answered(self, peer: Peer, message: ActorHeld | ActorMade | ActorFacts | ActorUsed) -> None:
         """A node has answered."""
+
+    def moved(self, message: ActorMoved, host: bytes) -> ActorUsed:
+        """An actor of a dead node lives on another one now."""
+
+    def look_for_actors(self) -> None:
+        """This node was given actors of a dead one."""
 
     def expect(self, stubs: Iterable[Stub]) -> None:
         """Values that stand for these actors are about to be sealed here."""

@@ -46,6 +46,8 @@ class ActorMaking:
     ) -> None:
         self._jobs, self._actors, self._in_group = jobs, actors, in_group
         self._registry = registry
+        self.on_made: Callable[[ActorRecord, Body], None] = lambda _, __: None
+        """Told of each new actor, with what was asked for."""
 
     async def make(self, body: Body, creator: bytes | None) -> ActorRecord:
         """An actor as `create_actor` asks for it; returns before any process of it runs.
@@ -62,9 +64,17 @@ class ActorMaking:
             self._undo(made_job)
             raise
         await self._announce(actor)
+        self.on_made(actor, body)
         if actor.stage is ActorStage.PENDING and actor.actor_id in self._actors.by_id:
             self._actors.place(actor)
         return actor
+
+    def adopt(self, body: Body) -> None:
+        """Goes on with an actor whose node is dead. Raises as `make`, but waits for nothing."""
+        job_id = body["actor_id"] if body["detached"] else body["job_id"]
+        actor = self._actors.create(self._jobs.get(job_id), body, None, self._in_group)
+        actor.restarts = int(body["restarts"])
+        self._actors.place(actor)
 
     def _undo(self, made_job: Job | None) -> None:
         if made_job is not None:

@@ -88,6 +88,10 @@ class ActorRecord:
     """Where its last checkpoint lies, and how many calls that covers."""
     checkpoint_hold: Hold | None = None
     """Keeps it whatever becomes of the process that made it."""
+    stub: Body = field(default_factory=dict)
+    """Where the object lies that stands for it in handles: who holds that holds the actor."""
+    creation_kept: Hold | None = None
+    """On what it is made from, where that is another object."""
     holders: set[bytes] = field(default_factory=set)
     """Other nodes on which somebody refers to it."""
     retaken: list[int] = field(default_factory=list)

@@ -71,14 +71,14 @@ class ActorRequests:
             return {"mailbox": 0 if known.stage is ActorStage.DEAD else known.mailbox}
         asker: WorkerProcess | None = session.state.get("worker")
         creator = None if asker is None else asker.actor_id
-        environment = str(body.get("environment", ""))
+        body["environment_text"] = environment = str(body.get("environment", ""))
         if body.get("bundle") is None:
             node_id = await self._node_for(body)
             if node_id != self._scheduler.memory.node_id:
                 crossing = self._scheduler.crossing
                 assert crossing is not None
                 made_for = b"" if creator is None or body["detached"] else creator
-                return await crossing.actor_creation.create(body, environment, node_id, made_for)
+                return await crossing.actor_creation.create(body, node_id, made_for)
         body["environment"] = self._pool.environments.intern(environment)
         return {"mailbox": (await self._making.make(body, creator)).mailbox}
 
@@ -110,7 +110,7 @@ class ActorRequests:
             "actor_id": actor.actor_id,
             "mailbox": actor.mailbox,
             "meta": actor.meta,
-            "creation": actor.creation,
+            "creation": actor.stub,
             "job_id": actor.job_id,
         }
 
@@ -121,7 +121,11 @@ class ActorRequests:
         if actor_id in self._actors.by_id or crossing is None:
             return {"mailbox": self._actors.get(actor_id).mailbox}
         mailbox = crossing.actor_calls.mailbox(
-            binary(body, "job_id"), actor_id, binary(body, "home"), in_order=bool(body["in_order"])
+            binary(body, "job_id"),
+            actor_id,
+            binary(body, "home"),
+            in_order=bool(body["in_order"]),
+            may_return=bool(body["may_return"]),
         )
         if not body["counted"]:
             crossing.actor_calls.keep(actor_id)
@@ -138,6 +142,7 @@ class ActorRequests:
             "mailbox": actor.mailbox,
             "meta": actor.meta,
             "death": actor.death,
+            "creation": actor.stub,
             "restarts": actor.restarts,
         }
 

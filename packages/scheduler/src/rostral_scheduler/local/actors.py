@@ -122,7 +122,9 @@ class Actors:
         else:
             placement, held = in_group(bundle, placement), in_group(bundle, held)
         creation = body["creation"]
-        hold = self._memory.hold(creation["loc"], creation["version"], creation["id"])
+        stub = body.get("stub") or creation
+        hold = self._memory.hold(stub["loc"], stub["version"], stub["id"])
+        kept = self._memory.hold(creation["loc"], creation["version"], creation["id"])
         mailbox = self._memory.make_queue(
             QUEUE_MAILBOX, job.job_id, actor_id, self._capacity(int(body["mailbox_capacity"]))
         )
@@ -144,10 +146,12 @@ class Actors:
             environment=body.get("environment", b""),
             creator=None if body["detached"] else creator,
             is_checkpointed=bool(body.get("checkpointed")),
+            stub=stub,
+            creation_kept=kept,
             holders=set(body.get("holders", ())),
         )
         self.by_id[actor_id] = actor
-        self.by_creation[bytes(creation["id"])] = actor
+        self.by_creation[bytes(stub["id"])] = actor
         if actor.creator is not None:
             self._children.setdefault(actor.creator, []).append(actor)
         if name is not None:
@@ -442,9 +446,9 @@ class Actors:
     def _forget(self, actor: ActorRecord) -> None:
         self._drain(actor)
         self._memory.free_queue(actor.mailbox)
-        actor.creation_hold = None
+        actor.creation_hold = actor.creation_kept = None
         del self.by_id[actor.actor_id]
-        self.by_creation.pop(bytes(actor.creation["id"]), None)
+        self.by_creation.pop(bytes(actor.stub["id"]), None)
         if actor.creator is not None and actor in self._children.get(actor.creator, ()):
             self._children[actor.creator].remove(actor)
         self._forgotten(actor)

@@ -348,6 +348,8 @@ class GcsLink:
 
     async def _change_actor(self, now: ActorRow) -> None:
         def decide(row: ActorRow) -> ActorRow | None:
+            if row.node_id != self._node_id:
+                return None  # It was given to another node, which took this one for dead.
             if row.state is ActorState.DEAD or (
                 now.state is ActorState.PENDING and row.state in _LIVING
             ):
