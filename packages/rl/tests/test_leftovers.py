@@ -169,8 +169,8 @@ def test_ctrl_c_in_a_training_on_a_cluster_leaves_nothing(
         leftovers,
         [*COMMAND, "train", "ppo", "CartPole-v1", "--workers", "2", "--total-steps", "100000000"],
     )
-    assert status == 1
-    assert said.rstrip().endswith("Aborted!")
+    assert status == 130
+    assert "interrupted" in said
 
 
 @pytest.mark.slow
