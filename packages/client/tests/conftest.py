@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from .inline_subset import BOTH_MODES, NOT_INLINE
 from .waiting import files_of, nothing_left, object_ids, processes_of, until
 
 STORE_BYTES = 256 << 20
+
+# A shell has what it runs in the background ignore Ctrl-C, and all that is started from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -115,7 +115,7 @@ NAMES_OF_RAY = {
     "ObjectFetchTimedOutError": ("ObjectFetchTimeoutError", ["ObjectLostError"]),
     "ObjectFreedError": ("ObjectFreedError", ["ObjectLostError"]),
     "OwnerDiedError": ("ObjectLostError", []),
-    "ObjectReconstructionFailedError": ("ObjectLostError", []),
+    "ObjectReconstructionFailedError": ("ObjectReconstructionFailedError", ["ObjectLostError"]),
     "ReferenceCountingAssertionError": ("ReferenceCountError", ["ObjectLostError"]),
     "RaySystemError": ("EngineError", []),
     "StreamingGeneratorReplayInconsistentError": (

@@ -285,7 +285,7 @@ def test_the_first_use_starts_nothing_where_that_is_switched_off(
     monkeypatch.setenv(name, "0")
     ref: Any = rostral.ObjectRef.__new__(rostral.ObjectRef)
     handle: Any = rostral.ActorHandle.__new__(rostral.ActorHandle)
-    handle._actor_id = b"x" * 16
+    handle._actor_id, handle._home = b"x" * 16, b""
     for use in (
         lambda: rostral.put(5),
         lambda: rostral.get(ref),

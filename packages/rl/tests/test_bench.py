@@ -101,7 +101,7 @@ def test_a_running_server_is_asked_by_session_and_with_its_token() -> None:
         (("act", "no-such-folder"), 1, "no policy folder at no-such-folder"),
         (("serve", "no-such-folder"), 1, "no policy folder at no-such-folder"),
         (("serve", "http://127.0.0.1:1"), 1, "127.0.0.1:1"),
-        (("serve", "https://127.0.0.1:1"), 2, "not the URL of a policy server"),
+        (("serve", "https://127.0.0.1:1"), 2, "ca.crt"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(
