@@ -81,7 +81,8 @@ def test_sdist_holds_what_the_wheel_and_its_tests_need(package: Artifact) -> Non
 
 
 def test_wheel_and_sdist_hold_the_units(package: Artifact) -> None:
-    units = [path.relative_to(package.source) for path in package.source.glob("*/units/*")]
+    found = [path for path in package.source.glob("*/units/**/*") if path.is_file()]
+    units = [path.relative_to(package.source) for path in found]
     assert {path.as_posix() for path in units} <= set(wheel_names(package))
     assert {f"src/{path.as_posix()}" for path in units} <= set(sdist_names(package))
 
