@@ -2,7 +2,7 @@
 
 One set serves both roles of a process. As a server it shows the certificate and, with a CA, wants
 one from each client; as a client it trusts the CA alone and shows the same certificate. Imports no
-grpc: what makes channels of these is ``channels.py``, and sockets ``frames/tls.py``.
+grpc: what makes channels of these is ``channels.py``, and sockets ``tls.py``.
 """
 
 from __future__ import annotations

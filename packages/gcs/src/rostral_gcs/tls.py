@@ -6,7 +6,6 @@ Imports neither grpc nor asyncio: what is made here serves threads and event loo
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 
 from rostral_gcs.credentials import TlsFiles
@@ -69,7 +68,7 @@ class TlsContexts:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._stamp = self._stamp_now()
+        self._stamp = files.stamp()
         self._server, self._client = server_context(files), client_context(files)
 
     @property
@@ -88,7 +87,7 @@ class TlsContexts:
         return self._client
 
     def _look(self) -> None:
-        stamp = self._stamp_now()
+        stamp = self._files.stamp()
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -96,14 +95,3 @@ class TlsContexts:
             self._server, self._client = server_context(self._files), client_context(self._files)
         except GcsError as error:
             logger.error("the new TLS files are not used: %s", error)
-
-    def _stamp_now(self) -> tuple[tuple[int, int], ...]:
-        files = self._files
-        found = []
-        for path in (files.tls_certificate_file, files.tls_key_file, files.tls_ca_file):
-            try:
-                status = os.stat(str(path))
-                found.append((status.st_ino, status.st_mtime_ns))
-            except OSError:
-                found.append((0, 0))
-        return tuple(found)

@@ -34,7 +34,6 @@ from rostral_gcs.errors import (
     TooLargeError,
     UnauthenticatedError,
 )
-from rostral_gcs.frames.tls import client_context
 from rostral_gcs.frames.wire import (
     GREETING_SIZE_MAX,
     NONCE_SIZE,
@@ -47,6 +46,7 @@ from rostral_gcs.frames.wire import (
     encode_hello,
     prove,
 )
+from rostral_gcs.tls import client_context
 
 __all__ = ["PING_INTERVAL_S", "FrameChannel", "open_frames"]
 

@@ -30,8 +30,8 @@ from typing import Any, Final
 from rostral_gcs.credentials import TlsFiles, check_bind
 from rostral_gcs.errors import ConfigError, PortInUseError
 from rostral_gcs.frames.session import Session
-from rostral_gcs.frames.tls import ServerTls
 from rostral_gcs.needs import Need
+from rostral_gcs.tls import TlsContexts
 from rostral_gcs.tokens import Scope, Tokens
 
 __all__ = ["FrameLimits", "FrameServer", "Method"]
@@ -123,7 +123,7 @@ class FrameServer:
         self.refused = 0
         self.sessions: set[Session] = set()
         self._files = tls
-        self._tls: ServerTls | None = None
+        self._tls: TlsContexts | None = None
         self._joining: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
@@ -144,7 +144,7 @@ class FrameServer:
             TokenFileError: The key's file is not ours alone.
         """
         check_bind(host, self._files, insecure=insecure)
-        self._tls = ServerTls(self._files)
+        self._tls = TlsContexts(self._files)
         self._listener = _listen(host, port)
         self._accepting = asyncio.create_task(self._accept(self._listener), name="frames-accept")
         return int(self._listener.getsockname()[1])
@@ -201,7 +201,7 @@ class FrameServer:
     async def _join(self, accepted: socket.socket, peer: str) -> None:
         """Makes a session of a connection, once TLS is through."""
         assert self._tls is not None
-        context = self._tls.context()
+        context = self._tls.server()
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
