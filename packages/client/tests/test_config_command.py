@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -100,11 +101,17 @@ def test_ctrl_c_ends_a_command_without_a_word(command_line: CommandLine) -> None
         stderr=subprocess.PIPE,
         text=True,
     ) as following:
-        opened = Path(f"/proc/{following.pid}/fd")
-        until(
-            lambda: any(os.readlink(fd).endswith("/node.log") for fd in opened.iterdir()),
-            "its reading of the log",
-        )
+        until(lambda: reads(following.pid, "node.log"), "its reading of the log")
         following.send_signal(signal.SIGINT)
         _, said = following.communicate(timeout=10)
     assert (following.returncode, said) == (130, "")
+
+
+def reads(pid: int, name: str) -> bool:
+    """True once process ``pid`` has a file called ``name`` open."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        # A descriptor listed a moment ago may be closed by now.
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(descriptor).endswith(f"/{name}"):
+                return True
+    return False
