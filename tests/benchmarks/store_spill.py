@@ -52,21 +52,23 @@ def measure(store_bytes: int) -> Iterator[tuple[str, float, str]]:
         raise NotAvailableError("the store does not spill yet")
     blocks = WorkingSet(store_bytes)
     # Not the folder for temporary files, which often lies in memory.
-    with tempfile.TemporaryDirectory(prefix="rostral-bench-", dir="/var/tmp") as folder:
-        with Disk(Path(folder) / "alone") as disk:
-            yield SPILL, disk.write(blocks), "disk"
-            spill = Path(folder) / "spill"
-            spill.mkdir()
-            with rostral_daemon(store_bytes, "--spill-dir", str(spill)) as address:
-                store: Any = STORES["rostral"](address)
-                handles, sums, spilled = put_all(store.client, blocks)
-                yield SPILL, spilled, ""
-                forget(spill)
-                restored, read, wrong = get_all(store.client, disk, blocks, handles, sums)
-                yield RESTORE, read, "disk"
-                yield RESTORE, restored, ""
-                yield WRONG, wrong, ""
-                store.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="rostral-bench-", dir="/var/tmp") as folder,
+        Disk(Path(folder) / "alone") as disk,
+    ):
+        yield SPILL, disk.write(blocks), "disk"
+        spill = Path(folder) / "spill"
+        spill.mkdir()
+        with rostral_daemon(store_bytes, "--spill-dir", str(spill)) as address:
+            store: Any = STORES["rostral"](address)
+            handles, sums, spilled = put_all(store.client, blocks)
+            yield SPILL, spilled, ""
+            forget(spill)
+            restored, read, wrong = get_all(store.client, disk, blocks, handles, sums)
+            yield RESTORE, read, "disk"
+            yield RESTORE, restored, ""
+            yield WRONG, wrong, ""
+            store.close()
 
 
 class Disk:
