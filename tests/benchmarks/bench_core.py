@@ -137,6 +137,7 @@ def print_table(rows: list[Row], console: Console) -> None:
     table.add_column("unit")
     for heading in ("rostral", "±", "peer", "±", "ratio", "must", "aim"):
         table.add_column(heading, justify="right")
+    table.add_column("met")
     table.add_column("peer is")
     for row in rows:
         suffix = "x" if row["must_and_aim_are"] == "ratio" else ""
@@ -151,6 +152,7 @@ def print_table(rows: list[Row], console: Console) -> None:
             number(row["ratio"], "x"),
             number(row["must"], suffix),
             number(row["aim"], suffix),
+            {True: "met", False: "MISSED", None: "-"}[row["met"]],
             row["peer_name"] or "",
             style=style,
         )

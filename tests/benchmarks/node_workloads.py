@@ -11,35 +11,42 @@ import argparse
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import statistics
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from typing import Any
 
 BATCH = 500
 """Tasks submitted before any result is taken: enough to keep seven nodes at work."""
-BROADCAST_BYTES = 100_000_000
+SMALL_BYTES, LARGE_BYTES = 100_000_000, 1_000_000_000
+LARGE_BROADCASTS = 3
+BUFFER_BYTES = 64 << 20
+"""Of plain TCP: what is sent and received over and over, so that all of it is warm."""
 STORE_BYTES = 400 << 20
 WAIT_S = 120
 
 
-def emit(name: str, value: float) -> None:
-    """One row."""
-    print(json.dumps({"name": name, "value": value}), flush=True)
+def emit(name: str, value: float, *, of: str = "") -> None:
+    """One row; `of` whom, if not the engine."""
+    print(json.dumps({"name": name, "value": value, "of": of}), flush=True)
 
 
 @contextlib.contextmanager
-def cluster_of(engine: Any, name: str, count: int) -> Iterator[Any]:
+def cluster_of(engine: Any, name: str, count: int, store_bytes: int) -> Iterator[Any]:
     """So many nodes, with this process as a driver on the head."""
     module = importlib.import_module(f"{name}.cluster_utils")
     cluster = module.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE_BYTES}
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": store_bytes}
     )
     try:
         for _ in range(count - 1):
-            cluster.add_node(num_cpus=1, resources={"far": 1}, object_store_memory=STORE_BYTES)
+            cluster.add_node(num_cpus=1, resources={"far": 1}, object_store_memory=store_bytes)
         cluster.wait_for_nodes()
         engine.init(address=cluster.address)
         yield cluster
@@ -76,7 +83,7 @@ def tasks(engine: Any, count: int, seconds: float) -> None:
     emit(f"round_trip_{count}_nodes", statistics.median(times) * 1e3)
 
 
-def broadcast(engine: Any, name: str, count: int) -> None:
+def broadcast(engine: Any, name: str, count: int, *, large: bool) -> None:
     """One array to all other nodes at once; bytes received, all together, a second."""
     numpy = importlib.import_module("numpy")
     strategies = importlib.import_module(f"{name}.util.scheduling_strategies")
@@ -85,21 +92,91 @@ def broadcast(engine: Any, name: str, count: int) -> None:
         return int(array.nbytes)
 
     size_of = engine.remote(num_cpus=1)(bytes_of)
+    affinities = [
+        strategies.NodeAffinitySchedulingStrategy(node, soft=False) for node in far_nodes(engine)
+    ]
 
     def on_all(reference: Any) -> list[int]:
-        affinities = [
-            strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-            for node in far_nodes(engine)
-        ]
         calls = [size_of.options(scheduling_strategy=one).remote(reference) for one in affinities]
         sizes: list[int] = engine.get(calls, timeout=WAIT_S)
         return sizes
 
+    def timed(byte_count: int) -> float:
+        reference = engine.put(numpy.ones(byte_count // 8))
+        begin_s = time.perf_counter()
+        sizes = on_all(reference)
+        return sum(sizes) / (time.perf_counter() - begin_s) / 1e9
+
     on_all(engine.put(numpy.ones(1 << 16)))  # workers, connections and code are there then
-    reference = engine.put(numpy.ones(BROADCAST_BYTES // 8))
+    if not large:
+        emit(f"broadcast_100MB_{count}_nodes", timed(SMALL_BYTES))
+        return
+    row = f"broadcast_1GB_{count}_nodes"
+    for _ in range(LARGE_BROADCASTS):
+        # In turns, so that what else the machine does meets both.
+        emit(row, timed(LARGE_BYTES))
+        emit(row, plain_broadcast(count - 1), of="tcp")
+
+
+def plain_broadcast(count: int) -> float:
+    """So many processes receive what one sends, over plain TCP; GB a second, all together."""
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in range(count + 1)]
+    addresses, there = ends.pop()
+    processes = [context.Process(target=send_plain, args=(there, count))]
+    processes += [context.Process(target=receive_plain, args=(end,)) for _, end in ends]
+    for process in processes:
+        process.start()
+    port = addresses.recv()
+    for here, _ in ends:
+        here.send(port)
+    for here, _ in ends:
+        here.recv()  # connected, and its buffer is warm
     begin_s = time.perf_counter()
-    sizes = on_all(reference)
-    emit(f"broadcast_{count}_nodes", sum(sizes) / (time.perf_counter() - begin_s) / 1e9)
+    for here, _ in ends:
+        here.send(None)
+    for here, _ in ends:
+        here.recv()
+    took_s = time.perf_counter() - begin_s
+    for process in processes:
+        process.join()
+    return count * LARGE_BYTES / took_s / 1e9
+
+
+def send_plain(pipe: Connection, count: int) -> None:
+    """The sender: all of it to each who connects, once that one has asked."""
+    source = memoryview(bytes(BUFFER_BYTES))
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(1)
+            left = LARGE_BYTES
+            while left:
+                part = min(left, BUFFER_BYTES)
+                connection.sendall(source[:part])
+                left -= part
+
+    with socket.create_server(("127.0.0.1", 0), backlog=count) as server:
+        pipe.send(server.getsockname()[1])
+        threads = [threading.Thread(target=serve, args=server.accept()[:1]) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def receive_plain(pipe: Connection) -> None:
+    """A receiver, into memory that is there and warm."""
+    target = memoryview(bytearray(BUFFER_BYTES))
+    with socket.create_connection(("127.0.0.1", pipe.recv()), WAIT_S) as connection:
+        pipe.send(None)
+        pipe.recv()
+        connection.sendall(b"?")
+        received = 0
+        while received < LARGE_BYTES:
+            at = received % BUFFER_BYTES
+            received += connection.recv_into(target[at:])
+    pipe.send(None)
 
 
 def death(engine: Any, cluster: Any, name: str, *, silent: bool) -> None:
@@ -139,11 +216,13 @@ def main() -> None:
     engine = importlib.import_module(arguments.engine)
     kind, _, rest = arguments.group.partition("_")
     count = int(rest) if rest.isdigit() else 2
-    with cluster_of(engine, arguments.engine, count) as cluster:
+    large = kind == "large"
+    store_bytes = LARGE_BYTES + STORE_BYTES if large else STORE_BYTES
+    with cluster_of(engine, arguments.engine, count, store_bytes) as cluster:
         if kind == "tasks":
             tasks(engine, count, arguments.seconds)
-        elif kind == "broadcast":
-            broadcast(engine, arguments.engine, count)
+        elif kind in ("broadcast", "large"):
+            broadcast(engine, arguments.engine, count, large=large)
         else:
             death(engine, cluster, arguments.engine, silent=rest == "silent")
 
