@@ -126,15 +126,19 @@ class Cluster:
         if object_spilling_directory is not None:
             settings["spill_directory"] = check_directory(object_spilling_directory)
         if self.head_node is None:
-            node = self.head_node = ClusterNode(start_node(NodeSettings(**settings)), is_head=True)
+            node = self.head_node = ClusterNode(self._start(settings), is_head=True)
         else:
             head = self.head_node.process.record
             settings |= {"gcs_address": head.address, "token_file": head.token_file}
-            node = ClusterNode(start_node(NodeSettings(head=False, **settings)), is_head=False)
+            node = ClusterNode(self._start({**settings, "head": False}), is_head=False)
             self.worker_nodes.append(node)
         if wait:
             self.wait_for_nodes()
         return node
+
+    def _start(self, settings: dict[str, Any]) -> NodeProcess:
+        """Starts the process of a node."""
+        return start_node(NodeSettings(**settings))
 
     def remove_node(
         self,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,28 +82,35 @@ class NodeProcess:
             remove_session_dir(self.record.session_dir)
 
 
-def start_node(settings: NodeSettings) -> NodeProcess:
+def start_node(settings: NodeSettings, within: Sequence[str] = ()) -> NodeProcess:
     """Starts a node process and waits until it serves.
+
+    Args:
+        settings: Its.
+        within: The command line that runs it, which must put it into its own place; empty: none.
 
     Raises: what the node failed with (a port in use, a store too large, nothing at the address,
     ...).
     """
     session_dir = new_session_dir()
     try:
-        return _start_in(session_dir, settings)
+        return _start_in(session_dir, settings, within)
     except BaseException:  # Ctrl-C too: nobody else knows of the directory.
         remove_session_dir(str(session_dir))
         raise
 
 
-def _start_in(session_dir: Path, settings: NodeSettings) -> NodeProcess:
+def _start_in(session_dir: Path, settings: NodeSettings, within: Sequence[str]) -> NodeProcess:
     values = {**asdict(settings), "session_dir": str(session_dir)}
     ready_read, ready_write = os.pipe()
     log_path = session_dir / "logs" / "node.log"
     try:
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "rostral.node", json.dumps(values), str(ready_write)],
+                [
+                    *(*within, sys.executable, "-m", "rostral.node"),
+                    *(json.dumps(values), str(ready_write)),
+                ],
                 stdin=subprocess.DEVNULL if settings.detached else subprocess.PIPE,
                 stdout=log,
                 stderr=log,
