@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from rostral_scheduler.core.group_member import GroupMember
+from rostral_scheduler.core.lineage import Lineage
 from rostral_scheduler.core.placement_request import Placed
 from rostral_scheduler.sim.model_node import ModelNode
 from rostral_scheduler.sim.seeds import ViolationError, run_seed
@@ -44,6 +49,29 @@ def test_bundles_that_are_not_given_back_are_seen(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(GroupMember, "handle_tick", lambda *_: [])
     with pytest.raises(ViolationError, match=r"seed 1: .*(bundles|of group)"):
         run_seed(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (lambda _: [], "leaves it out"),
+        (lambda again: again[::-1], "is to run before"),
+    ],
+    ids=["nothing", "inputs last"],
+)
+def test_a_wrong_plan_to_make_lost_objects_again_is_seen(
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[list[Any]], list[Any]], what: str
+) -> None:
+    real = Lineage.plan
+
+    def plan(self: Lineage[object], *arguments: Any) -> object:
+        found = real(self, *arguments)
+        return replace(found, again=wrong(list(found.again)))
+
+    monkeypatch.setattr(Lineage, "plan", plan)
+    with pytest.raises(ViolationError, match=what):
+        for seed in range(100):
+            run_seed(seed)
 
 
 def test_tasks_that_are_placed_nowhere_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,27 +241,29 @@ class PlacementPolicy:
     ) -> tuple[NodeView, float] | None:
         """The node with the shortest queue and transfer together, and that wait."""
         limits, shape = self.limits, candidates.shape
-        if len(inputs) == 1 and len(inputs[0].node_ids) == 1:
-            # By far the most: one input, on one node, which could begin at once.
-            holder = self.nodes.get(inputs[0].node_ids[0])
-            if (
-                holder is not None
-                and holder.is_open
-                and holder in candidates.members
-                and holder.start_s(shape, now_s) <= now_s
-            ):
-                return holder, 0.0
-        total = 0
-        for one in inputs:
-            total += one.size_bytes
-        present = self._present(inputs, candidates)
         best: NodeView | None = None
         best_rank = (math.inf, 0, b"")
-        for node, there in present.items():
-            queue_s = max(0.0, node.start_s(shape, now_s) - now_s)
-            rank = (queue_s + (total - there) / node.bandwidth, -there, node.node_id)
-            if rank < best_rank:
-                best, best_rank = node, rank
+        present: dict[NodeView, int] = {}
+        if len(inputs) == 1 and len(inputs[0].node_ids) == 1:
+            # By far the most: one input, on one node.
+            total = inputs[0].size_bytes
+            holder = self.nodes.get(inputs[0].node_ids[0])
+            if holder is not None and holder.is_open and holder in candidates.members:
+                start_s = holder.start_s(shape, now_s)
+                if start_s <= now_s:
+                    return holder, 0.0
+                present[holder] = total
+                best, best_rank = holder, (start_s - now_s, -total, holder.node_id)
+        else:
+            total = 0
+            for one in inputs:
+                total += one.size_bytes
+            present = self._present(inputs, candidates)
+            for node, there in present.items():
+                queue_s = max(0.0, node.start_s(shape, now_s) - now_s)
+                rank = (queue_s + (total - there) / node.bandwidth, -there, node.node_id)
+                if rank < best_rank:
+                    best, best_rank = node, rank
         least_s = total / self._bandwidth_max
         seen: dict[NodeView, Entry] = {}
         while (entry := candidates.best(now_s)) is not None:

@@ -156,7 +156,8 @@ class ModelGlobal:
     def _tick(self, life: int) -> None:
         if life != self._life:
             return
-        rooms = list(self._rooms.values())
+        nodes = self._policy.nodes
+        rooms = [room for node_id, room in self._rooms.items() if nodes[node_id].is_open]
         for coordinator in self._groups.values():
             actions = coordinator.handle_tick(self._network.now_s, rooms, set(self._rooms))
             self._carry_out(actions)

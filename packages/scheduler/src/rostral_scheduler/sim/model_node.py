@@ -191,6 +191,7 @@ class ModelNode:
         self._life += 1
         life = self._life
         self.is_up = True
+        self.is_draining = False
         self.epoch = 0
         self._peers: dict[bytes, int] = {}
         self.hosted: dict[TaskKey, _Hosted] = {}
@@ -225,6 +226,29 @@ class ModelNode:
         self.is_up = False
         self._network.detach(self.name)
 
+    def drain(self, within_s: float) -> None:
+        """Takes nothing new, gives back what waits, and dies when the rest is done, or then."""
+        if not self.is_up or self.is_draining:
+            return
+        life, self.is_draining = self._life, True
+        self._renew()
+        while self._ready:
+            self._give_back(self._ready.pop())
+
+        def leave() -> None:
+            if life == self._life:
+                self.crash()
+
+        def look() -> None:
+            if life == self._life and not self.hosted:
+                leave()
+
+        self._every(_TICK_S, look)
+        self._network.after(within_s, leave)
+
+    def _give_back(self, key: TaskKey) -> None:
+        self._settle(self.hosted[key], Returned(key, self.node_id, self.epoch))
+
     def _every(self, interval_s: float, action: Callable[[], None]) -> None:
         life = self._life
 
@@ -249,6 +273,7 @@ class ModelNode:
                 queues=(queue,) if self._ready else (),
                 run_time_s=0.1,
                 resources_held={"CPU": float(held)} if held else {},
+                is_draining=self.is_draining,
             ),
         )
 
@@ -320,6 +345,9 @@ class ModelNode:
         if submit.epoch != self.epoch or submit.key in self.hosted:
             return
         hosted = self.hosted[submit.key] = _Hosted(submit, source, asked_at_s=self._network.now_s)
+        if self.is_draining:
+            self._give_back(submit.key)
+            return
         for object_id, value, _ in submit.inputs:
             if value is not None:
                 hosted.values[object_id] = value
@@ -362,8 +390,7 @@ class ModelNode:
         if self._ready and self._network.now_s - self._taken_at_s > _WAIT_GIVE_UP_S:
             running = any(process.task is not None for process in self._processes.values())
             while self._ready and not running:
-                key = self._ready.pop()
-                self._settle(self.hosted[key], Returned(key, self.node_id, self.epoch))
+                self._give_back(self._ready.pop())
 
     def _settle(self, hosted: _Hosted, outcome: Done | InputLost | Returned) -> None:
         hosted.outcome = outcome

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rostral_gcs.tables.nodes import NodeRow, NodeState
+from rostral_scheduler.core.lineage import RETRY_FOREVER, Lineage, Remembered
 from rostral_scheduler.core.placement_request import Constraints, Placed, TaskInput, TaskRequest
 from rostral_scheduler.sim.model_gcs import Follower, GcsCalls, Row
 from rostral_scheduler.sim.model_global import PlaceAnswer, PlaceAsked, name_of
@@ -31,6 +32,9 @@ __all__ = ["ModelOwner", "OwnedTask", "TaskPlan"]
 _TICK_S = 0.2
 _ASK_AGAIN_S = 0.5
 ATTEMPTS_MAX = 200
+_JOB = b"j" * 16
+_LINEAGE_BYTES = 1 << 20
+"""More than all tasks of a story take: what is cut is tried elsewhere."""
 _ONE_CPU = Constraints.of({"CPU": 1})
 
 
@@ -98,6 +102,7 @@ class ModelOwner:
         self._asked: dict[int, TaskKey] = {}
         self._number = 0
         self.is_ending = False
+        self._lineage: Lineage[OwnedTask] = Lineage(_LINEAGE_BYTES)
         self.owed: dict[tuple[str, TaskKey], None] = {}
         self._calls = GcsCalls(network, name, lambda: True)
         network.attach(name, self.handle)
@@ -202,9 +207,27 @@ class ModelOwner:
             task.state, task.error = "failed", "attempts"
 
     def _make_again(self, task: OwnedTask) -> None:
-        """Its result is lost and somebody needs it."""
+        """Its result is lost and somebody needs it: it runs again, after what it needs itself."""
         task.holder = None
-        self._retry(task)
+        plan = self._lineage.plan([_result_of(task.plan.number)], self._is_lost)
+        if plan.hopeless:
+            self._violated(f"nothing makes {list(plan.hopeless)} again")
+        made: set[int] = set()
+        for again in plan.again:
+            lost = {n for n in again.spec.plan.inputs if self._is_lost(_result_of(n))}
+            if not lost <= made:
+                self._violated(f"task {again.spec.plan.number} is to run before {lost - made}")
+            made.add(again.spec.plan.number)
+        if task.plan.number not in made:
+            self._violated(f"a plan to make task {task.plan.number} again leaves it out")
+        for again in plan.again:
+            again.spec.holder = None
+            self._retry(again.spec)
+
+    def _is_lost(self, object_id: bytes) -> bool:
+        """Whether its bytes are nowhere, and nobody is making it."""
+        task = self.tasks[int.from_bytes(object_id[:16], "big")]
+        return task.state == "done" and task.plan.is_large and task.holder is None
 
     def _read(self, task: OwnedTask) -> None:
         """The driver wants the value of a large result."""
@@ -248,11 +271,24 @@ class ModelOwner:
                 task.state = "done"
                 if task.plan.is_large:
                     task.holder = where
+                    self._remember(task)
                 else:
                     self._learn(task, done.value)
         # A second telling of what was accepted must not drop it.
         is_kept = task.holder == where and task.attempt == done.key[1]
         self._network.send(self.name, source, Forget(done.key, drop=not is_kept))
+
+    def _remember(self, task: OwnedTask) -> None:
+        self._lineage.add(
+            Remembered(
+                task_id=task.plan.number.to_bytes(16, "big"),
+                job_id=_JOB,
+                inputs=tuple(_result_of(number) for number in task.plan.inputs),
+                spec=task,
+                payload_bytes=100,
+                retries=RETRY_FOREVER,
+            )
+        )
 
     def _input_lost(self, source: str, lost: InputLost) -> None:
         task = self.tasks[lost.key[0]]
@@ -302,3 +338,8 @@ class ModelOwner:
 
     def _is_over(self, life: tuple[bytes, int]) -> bool:
         return self._nodes.get(life[0]) != life[1]
+
+
+def _result_of(number: int) -> bytes:
+    """The id of a task's result."""
+    return number.to_bytes(16, "big") + bytes(4)

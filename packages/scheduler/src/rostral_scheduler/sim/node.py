@@ -10,6 +10,7 @@ from collections import deque
 
 from rostral_scheduler.core.node_view import NodeLoad, QueueLoad
 from rostral_scheduler.core.resources import UNITS, ResourceSet
+from rostral_scheduler.core.run_times import QueueUse, RunTimes
 from rostral_scheduler.sim.workload import SimTask
 
 __all__ = ["CPU_SHAPE", "GPU_SHAPE", "RunTimeTable", "SimNode"]
@@ -52,12 +53,22 @@ class RunTimeTable:
 class _Pool:
     """The CPUs or the GPUs of a node, and the queue for them."""
 
-    __slots__ = ("coming", "coming_s", "count", "estimated_s", "free", "queue", "run_time_s")
+    __slots__ = (
+        "coming",
+        "coming_s",
+        "count",
+        "estimated_s",
+        "free",
+        "queue",
+        "run_time_s",
+        "taken",
+    )
 
     def __init__(self, count: int) -> None:
         self.count = self.free = count
         self.queue: deque[SimTask] = deque()
         self.run_time_s = 0.0
+        self.taken = 0
         self.estimated_s = 0.0
         # Tasks that wait for their inputs, and what they are expected to take.
         self.coming = 0
@@ -83,6 +94,7 @@ class SimNode:
         "incarnation",
         "node_id",
         "number",
+        "run_times",
         "total",
     )
 
@@ -95,6 +107,7 @@ class SimNode:
         self.incarnation = 0
         self.total = ResourceSet.of({"CPU": cpus, "GPU": gpus})
         self.ended_functions: dict[bytes, float] = {}
+        self.run_times = RunTimes()
 
     def has(self, task: SimTask) -> bool:
         """Whether it can ever run the task."""
@@ -124,6 +137,7 @@ class SimNode:
         pool = self.gpus if task.needs_gpu else self.cpus
         if pool.free:
             pool.free -= 1
+            pool.taken += 1
             return task
         pool.queue.append(task)
         pool.estimated_s += estimate_s
@@ -139,14 +153,22 @@ class SimNode:
         self.ended_functions[name] = known_s + _SMOOTHING * (task.length_s - known_s)
         if pool.queue:
             following = pool.queue.popleft()
+            pool.taken += 1
             pool.estimated_s = max(0.0, pool.estimated_s - run_times.of(following.function))
             return following
         pool.free += 1
         pool.estimated_s = 0.0
         return None
 
-    def report(self) -> NodeLoad:
+    def report(self, now_s: float) -> NodeLoad:
         """What it says of itself; functions that ended since the last report are told once."""
+        self.run_times.see(
+            (
+                QueueUse(number, pool.taken, pool.count - pool.free)
+                for number, pool in enumerate((self.cpus, self.gpus))
+            ),
+            now_s,
+        )
         functions, self.ended_functions = self.ended_functions, {}
         queues, available = [], []
         for name, shape, pool in (
@@ -167,7 +189,7 @@ class SimNode:
             total=self.total,
             available=ResourceSet(tuple(available)),
             queues=tuple(queues),
-            run_time_s=self.cpus.run_time_s,
+            run_time_s=self.run_times.of(0),
             run_times_s=functions,
             bandwidth_bytes_per_s=self.bandwidth,
         )
@@ -178,5 +200,6 @@ class SimNode:
         self.alive = False
         self.incarnation += 1
         self.cpus, self.gpus = _Pool(self.cpus.count), _Pool(self.gpus.count)
+        self.run_times = RunTimes()
         self.ended_functions = {}
         return lost

@@ -2,14 +2,16 @@
 
 This file owns the scenario and its invariants. A driver submits a graph of tasks and two placement
 groups to four nodes and two global schedulers, while messages are lost, doubled and late, nodes and
-schedulers and the GCS crash, links are cut one way or both, and nodes are declared dead that live.
+schedulers and the GCS crash, links are cut one way or both, nodes are declared dead that live, and
+nodes leave in order.
 Then the network calms down, and these must hold:
 
 1. every future has a value or a typed error in bounded time;
 2. a value is what a sequential run computes, and never changes once it was seen;
 3. every placement group has its bundles, each on the node that its row says, and nowhere else;
 4. when the driver is done, no node keeps anything for it: no task, object, bundle or reservation;
-5. at every step the local policies' ledgers agree with their records.
+5. at every step the local policies' ledgers agree with their records;
+6. a plan to make lost objects again makes what they need first, and leaves nothing out.
 """
 
 from __future__ import annotations
@@ -175,7 +177,7 @@ class _Scenario:
         rng = self.rng
         node = rng.choice(self.nodes)
         lasts_s = rng.choice([0.1, 0.5, 2.0, 3.5])
-        match rng.randrange(6):
+        match rng.randrange(7):
             case 0:
                 self._crash(node, lasts_s)
             case 1:
@@ -194,6 +196,10 @@ class _Scenario:
                 pairs = [(node.name, other) for other in names]
                 self._cut([*pairs, *((b, a) for a, b in pairs)], lasts_s)
 
+            case 6:
+                node.drain(lasts_s)
+                self._back_later(node, lasts_s + rng.choice([0.0, 1.0]))
+
     def _crash(self, process: ModelNode | ModelGlobal, lasts_s: float) -> None:
         process.crash()
         life = process._life
@@ -203,6 +209,15 @@ class _Scenario:
                 process.start()
 
         self.network.after(lasts_s, back)
+
+    def _back_later(self, node: ModelNode, after_s: float) -> None:
+        """A node that has left by then, and was not started by anybody else, comes again."""
+
+        def back() -> None:
+            if not node.is_up:
+                node.start()
+
+        self.network.after(after_s, back)
 
     def _cut(self, pairs: list[tuple[str, str]], lasts_s: float) -> None:
         self.network.cut.update(pairs)

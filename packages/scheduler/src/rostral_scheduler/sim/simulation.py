@@ -298,7 +298,7 @@ class Simulation:
     # ---- nodes
 
     def _report(self, node: SimNode) -> None:
-        load = node.report()
+        load = node.report(self.now_s)
         self.measures.reporting.start()
         for scheduler in self._schedulers:
             scheduler.policy.update_node(load, self.now_s)
