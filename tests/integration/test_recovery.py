@@ -48,6 +48,12 @@ def add(values: Any, i: int, path: str = "") -> Any:
 
 
 @rostral.remote(resources={"arm": 1})
+def node_of(values: Any) -> str:
+    del values
+    return str(rostral.get_runtime_context().get_node_id())
+
+
+@rostral.remote(resources={"arm": 1})
 def total(*values: Any) -> int:
     return sum(int(value[0]) for value in values)
 
@@ -101,6 +107,17 @@ def test_bytes_go_from_host_to_host_and_not_by_their_origin() -> None:
         del ref, there, same
         for node in (first, second):
             nothing_left(node, code=True)
+
+
+def test_a_task_goes_to_the_node_that_has_its_large_inputs() -> None:
+    """Whichever of three equal nodes that is, and though the driver's has the bytes as well."""
+    with cluster_of({"num_cpus": 1}, ARM, ARM, ARM) as cluster:
+        for node in [*cluster.worker_nodes] * 2:
+            made = make.options(**at(node)).remote(1)
+            rostral.wait([made], timeout=TIMEOUT_S)
+            assert rostral.get(node_of.remote(made), timeout=TIMEOUT_S) == node.node_id
+            assert is_value(made, 1)
+            assert rostral.get(node_of.remote(made), timeout=TIMEOUT_S) == node.node_id
 
 
 def test_many_that_are_elsewhere_are_read_at_once_and_by_tasks_here() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -72,6 +73,7 @@ def test_an_unknown_option_names_the_nearest_and_lists_all() -> None:
         ("name", 5, TypeError),
         ("name", "", ValueError),
         ("name", "two\nlines", ValueError),
+        ("deadline_s", 0, ValueError),
     ],
 )
 def test_a_wrong_value_of_a_task_option_is_refused(
@@ -102,6 +104,21 @@ def test_a_wrong_value_of_an_actor_option_is_refused(
 ) -> None:
     with pytest.raises(error, match=option):
         changed(ActorOptions(), {option: value})
+
+
+def test_whether_to_speculate_is_a_bool() -> None:
+    with pytest.raises(TypeError, match="speculate must be a bool"):
+        changed(TaskOptions(), {"speculate": 1})
+
+
+def test_what_yields_as_it_runs_cannot_run_twice_at_once() -> None:
+    def count() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(ValueError, match="run twice"):
+        rostral.remote(speculate=True)(count)
+    with pytest.raises(ValueError, match="run twice"):
+        TaskOptions(speculate=True, num_returns="streaming")
 
 
 def test_a_method_has_options_of_its_own() -> None:

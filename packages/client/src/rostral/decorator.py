@@ -112,7 +112,9 @@ def remote(*args: Any, **options: Any) -> Any:
     else it takes the name for the plain class.
 
     Of a function's options `priority` (0) says which of those that are ready begins first: the
-    highest among tasks of the job that need the same resources. The package's README has them all.
+    highest among tasks of the job that need the same resources. With `speculate` a run that takes
+    much longer than others of the function gets a second one on another node: the first result
+    counts, so running twice must do no harm. The package's README has them all.
 
     Raises:
         UnsupportedOptionError: No such option (a ValueError).

@@ -71,6 +71,13 @@ def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
 
 def where_of(options: TaskOptions | ActorOptions) -> dict[str, Any] | None:
     """What the options say of nodes, as a scheduler is asked for it; None: nothing."""
+    where = _allowed(options)
+    if getattr(options, "speculate", False):
+        return {**(where or {}), "speculate": True}
+    return where
+
+
+def _allowed(options: TaskOptions | ActorOptions) -> dict[str, Any] | None:
     strategy = options.scheduling_strategy
     if isinstance(strategy, NodeAffinitySchedulingStrategy):
         return {"node_id": bytes.fromhex(strategy.node_id), "soft": strategy.soft}

@@ -65,6 +65,7 @@ class _OfTasks(TypedDict, total=False):
     retry_exceptions: bool | Sequence[type[BaseException]]
     deadline_s: float
     priority: int
+    speculate: bool
     _generator_backpressure_num_objects: int
 
 
@@ -319,6 +320,7 @@ class TaskOptions(SharedOptions):
     max_calls: int | None = None
     deadline_s: float | None = None
     priority: int = 0
+    speculate: bool = False
     _generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
@@ -331,6 +333,12 @@ class TaskOptions(SharedOptions):
             _count("max_calls", self.max_calls, 0, CALLS_MAX)
         _check_deadline(self.deadline_s)
         _count("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
+        _flag("speculate", self.speculate)
+        if self.speculate and isinstance(self.num_returns, str):
+            raise ValueError(
+                f"speculate=True with num_returns={self.num_returns!r}: what yields its results as "
+                "it runs cannot run twice at the same time"
+            )
         _text("name", self.name)
         object.__setattr__(self, "retry_exceptions", _retried(self.retry_exceptions))
 

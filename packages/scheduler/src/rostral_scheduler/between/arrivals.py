@@ -91,9 +91,9 @@ class Arrivals:
     def _seal(self, sent: Sent, message: Done, sealed: Sealed) -> None:
         claimed = sent.claimed
         flags = self._transit.flags_of(claimed)
-        if flags is None:
+        if flags is None and not sent.is_copy:
             return
-        if flags & CANCELLED:
+        if flags is not None and flags & CANCELLED:
             error = TaskCancelledError.of(claimed.task_id, is_late=bool(flags & LATE))
             self._transit.fail(claimed, error)
             return
@@ -106,7 +106,7 @@ class Arrivals:
             if sent.to_actor is not None:
                 continue
             if not sealed.inputs:
-                sealed.inputs = self._transit.hold_inputs(claimed)
+                sealed.inputs = sent.held or self._transit.hold_inputs(claimed)
             key = self._transit.seal_elsewhere(claimed, index, result)
             sealed.stayed[claimed.result_id(index)] = key
         self._transit.finish(claimed)

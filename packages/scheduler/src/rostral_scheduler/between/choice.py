@@ -19,7 +19,7 @@ from rostral_scheduler.between.outgoing import ForwardQueue
 from rostral_scheduler.core.node_view import NodeLoad
 from rostral_scheduler.core.own_share import with_own_share
 from rostral_scheduler.core.placement import PlacementLimits, PlacementPolicy
-from rostral_scheduler.core.placement_request import Placed, TaskInput, TaskRequest
+from rostral_scheduler.core.placement_request import Answer, Later, Placed, TaskInput, TaskRequest
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import NodeFacts
 from rostral_scheduler.global_.placer import load_of
@@ -162,6 +162,31 @@ class NodeChoice:
                 self._changed.add(node_id)
             chosen.append(node_id)
         return chosen
+
+    def choose_for_copy(self, queue: ForwardQueue, request: TaskRequest) -> Answer:
+        """The node for a second run of a task of the queue, and how long it would wait there.
+
+        This node only where no other can have it.
+        """
+        self._refresh(queue)
+        answer = self._ask(request)
+        if not isinstance(answer, Placed) or answer.node_id != self._own_id:
+            return answer
+        own = self._nodes[self._own_id]
+        self._policy.update_node(replace(own.load, is_draining=True), time.monotonic())
+        self._changed.add(self._own_id)
+        elsewhere = self._ask(request)
+        return elsewhere if isinstance(elsewhere, Placed) else answer
+
+    def _ask(self, request: TaskRequest) -> Answer:
+        request = request._replace(task_id=b"", attempt=next(self._attempts))
+        (answer,) = self._policy.place([request], time.monotonic())
+        if isinstance(answer, Placed):
+            # What the policy counts with it is put right before the next choice.
+            self._changed.add(answer.node_id)
+            if self._room(self._nodes[answer.node_id]) == 0:
+                return Later(0.0, "the node has as many tasks of ours as it may")
+        return answer
 
     def _refresh(self, queue: ForwardQueue) -> None:
         """Tells the policy what is so by now."""

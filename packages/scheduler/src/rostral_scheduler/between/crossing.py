@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from rostral_gcs import AsyncGcsClient, NodeRow
@@ -18,7 +19,8 @@ from rostral_scheduler.between.actor_creation import ActorCreation
 from rostral_scheduler.between.actor_host import ActorHost
 from rostral_scheduler.between.actor_recovery import ActorRecovery
 from rostral_scheduler.between.forwarded import Forwarded, ForwardQueue
-from rostral_scheduler.between.hosted import Hosted, OriginSession
+from rostral_scheduler.between.guest import OriginSession
+from rostral_scheduler.between.hosted import Hosted
 from rostral_scheduler.between.leaving import Leaving
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import CreateActor, Push, Shape, Stub
@@ -136,6 +138,7 @@ class Crossing:
             describe_job=self._describe_job,
             own_load=self._own_load,
             push=self._push,
+            interrupt=lambda task, task_id: cancellations.climb(task, task_id, Ladder()),
         )
         self.actor_calls.attach(self.forwarded)
         self.actor_creation = ActorCreation(
@@ -284,6 +287,7 @@ class Crossing:
             "elsewhere": len(self.forwarded.elsewhere.by_id),
             "remembered": self.recovery.remembered_count,
             "run_again": self.recovery.again_count,
+            "second_runs": self.forwarded.speculating.copies_count,
         }
 
     async def bring(self, objects: list[bytes]) -> bool:
@@ -314,12 +318,15 @@ class Crossing:
             LimitReachedError, JobNotFoundError, ObjectStoreFullError: As for any queue.
         """
         fits_here = self._policy.resources.can_ever(shape)
+        if environment:
+            where = replace(where, speculate=False)  # Its packages do not travel.
         if where == ANYWHERE and fits_here:
             return self._own_queue(job_id, shape, environment, rank)
         await self.view.synced(_SYNC_TIMEOUT_S)
         nodes = self.forwarded.choice.facts()
         alone = [node.node_id for node in where.among(nodes)] == [self._memory.node_id]
-        if alone and (fits_here or len(nodes) == 1):
+        is_enough = fits_here and not where.speculate  # Others may come.
+        if alone and (is_enough or (len(nodes) == 1 and not fits_here)):
             return None  # This node's ledger says best what it lacks.
         if (error := refusal(nodes, shape, where)) is not None:
             raise error
@@ -473,7 +480,9 @@ class Crossing:
                 sys_path=message.sys_path,
                 cwd=message.cwd,
                 logging_config=message.logging_config,
-                session=None if actor.is_detached else OriginSession(self.hosted, home, job_id),
+                session=None
+                if actor.is_detached
+                else OriginSession(self.hosted.push, home, job_id),
                 home=None if actor.is_detached else home,
             )
         )

@@ -115,6 +115,11 @@ class Elsewhere:
         remote = self.by_id.get(object_id)
         return () if remote is None else tuple(remote.holders.values())
 
+    def nodes(self, object_id: bytes) -> tuple[bytes, ...]:
+        """The nodes whose stores those are."""
+        remote = self.by_id.get(object_id)
+        return () if remote is None else tuple(remote.holders)
+
     def kept_by(self, node_id: bytes) -> list[bytes]:
         """What the node is to keep for us."""
         return [one.object_id for one in self.by_id.values() if node_id in one.holders]

@@ -55,6 +55,7 @@ from rostral_scheduler.between.packing import Packing
 from rostral_scheduler.between.peer_link import PeerIdentity, PeerLink
 from rostral_scheduler.between.placing import Placing
 from rostral_scheduler.between.recovery import Recovery
+from rostral_scheduler.between.speculating import Speculating
 from rostral_scheduler.between.transit_memory import (
     CANCEL_CHILDREN,
     CANCELLED,
@@ -68,10 +69,7 @@ from rostral_scheduler.between.transit_memory import (
 )
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.node_view import NodeLoad
-from rostral_scheduler.errors import (
-    SchedulerError,
-    TaskCancelledError,
-)
+from rostral_scheduler.errors import SchedulerError, TaskCancelledError
 from rostral_scheduler.local.cancellations import Ladder
 
 __all__ = ["ForwardQueue", "Forwarded"]
@@ -98,6 +96,7 @@ class Forwarded:
         describe_job: What a host must know of a job.
         own_load: What this node has, and what waits on it.
         push: Hands what a host says to the job's driver.
+        interrupt: Makes a cancelled task end that runs on this node.
     """
 
     def __init__(
@@ -113,6 +112,7 @@ class Forwarded:
         describe_job: Callable[[bytes], Job],
         own_load: Callable[[], NodeLoad],
         push: Callable[[Push], None],
+        interrupt: Callable[[int, bytes], None],
     ) -> None:
         self._config, self._transit, self._view = config, transit, view
         self._identity, self._own_id = identity, identity.node_id
@@ -125,6 +125,8 @@ class Forwarded:
             own_id=self._own_id,
             queue_length=queue_length,
             death_cause=view.death_cause,
+            nodes_with=lambda object_id: self.elsewhere.nodes(object_id),
+            watch=lambda claimed, queue: self.speculating.placed(claimed, queue),
         )
         self._recovery = recovery
         self.elsewhere = Elsewhere(
@@ -137,9 +139,19 @@ class Forwarded:
         )
         recovery.begin(self.elsewhere)
         self._arrivals = Arrivals(transit, view, self.elsewhere, recovery)
-        self._packing = Packing(config, transit, self.elsewhere, recovery)
         self.by_id: dict[bytes, Sent] = {}
         self._peers: dict[bytes, Peer] = {}
+        self._packing = Packing(config, transit, self.elsewhere, recovery)
+        self.speculating = Speculating(
+            transit,
+            self.choice,
+            self._packing,
+            self,
+            self._peers,
+            own_id=self._own_id,
+            inputs_of=self.placing.inputs_of,
+            interrupt=interrupt,
+        )
         self._waiting: list[Sent] = []
         self._unsealed: list[Sent] = []
         self._fetched: dict[bytes, object] = {}
@@ -185,6 +197,7 @@ class Forwarded:
             if self._is_out(sent):
                 self._submit(self._peers[sent.host], sent)
         self.elsewhere.tick()
+        self.speculating.tick()
         self.look()
 
     def run_here(self, claimed: ClaimedTask, queue: ForwardQueue) -> None:
@@ -230,7 +243,7 @@ class Forwarded:
         if claimed.is_stream:
             self.end(sent, stream_error(claimed))
             return
-        peer = self._peer(node_id)
+        peer, sent.watched = self._peer(node_id), claimed.task_id in self.speculating
         self.by_id[claimed.task_id] = peer.outstanding[claimed.task_id] = sent
         self.choice.sent(node_id, sent.shape)
         if peer.is_open:
@@ -265,13 +278,16 @@ class Forwarded:
             self.end(sent, error)
             return
         if message is None:
-            self._spawn(self._submit_later(peer, sent))
+            self.submit_later(peer, sent)
             return
         peer.functions.add((sent.job_id, message.inputs[message.function].id))
         peer.link.send(message)
 
+    def submit_later(self, peer: Peer, sent: Sent) -> None:
+        """Once it is known where others fetch from this node's store; if it is out by then."""
+        self._spawn(self._submit_later(peer, sent))
+
     async def _submit_later(self, peer: Peer, sent: Sent) -> None:
-        """Once it is known where others fetch from this node's store."""
         try:
             await self.find_store()
         except RostralError as error:
@@ -338,13 +354,15 @@ class Forwarded:
         if peer.drain_within_s is not None:
             peer.link.send(Drain(peer.drain_within_s))
             peer.drain_within_s = None
-        peer.link.send(Outstanding(list(peer.outstanding), self.elsewhere.kept_by(peer.node_id)))
+        kept = self.elsewhere.kept_by(peer.node_id)
+        peer.link.send(Outstanding([*peer.outstanding, *peer.copies], kept))
         self._calls.connected(peer)
 
     def _refused(self, peer: Peer, error: RostralError) -> None:
         """It lives and does not let us in: what was meant for it goes elsewhere, or fails."""
         peer.is_open, peer.refused = False, error
         self.choice.close(peer.node_id)
+        self.speculating.lose_copies(peer)
         for sent in list(peer.outstanding.values()):
             if sent.to_actor is not None:
                 self.end(sent, error)
@@ -354,9 +372,11 @@ class Forwarded:
         self.look()
 
     def _handle(self, peer: Peer, message: Message) -> None:
+        if not isinstance(message, Done):
+            self.speculating.heard(peer, message)
         match message:
             case Done():
-                sent = peer.outstanding.get(message.task_id)
+                sent = peer.outstanding.get(message.task_id) or self.speculating.done(peer, message)
                 if sent is not None and missing(message, sent):
                     self._spawn(self._fetch(peer, sent, message))
                     return
@@ -389,6 +409,7 @@ class Forwarded:
     def _arrive(self, peer: Peer, sent: Sent | None, message: Done) -> None:
         if sent is not None:
             self._forget(sent)
+            self.speculating.ended(message.task_id, peer.node_id)
             self._arrivals.expect(sent, message)
         self._arrived.append((sent, message, peer.node_id))
         self._wake.set()
@@ -411,9 +432,11 @@ class Forwarded:
         sealed = await asyncio.get_running_loop().run_in_executor(self._thread, seal_all, batch)
         taken: dict[bytes, Taken] = {}
         for arrived, outcome in zip(batch, sealed, strict=True):
-            _, message, node_id = arrived
+            sent, message, node_id = arrived
             self._fetched.pop(message.task_id, None)
             kept = self._arrivals.settle(arrived, outcome)
+            if sent is not None and sent.is_copy:
+                self.speculating.taken_in(sent)
             if stubs := stubs_of(message):
                 # Until they are held for this node, the host holds them.
                 to_send = Taken([message.task_id], kept)
@@ -539,8 +562,11 @@ class Forwarded:
         if peer is None:
             return
         self._spawn(peer.link.close())
+        self.speculating.lose_copies(peer)
         for sent in peer.outstanding.values():
             self._forget(sent)
+            if self.speculating.goes_on(sent):
+                continue
             if sent.to_actor is not None:
                 self._calls.lost(sent, cause)
                 continue
@@ -556,6 +582,7 @@ class Forwarded:
         self.placing.job_ended(job_id)
         self.elsewhere.job_ended(job_id)
         self._recovery.job_ended(job_id)
+        self.speculating.job_ended(job_id)
         for sent in [sent for sent in self.by_id.values() if sent.job_id == job_id]:
             self._forget(sent)
             if sent.to_actor is not None:

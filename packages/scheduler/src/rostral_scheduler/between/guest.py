@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rostral_scheduler.between.messages import Call, Cancel, Done, Stub, Submit
+from rostral_scheduler.between.messages import Begun, Call, Cancel, Done, Push, Stub, Submit
 from rostral_scheduler.between.stream import Outbox
-from rostral_scheduler.between.transit_memory import Handle, HostedTask
+from rostral_scheduler.between.transit_memory import Handle, HostedTask, Stage, TransitMemory
+from rostral_scheduler.local.node_memory import Body
 
-__all__ = ["Guest", "Origin"]
+__all__ = ["Guest", "Origin", "OriginSession", "tell_begun"]
 
 _TASK_BYTES = 16
 """Of an object's id."""
@@ -58,6 +59,24 @@ class Origin:
         self.kept = {id: kept for id, kept in self.kept.items() if kept[0] != job_id}
 
 
+class OriginSession:
+    """What a hosted job has in place of its driver's connection.
+
+    Args:
+        push: Sends something to an origin.
+        origin: The node that the job's tasks came from.
+        job_id: Of the job.
+    """
+
+    def __init__(self, push: Callable[[bytes, Push], None], origin: bytes, job_id: bytes) -> None:
+        self.state: dict[str, Any] = {}
+        self._push, self._origin, self._job_id = push, origin, job_id
+
+    def push(self, topic: str, body: Body) -> None:
+        """Towards the driver, by way of the origin."""
+        self._push(self._origin, Push(self._job_id, topic, dict(body)))
+
+
 @dataclass(slots=True, eq=False)
 class Guest:
     """One task of an origin's."""
@@ -69,6 +88,8 @@ class Guest:
     inputs: list[Any] = field(default_factory=list)
     """Holds on what it needs, until its record has them."""
     done: Done | None = None
+    has_begun: bool = False
+    """Its origin, which watches it, was told so."""
     has_ended: bool = False
     unfetched: list[bytes] = field(default_factory=list)
     """Inputs that cannot be had: once it has ended here, it goes back to its origin."""
@@ -77,3 +98,17 @@ class Guest:
     """Of an actor's call."""
     stubs: list[Stub] = field(default_factory=list)
     """The actors of others that its inputs stand for, until it has ended."""
+
+
+def tell_begun(guests: Iterable[Guest], transit: TransitMemory) -> None:
+    """Tells origins which of the tasks that they watch run by now."""
+    begun: dict[Origin, list[bytes]] = {}
+    for guest in guests:
+        if not guest.message.watched or guest.has_begun or guest.has_ended or guest.task is None:
+            continue
+        if transit.stage(guest.task.task, guest.message.task_id) is Stage.RUNS:
+            guest.has_begun = True
+            begun.setdefault(guest.origin, []).append(guest.message.task_id)
+    for origin, task_ids in begun.items():
+        if origin.is_connected:
+            origin.outbox.send(Begun(task_ids))

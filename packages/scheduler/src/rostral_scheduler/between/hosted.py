@@ -15,7 +15,7 @@ from typing import Any
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.actor_host import ActorHost
-from rostral_scheduler.between.guest import Guest, Origin
+from rostral_scheduler.between.guest import Guest, Origin, OriginSession, tell_begun
 from rostral_scheduler.between.messages import (
     NO_CODE,
     ActorMoved,
@@ -63,25 +63,12 @@ from rostral_scheduler.between.transit_memory import (
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.errors import SchedulerError, TaskCancelledError
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
-from rostral_scheduler.local.node_memory import Body
 
-__all__ = ["Hosted", "OriginSession"]
+__all__ = ["Hosted"]
 
 logger = logging.getLogger("rostral.scheduler.hosted")
 
 _FETCHES_MAX = 16
-
-
-class OriginSession:
-    """What a hosted job has in place of its driver's connection."""
-
-    def __init__(self, hosted: Hosted, origin: bytes, job_id: bytes) -> None:
-        self.state: dict[str, Any] = {}
-        self._hosted, self._origin, self._job_id = hosted, origin, job_id
-
-    def push(self, topic: str, body: Body) -> None:
-        """Towards the driver, by way of the node that the job's tasks came from."""
-        self._hosted.push(self._origin, Push(self._job_id, topic, dict(body)))
 
 
 class Hosted:
@@ -247,7 +234,7 @@ class Hosted:
         match message:
             case Job():
                 self._transit.watch()
-                session = OriginSession(self, origin.node_id, message.job_id)
+                session = OriginSession(self.push, origin.node_id, message.job_id)
                 self._begin_job(message, session)
             case Cancel():
                 self._cancel(message)
@@ -284,6 +271,10 @@ class Hosted:
         """A task that is new here, with the queue for it."""
         task = message.task if isinstance(message, Call) else message
         known = self.by_id.get(task.task_id)
+        if known is not None and known.origin is not origin and known.origin.is_connected:
+            # Two runs of its parent, on two nodes, have each submitted it: one at a time.
+            origin.outbox.send(Back([task.task_id]))
+            return None
         if known is not None:
             known.origin = origin
             if known.done is not None:
@@ -483,6 +474,7 @@ class Hosted:
     def tick(self) -> None:
         """Reports what was, or is, made without a record of ours."""
         self.look()
+        tell_begun(self.by_id.values(), self._transit)
         if self._actors.has_waiting:
             self._wake.set()
         unsealed, self._unsealed = self._unsealed, []

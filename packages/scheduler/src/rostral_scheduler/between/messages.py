@@ -19,6 +19,7 @@ __all__ = [
     "NO_CODE",
     "VERSION",
     "Back",
+    "Begun",
     "ActorFacts",
     "ActorHeld",
     "ActorMade",
@@ -138,6 +139,7 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
         function: Which of `inputs` is its code.
         deadline_left_ns: Until its deadline; 0: it has none.
         beside: What the inputs refer to, and what that does.
+        watched: The origin wants to know when it begins.
     """
 
     task_id: TaskBytes
@@ -152,6 +154,7 @@ class Submit(Struct, frozen=True, array_like=True, tag=True):
     flags: Count
     deadline_left_ns: int = 0
     beside: list[Input] = []
+    watched: bool = False
 
 
 class Call(Struct, frozen=True, array_like=True, tag=True):
@@ -334,6 +337,12 @@ class Unknown(Struct, frozen=True, array_like=True, tag=True):
     task_ids: list[TaskBytes]
 
 
+class Begun(Struct, frozen=True, array_like=True, tag=True):
+    """Of the watched: these run now."""
+
+    task_ids: list[TaskBytes]
+
+
 class Back(Struct, frozen=True, array_like=True, tag=True):
     """The host has not begun these, and will not: it leaves, or has promised what they need."""
 
@@ -373,6 +382,7 @@ class Beat(Struct, frozen=True, array_like=True, tag=True):
 
 Message = (
     Back
+    | Begun
     | Drain
     | Beat
     | Job

@@ -97,6 +97,12 @@ class Sent:
     """Of an actor's call: where it counts as being on its way."""
     given_back: int = 0
     """How often a host could not get its inputs."""
+    watched: bool = False
+    """Its host tells when it begins."""
+    is_copy: bool = False
+    """Its record may be a worker's, who runs it on this node at the same time."""
+    held: list[Handle] = field(default_factory=list)
+    """Of a copy: holds on its inputs, as its record may be gone before it is."""
 
     @classmethod
     def of(cls, claimed: ClaimedTask, queue: ForwardQueue, host: bytes) -> Sent:
@@ -135,6 +141,8 @@ class Peer:
     node_id: bytes
     link: PeerLink
     outstanding: dict[bytes, Sent] = field(default_factory=dict)
+    copies: dict[bytes, Sent] = field(default_factory=dict)
+    """Second runs of tasks that run elsewhere: `speculating.py`."""
     is_open: bool = False
     refused: RostralError | None = None
     """Why it does not let us in, though it lives."""

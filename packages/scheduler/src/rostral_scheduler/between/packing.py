@@ -95,6 +95,7 @@ class Packing:
             flags=claimed.flags,
             deadline_left_ns=left_ns,
             beside=beside,
+            watched=sent.watched,
         )
 
     def _stores_of(self, object_id: bytes) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ class Placing:
         own_id: This node's id.
         queue_length: Of a queue.
         death_cause: Why a node is dead; None: it is not.
+        nodes_with: The other nodes that have an object's bytes.
+        watch: Called with each task that may run twice, and its queue, before it goes to a node.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Placing:
         own_id: bytes,
         queue_length: Callable[[int], int],
         death_cause: Callable[[bytes], str | None],
+        nodes_with: Callable[[bytes], tuple[bytes, ...]],
+        watch: Callable[[ClaimedTask, ForwardQueue], None],
     ) -> None:
         self._transit, self._choice, self.carrier = transit, choice, carrier
-        self._own_id = own_id
+        self._own_id, self._nodes_with, self._watch = own_id, nodes_with, watch
         self._queue_length, self._death_cause = queue_length, death_cause
         self._queues: dict[int, ForwardQueue] = {}
 
@@ -100,8 +104,10 @@ class Placing:
     def place(self, queue: ForwardQueue, claimed: list[ClaimedTask]) -> bool:
         """Brings claimed tasks of a queue to the best nodes. False: some had to be put back."""
         all_placed = True
-        nodes = self._choice.choose(queue, [self._inputs(task) for task in claimed])
+        nodes = self._choice.choose(queue, [self.inputs_of(task) for task in claimed])
         for task, node_id in zip(claimed, nodes, strict=True):
+            if queue.where.speculate and node_id is not None:
+                self._watch(task, queue)
             if node_id is None:
                 self.carrier.put_back(task, queue)
                 all_placed = False
@@ -111,14 +117,21 @@ class Placing:
                 self.carrier.forward(task, queue, node_id)
         return all_placed
 
-    def _inputs(self, claimed: ClaimedTask) -> tuple[TaskInput, ...]:
+    def inputs_of(self, claimed: ClaimedTask) -> tuple[TaskInput, ...]:
         """What a task needs that is worth moving it for."""
         if len(claimed.inputs) < 2:
             return ()  # No more than its code.
         return tuple(
-            TaskInput(object_id, size, (self._own_id,))
+            TaskInput(object_id, size, self._holders(object_id))
             for object_id, size in self._transit.large_inputs(claimed, LARGE_BYTES)
         )
+
+    def _holders(self, object_id: bytes) -> tuple[bytes, ...]:
+        """The nodes that need not fetch the object."""
+        others = self._nodes_with(object_id)
+        if others and self._transit.is_elsewhere_id(object_id):
+            return others
+        return (*others, self._own_id)
 
     def _give_up(self, queue: ForwardQueue, able: list[bytes]) -> None:
         """No node takes these now, and perhaps none ever will: then they fail.

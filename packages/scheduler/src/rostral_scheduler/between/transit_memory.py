@@ -7,6 +7,7 @@ disk, is said so: it must not be called on the event loop that may serve the sto
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Final
 
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import layout
-from rostral_objectstore._native import cancelling, elsewhere, forwarding
+from rostral_objectstore._native import cancelling, elsewhere, forwarding, repair
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext, Tasks
 from rostral_objectstore.client import StoreClient
@@ -50,6 +51,7 @@ __all__ = [
     "ObjectReconstructionFailedError",
     "QueueClosedError",
     "QueueFullError",
+    "Stage",
     "TransitMemory",
     "error_result",
 ]
@@ -77,6 +79,17 @@ class NotTransferableError(ObjectStoreError):
 
 class NotSealedError(ObjectStoreError):
     """Something that a task refers to is not there yet."""
+
+
+class Stage(enum.Enum):
+    """How far a task is, as its record on this node says."""
+
+    WAITS = enum.auto()
+    """For its inputs, or in a queue."""
+    OURS = enum.auto()
+    """The scheduler has claimed it, and may have brought it elsewhere."""
+    RUNS = enum.auto()
+    OVER = enum.auto()
 
 
 @dataclass(slots=True, eq=False)
@@ -268,6 +281,20 @@ class TransitMemory:
     def object_id(self, loc: int) -> bytes:
         """The id of an object that a claimed task keeps."""
         return bytes(self._table.adopt_held(Handle, loc).binary())
+
+    def stage(self, task: int, task_id: bytes) -> Stage:
+        """How far the task is whose record was at the locator."""
+        claimer = cancelling.claimer_of(self._segment, task, task_id)
+        if claimer is not None:
+            return Stage.OURS if claimer == self._client.slot else Stage.RUNS
+        record = repair.task_info(self._segment, task)
+        is_over = record["state"] in (layout.TaskState.FREE, layout.TaskState.DONE)
+        return Stage.OVER if is_over or record["id"] != task_id else Stage.WAITS
+
+    def is_made(self, claimed: ClaimedTask) -> bool:
+        """Whether each of its results is sealed, or gone."""
+        found = (self.find(claimed.result_id(index)) for index in range(len(claimed.results)))
+        return all(handle is None or self._table.is_sealed(handle) for handle in found)
 
     def flags_of(self, claimed: ClaimedTask) -> int | None:
         """Its flags as they are now; None: it is not the scheduler's any more."""

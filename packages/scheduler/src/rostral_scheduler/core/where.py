@@ -43,12 +43,15 @@ class Where:
         soft: Any other will do where that one is not there.
         selectors: Labels; the first that some node meets holds. Empty: any.
         spread: As evenly over the nodes as can be.
+        speculate: On a second one as well, if it takes much longer on the first than others of its
+            kind: whichever has the result first.
     """
 
     node_id: bytes = b""
     soft: bool = False
     selectors: tuple[Selector, ...] = ()
     spread: bool = False
+    speculate: bool = False
 
     @classmethod
     def of(cls, body: Mapping[str, object] | None) -> Where:
@@ -62,6 +65,7 @@ class Where:
             soft=bool(body.get("soft")),
             selectors=tuple(selector_of(selector) for selector in selectors),
             spread=bool(body.get("spread")),
+            speculate=bool(body.get("speculate")),
         )
 
     def among(self, nodes: Iterable[NodeFacts]) -> list[NodeFacts]:
