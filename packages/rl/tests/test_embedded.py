@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 import rostral
 from rostral_rl import forward
+from rostral_rl.arrays import SpaceArray
 from rostral_rl.errors import (
     ModelRejectedError,
     NotServedError,
@@ -23,7 +24,9 @@ from rostral_rl.errors import (
     UnavailableError,
 )
 from rostral_rl.policy import Policy, PolicyInfo
-from rostral_rl.serve.embedded import EmbeddedPolicy, embed
+from rostral_rl.serve.batcher import BatchConfig
+from rostral_rl.serve.embedded import EmbeddedPolicy, embed, packed, unpacked
+from rostral_rl.serve.engine import EngineConfig
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +50,18 @@ def policy(action: int, version: int = 1, *, inputs: int = 4) -> Policy:
         weights={"pi.0.weight": np.zeros((inputs, 8), np.float32), "pi.0.bias": bias},
         info=PolicyInfo(version=version),
     )
+
+
+class Slow:
+    """Takes 5 ms a pass; acts by the size of its batch."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+    action_space = spaces.Discrete(1_000)
+    info = PolicyInfo(version=1)
+
+    def act(self, batch: SpaceArray) -> SpaceArray:
+        time.sleep(0.005)
+        return np.full(len(batch), len(batch), np.int64)
 
 
 @pytest.fixture
@@ -79,6 +94,41 @@ def test_observations_of_every_form_arrive_as_they_were(served: EmbeddedPolicy) 
     both.close()
     with pytest.raises(ShapeError):
         served.act([[0.0] * 4, ["x"] * 4])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float32(1.5),
+        np.arange(6, dtype=np.float64).reshape(2, 3).T,
+        np.zeros((0, 4), np.float32),
+        np.array([True, False]),
+        np.arange(3, dtype=np.uint8),
+        np.arange(3, dtype=">i4"),
+        np.array(["up", "down"]),
+        np.zeros(400, np.float32),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_arrays_travel_as_they_are(array: SpaceArray) -> None:
+    array = np.asarray(array)
+    found, number = unpacked(packed(array, -7))
+    assert number == -7
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(found, array)
+
+
+def test_who_asks_a_slow_policy_meanwhile_shares_its_next_batch() -> None:
+    """The actor goes on taking requests while a pass runs; those share the one after it."""
+    limits = EngineConfig(batch=BatchConfig(slo_ms=1_000.0, eager=True))
+    slow = embed(Slow(), config=limits)
+    obs = np.zeros(4, np.float32)
+    sizes: list[int] = []
+    for _ in range(10):
+        pending = [slow.submit(obs) for _ in range(8)]
+        sizes += [int(p.reply(20.0).actions) for p in pending]
+    assert max(sizes) > 1
+    slow.close()
 
 
 def test_refusals_are_the_engines(served: EmbeddedPolicy) -> None:

@@ -208,6 +208,28 @@ class Batcher:
         """Whether nobody waits and nothing runs."""
         return not self._waiting and self._running is None
 
+    def at_once(self, obs: SpaceArray, state: FloatArray | None = None) -> Answer | None:
+        """Answers in the caller's own turn of the loop, where the batcher is eager and at rest.
+
+        None: another is before, or passes are slow; `submit` waits for its turn then.
+
+        Args:
+            obs: As for `submit`.
+            state: As for `submit`.
+        """
+        if self._waiting or self._pass_s > EAGER_S_MAX or self._running is not None:
+            return None
+        if not self._config.eager:
+            return None
+        try:
+            self._left_some, self._waited_s = False, 0.0
+            answer = self._pass(obs, state)
+        except Exception:
+            self.tally.failed += 1
+            raise
+        self.tally.count_answer(self._pass_s)
+        return answer
+
     async def submit(
         self,
         obs: SpaceArray,
@@ -227,8 +249,9 @@ class Batcher:
             OverloadedError: The queue is full.
             DeadlineError: The deadline passed before the request's turn came.
         """
-        if self._config.eager and self._pass_s <= EAGER_S_MAX and self.is_idle:
-            return self._at_once(obs, state)
+        answer = self.at_once(obs, state)
+        if answer is not None:
+            return answer
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.enqueue(obs, reply, state=state, deadline_s=deadline_s)
         return await reply
@@ -282,16 +305,6 @@ class Batcher:
     def stop(self) -> None:
         """Gives up the thread of a batcher that is idle, for good."""
         self._thread.shutdown()
-
-    def _at_once(self, obs: SpaceArray, state: FloatArray | None) -> Answer:
-        try:
-            self._left_some, self._waited_s = False, 0.0
-            answer = self._pass(obs, state)
-        except Exception:
-            self.tally.failed += 1
-            raise
-        self.tally.count_answer(self._pass_s)
-        return answer
 
     def _schedule(self) -> None:
         if not self._scheduled and self._running is None and self._waiting:

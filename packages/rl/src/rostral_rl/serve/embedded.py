@@ -7,7 +7,8 @@ no serialisation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -29,43 +30,47 @@ CALLS_MAX = 1024
 """Requests that the actor has begun, at most; more wait in its mailbox."""
 
 
-PACKED_BYTES_MAX = 512
-Packed: TypeAlias = tuple[bytes, str, tuple[int, ...], int] | tuple[SpaceArray, int]
-"""A reply on its way. A small array as plain bytes: to pickle it takes longer than to choose it."""
+_PACKED_BYTES_MAX = 512
+_PACKED_KINDS = frozenset("biuf")
+_HEAD = struct.Struct("<qcB6x")
+"""A number, the array's type and how many dimensions it has; these follow, and then its bytes."""
+
+Sent: TypeAlias = tuple[SpaceArray, int] | bytes
+"""An array and a number on their way. A small one as plain bytes, which the engine sends as they
+are: to pickle it takes longer than to choose an action."""
 
 
-def _send(obs: Any) -> Any:
-    """Observations on their way: a small array likewise."""
+def packed(array: SpaceArray, number: int = 0) -> Sent:
+    """An array and a number as they travel; `unpacked` is the inverse."""
+    dtype = array.dtype
+    # What has no byte order of its own is told by its one letter.
+    if array.nbytes > _PACKED_BYTES_MAX or dtype.kind not in _PACKED_KINDS or not dtype.isnative:
+        return array, number
+    shape = array.shape
+    dimensions = struct.pack(f"<{len(shape)}q", *shape)
+    return _HEAD.pack(number, dtype.char.encode(), len(shape)) + dimensions + array.tobytes()
+
+
+def unpacked(sent: Sent) -> tuple[SpaceArray, int]:
+    """The array and the number; the array may be read-only."""
+    if type(sent) is not bytes:
+        return sent  # type: ignore[return-value]
+    number, char, count = _HEAD.unpack_from(sent)
+    shape = struct.unpack_from(f"<{count}q", sent, _HEAD.size)
+    array = np.ndarray(shape, char.decode(), sent, _HEAD.size + 8 * count)
+    return array, number
+
+
+def _sent(obs: Any) -> Any:
+    """Observations on their way: bytes where `packed` makes them of an array, else as they are."""
     try:
         array = np.asarray(obs)
     except ValueError:  # A tuple of observations, or nonsense that the engine will name.
         return obs
     if array.dtype.hasobject:
         return obs
-    if array.nbytes > PACKED_BYTES_MAX:
-        return array
-    return array.tobytes(), array.dtype.str, array.shape
-
-
-def _receive(sent: Any) -> Any:
-    if type(sent) is not tuple or type(sent[0]) is not bytes:
-        return sent
-    data, dtype, shape = sent
-    return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _pack(reply: Reply) -> Packed:
-    actions, version = reply
-    if actions.nbytes > PACKED_BYTES_MAX:
-        return actions, version
-    return actions.tobytes(), actions.dtype.str, actions.shape, version
-
-
-def _unpack(packed: Packed) -> Reply:
-    if len(packed) == 2:
-        return Reply(*packed)
-    data, dtype, shape, version = packed
-    return Reply(np.frombuffer(data, dtype).reshape(shape), version)
+    sent = packed(array)
+    return sent if type(sent) is bytes else array
 
 
 class _PolicyActor:
@@ -74,9 +79,19 @@ class _PolicyActor:
     def __init__(self, models: Mapping[str, AnyServable], config: EngineConfig) -> None:
         self._engine = Engine(models, config)
 
-    async def act(self, sent: Any, which: dict[str, Any] | None = None) -> Packed:
+    def act_plain(self, sent: bytes) -> Sent | Coroutine[Any, Any, Sent]:
+        """Answers what `packed` made bytes of, for whoever asks for nothing in particular.
+
+        No coroutine: a quick policy has its answer here and now.
+        """
+        obs, _ = unpacked(sent)
+        reply = self._engine.act_at_once(obs)
+        return self.act(sent) if reply is None else packed(*reply)
+
+    async def act(self, sent: Any, which: dict[str, Any] | None = None) -> Sent:
         """Answers; see `Engine.act`."""
-        return _pack(await self._engine.act(_receive(sent), **(which or {})))
+        obs = unpacked(sent)[0] if type(sent) is bytes else sent
+        return packed(*await self._engine.act(obs, **(which or {})))
 
     async def swap(self, policy: AnyServable, model: str, version: int | None) -> int:
         """Serves other weights; see `Engine.swap`."""
@@ -94,7 +109,7 @@ class _PolicyActor:
 class Pending(NamedTuple):
     """A request under way; see `EmbeddedPolicy.submit`."""
 
-    ref: rostral.ObjectRef[Packed]
+    ref: rostral.ObjectRef[Sent]
 
     def reply(self, timeout_s: float | None = None) -> Reply:
         """Waits for actions and version.
@@ -105,7 +120,7 @@ class Pending(NamedTuple):
             RLError: What `Engine.act` raises.
         """
         try:
-            return _unpack(rostral.get(self.ref, timeout=timeout_s))
+            return Reply(*unpacked(rostral.get(self.ref, timeout=timeout_s)))
         except rostral.exceptions.ActorError as error:
             raise UnavailableError(
                 f"the policy's actor is away: {error}", hint="it is restarted where it may be"
@@ -137,9 +152,12 @@ class EmbeddedPolicy:
 
     def submit(self, obs: Any, **which: Any) -> Pending:
         """As `act`, without waiting: `submit(obs).reply()` has actions and version."""
-        sent = _send(obs)
-        act = self._actor.act
-        return Pending(act.remote(sent, which) if which else act.remote(sent))
+        sent = _sent(obs)
+        if which:
+            return Pending(self._actor.act.remote(sent, which))
+        if type(sent) is bytes:
+            return Pending(self._actor.act_plain.remote(sent))
+        return Pending(self._actor.act.remote(sent))
 
     def swap(
         self, policy: AnyServable, *, model: str = DEFAULT_MODEL, version: int | None = None

@@ -174,6 +174,26 @@ class Engine:
             actions, by = await served.step(batcher, batch, memory, deadline_s)
         return Reply(np.asarray(actions[0]) if single else actions, by)
 
+    def act_at_once(self, obs: npt.ArrayLike) -> Reply | None:
+        """As `act(obs)`, without a coroutine: what a quick policy costs is mostly the way to it.
+
+        None: not now, or not so; await `act`. An eager batcher is needed, at rest, and a default
+        model without memory.
+
+        Raises:
+            ShapeError, TooLargeError: As for `act`.
+        """
+        served = self._models.get(DEFAULT_MODEL)
+        if served is None or served.state_width is not None:
+            return None
+        batch, single = spaces.as_batch(served.observation_space, obs)
+        self._check_rows(len(batch))
+        answer = served.batcher.at_once(batch)
+        if answer is None:
+            return None
+        actions = answer.actions
+        return Reply(np.asarray(actions[0]) if single else actions, answer.version)
+
     def hand_in(self, batch: SpaceArray, asker: Asker, *, model: str = DEFAULT_MODEL) -> None:
         """As `act` for the newest weights of a policy without memory, but tells `asker`.
 
