@@ -134,12 +134,35 @@ def test_an_environment_that_breaks_the_interface_is_told_where(
     assert said in str(error)
 
 
-def test_what_an_environment_raises_is_a_simulation_error_with_its_words() -> None:
-    def make() -> Any:
-        return Strange(step_answer=KeyError("no such lever"))
+@pytest.mark.parametrize("algorithm", ["es", "ars"])
+@pytest.mark.parametrize(
+    ("answer", "field"),
+    [
+        ((ZEROS, np.nan, False, False, {}), "reward"),
+        ((NAN, 0.0, False, False, {}), "obs"),
+        ((ZEROS, 0.0, False, {}), "step"),
+    ],
+)
+def test_a_population_breaks_off_as_well(algorithm: str, answer: Any, field: str) -> None:
+    """A NaN among the scores would be the best of all ranks."""
+    with pytest.raises(EnvContractError) as caught:
+        rl.train(algorithm, lambda: Strange(step_answer=answer, at=5), total_steps=64, pairs=2)
+    assert caught.value.field == field
+    assert caught.value.step in (4, 5)
 
-    with pytest.raises(SimulationError, match=r"KeyError.*no such lever"):
-        rl.train("dqn", make, total_steps=64, steps=8)
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("dqn", {"steps": 8}), ("ppo", {}), ("es", {}), ("ars", {})]
+)
+@pytest.mark.parametrize("error", [KeyError, gymnasium.error.ResetNeeded, OSError])
+def test_what_an_environment_raises_is_a_simulation_error_with_its_words(
+    algorithm: str, settings: dict[str, Any], error: type[Exception]
+) -> None:
+    def make() -> Any:
+        return Strange(step_answer=error("no such lever"))
+
+    with pytest.raises(SimulationError, match=rf"{error.__name__}.*no such lever"):
+        rl.train(algorithm, make, total_steps=64, **settings)
 
 
 LATE = rl.piecewise([(0.0, 1e-3), (0.3, 1e-3), (0.31, 1e30)])
@@ -153,6 +176,7 @@ LATE = rl.piecewise([(0.0, 1e-3), (0.3, 1e-3), (0.31, 1e30)])
         ("ppo", CART, {"envs": 2, "steps": 16, "minibatch": 16}),
         ("a2c", CART, {}),
         ("appo", CART, {}),
+        ("impala", CART, {}),
         ("dqn", CART, {"start": 40, "steps": 8, "hidden": (8,)}),
         ("sac", "Pendulum-v1", {"start": 40, "steps": 8, "hidden": (8,)}),
         ("td3", "Pendulum-v1", {"start": 40, "steps": 8, "hidden": (8,)}),
@@ -177,6 +201,17 @@ def test_a_diverged_training_says_the_step_and_the_last_checkpoint(
     assert f"at step {error.step}" in str(error) and error.checkpoint in str(error)
     with rl.resume(error.checkpoint) as resumed:
         assert resumed.env_steps <= error.step
+
+
+@pytest.mark.parametrize("algorithm", ["es", "ars"])
+def test_parameters_that_leave_all_bounds_are_not_taken(algorithm: str, tmp_path: Path) -> None:
+    """Two generations that are fine, and then a step that float32 cannot hold."""
+    settings: Any = {"lr": rl.piecewise([(0.0, 0.01), (0.1, 0.01), (0.11, 1e39)]), "pairs": 2}
+    with pytest.raises(NonFiniteLossError, match="not finite after") as caught:
+        rl.train(algorithm, CART, total_steps=4_000, out=tmp_path, checkpoint_every=1, **settings)
+    error = caught.value
+    assert error.step is not None and error.step > 0
+    assert error.checkpoint == str(tmp_path / "checkpoint")
 
 
 def test_without_a_checkpoint_it_says_so() -> None:

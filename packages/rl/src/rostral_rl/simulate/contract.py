@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
-from rostral_rl.errors import EnvContractError, RLError
+import numpy as np
+
+from rostral.exceptions import RostralError
+from rostral_rl.errors import EnvContractError, RLError, SimulationError
+from rostral_rl.simulate.slabs import Slab
 from rostral_rl.spaces import Space, encode
 
 CHECKED_STEPS = 2
 """Steps whose observations are compared with the space in full; it costs as much as a cheap step.
 Later ones are held to its shape, and to being finite, by the arrays they are written to."""
+
+_FIELD_WORDS = {"reward": "reward", "obs": "observation"}
+
+
+@contextlib.contextmanager
+def simulating() -> Iterator[None]:
+    """What an environment raises within is a SimulationError with its words.
+
+    Our own errors pass unchanged, and so does what the machine is to blame for.
+    """
+    try:
+        yield
+    except (RostralError, MemoryError):
+        raise
+    except Exception as error:
+        raise SimulationError(f"an environment failed: {type(error).__name__}: {error}") from error
+
+
+def check_finite(slab: Slab, step: int) -> None:
+    """Holds rewards and observations of T steps to being numbers.
+
+    Args:
+        slab: Filled.
+        step: Steps that its environments had taken before.
+
+    Raises:
+        EnvContractError: One is NaN or infinite.
+    """
+    for field, array in (("reward", slab.reward), ("obs", slab.obs)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            t = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise EnvContractError(
+                f"an environment returned a {_FIELD_WORDS[field]} that is not finite",
+                step=step + t,
+                field=field,
+            )
 
 
 class Contract:

@@ -23,6 +23,7 @@ from rostral_rl.errors import InvalidSettingError
 from rostral_rl.forward import NetSpec
 from rostral_rl.heads import HEADS
 from rostral_rl.seeding import SeedTree, Stream
+from rostral_rl.simulate.contract import check_finite, simulating
 from rostral_rl.simulate.crew import Crew, split
 from rostral_rl.simulate.make import EnvSource, make_seeded
 from rostral_rl.simulate.slabs import Slab
@@ -115,7 +116,8 @@ class PopulationLayout:
         seeds = [tree.seed(Stream.ENV, base + i) for i in range(count * self.episodes)]
         # (N, 2, E): both of a pair meet the same starts.
         both = np.array(seeds).reshape(count, 1, -1).repeat(2, axis=1)
-        return self._episodes(generation, layers, both)
+        with simulating():
+            return self._episodes(generation, layers, both)
 
     def _episodes(
         self, generation: Generation, layers: list[tuple[FloatArray, FloatArray]], seeds: IntArray
@@ -137,7 +139,7 @@ class PopulationLayout:
             playing = np.ones(vector.count, np.bool_)
             width = self.spec.inputs
             total, squares = np.zeros((vector.count, width)), np.zeros((vector.count, width))
-            for _ in range(self.steps_max):
+            for step in range(self.steps_max):
                 raw = spaces.features(vector.observation_space, slab.obs[0])  # (N * 2 * E, D)
                 seen = raw * playing[:, None]
                 total += seen
@@ -149,6 +151,7 @@ class PopulationLayout:
                 chosen = head.mode(self.spec, forward.masked(self.spec, outputs, raw))
                 slab.actions[0] = head.to_env(vector.action_space, chosen)
                 vector.step(slab, 0)
+                check_finite(slab, step)
                 returns += np.where(playing, slab.reward[0], 0.0)
                 lengths += playing & slab.valid[0]
                 playing &= ~(slab.terminated[0] | slab.truncated[0])

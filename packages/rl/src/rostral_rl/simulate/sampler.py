@@ -15,19 +15,17 @@ import numpy as np
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, IntArray, SpaceArray, Weights
-from rostral_rl.errors import EnvContractError, RLError, SimulationError
 from rostral_rl.heads import HEADS
 from rostral_rl.net import Net, read
 from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.acting import acting
+from rostral_rl.simulate.contract import check_finite, simulating
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.journal import EnvState
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import VectorEnv
 
 logger = logging.getLogger("rostral.rl.simulate")
-
-FIELD_WORDS = {"reward": "reward", "obs": "observation"}
 
 
 class SamplerState(TypedDict):
@@ -110,21 +108,8 @@ class Sampler:
             observation_space=self._vector.observation_space,
             action_space=self._vector.action_space,
         )
-        try:
+        with simulating():
             return self._play(slab, weights, version)
-        except RLError:
-            raise
-        except (
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            AssertionError,
-        ) as error:
-            raise SimulationError(
-                f"an environment failed: {type(error).__name__}: {error}"
-            ) from error
 
     def states(self) -> list[SamplerState]:
         """What each environment, and its noise, needs to go on elsewhere; none before `collect`."""
@@ -174,16 +159,6 @@ class Sampler:
         """Closes the environments."""
         self._vector.close()
 
-    def _check_finite(self, slab: Slab) -> None:
-        for field, array in (("reward", slab.reward), ("obs", slab.obs)):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                t = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise EnvContractError(
-                    f"an environment returned a {FIELD_WORDS[field]} that is not finite",
-                    step=self._steps + t,
-                    field=field,
-                )
-
     def _play(self, slab: Slab, weights: Weights, version: int) -> Fragment:
         spec, vector = self._spec, self._vector
         steps, count = slab.reward.shape
@@ -210,7 +185,7 @@ class Sampler:
             if finals is not None:
                 ends.append((t, finals.index, finals.obs))
         self._next_obs = slab.obs[-1].copy()
-        self._check_finite(slab)
+        check_finite(slab, self._steps)
         self._steps += steps
         final_index, final_obs = _join_ends(ends, slab)
         returns, lengths = self._episodes(slab, final_index)

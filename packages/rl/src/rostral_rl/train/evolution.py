@@ -11,7 +11,7 @@ from gymnasium import spaces as gym_spaces
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import FloatArray, Weights
-from rostral_rl.errors import UnsupportedSpaceError
+from rostral_rl.errors import NonFiniteLossError, UnsupportedSpaceError
 from rostral_rl.heads import HeadKind
 from rostral_rl.simulate.population import (
     Generation,
@@ -126,6 +126,17 @@ class EvolutionTrainer(Trainer[C]):
     def _move(self, scores: FloatArray, noise: FloatArray) -> None:
         """Moves the parameters by the mean scores (N, 2) of pairs with noise (N, P)."""
 
+    def _move_finitely(self, scores: FloatArray, noise: FloatArray) -> None:
+        before = self._centre
+        with np.errstate(over="ignore", invalid="ignore"):  # It is looked at here.
+            self._move(scores, noise)
+        if not np.isfinite(self._centre).all():
+            self._centre = before
+            raise NonFiniteLossError(
+                f"parameters that are not finite after {self.update} generations",
+                hint="lower lr, or check the scale of rewards",
+            )
+
     def _work(self) -> int:
         return 2 * self.settings.pairs * self.settings.episodes * len(self._centre)
 
@@ -147,7 +158,7 @@ class EvolutionTrainer(Trainer[C]):
         pairs = range(self.settings.pairs)
         noise = np.stack([self._layout.noise(self.update, pair) for pair in pairs])  # (N, P)
         means = scores.returns.mean(axis=2)  # (N, 2)
-        self._move(means.astype(np.float32), noise)
+        self._move_finitely(means.astype(np.float32), noise)
         self._take_in(scores)
         self.update += 1
         self.env_steps += int(scores.lengths.sum())
