@@ -19,6 +19,8 @@ from torch import Tensor
 from rostral_rl import forward
 from rostral_rl.arrays import Weights
 from rostral_rl.errors import UnsupportedSpaceError
+from rostral_rl.images import Convolutions
+from rostral_rl.net import multiplications
 from rostral_rl.seeding import Stream
 from rostral_rl.train.off_policy import Minibatch, OffPolicySettings, OffPolicyTrainer, no_metrics
 from rostral_rl.train.parts.direct import QGradient
@@ -26,7 +28,7 @@ from rostral_rl.train.parts.optimiser import FlatAdam
 from rostral_rl.train.parts.qnet import QNet
 from rostral_rl.train.parts.replay import Sample
 from rostral_rl.train.parts.schedules import Linear, Schedule, at
-from rostral_rl.train.parts.settings import check_count, check_number
+from rostral_rl.train.parts.settings import check_conv, check_count, check_number
 from rostral_rl.train.parts.snapshot import Snapshot
 from rostral_rl.train.trainer import Plan, Trainer, net_spec, spaces_of
 
@@ -55,6 +57,8 @@ class DQN(OffPolicySettings):
         alpha: How much priorities count; 0 draws evenly.
         beta: How far weights correct for that. May be a schedule.
         grad_norm_max: Gradients longer than this are scaled down.
+        conv: Convolutions of an image, (filters, size, stride) each; None takes the usual ones for
+            images of bytes.
     """
 
     algorithm: ClassVar[str] = "dqn"
@@ -68,6 +72,7 @@ class DQN(OffPolicySettings):
     alpha: float = 0.0
     beta: Schedule = BETA
     grad_norm_max: float = 10.0
+    conv: Convolutions | None = None
     minibatch: int = 64
     buffer: int = 100_000
 
@@ -80,6 +85,7 @@ class DQN(OffPolicySettings):
         check_number("alpha", self.alpha, high=1.0)
         check_number("beta", self.beta, high=1.0)
         check_number("grad_norm_max", self.grad_norm_max, low_open=True)
+        check_conv(self.conv)
 
     def trainer(self, plan: Plan) -> Trainer[Any]:
         """See `Settings.trainer`."""
@@ -143,12 +149,13 @@ class QTrainer(OffPolicyTrainer[D]):
         self._target = QNet(spec, duelling=settings.duelling, seed=seed)
         self._adam = FlatAdam(self._online)
         self._target_adam = FlatAdam(self._target)
-        self._gradient = QGradient(self._online)
+        # Convolutions take autograd: their arithmetic is worth its bookkeeping.
+        self._gradient = None if spec.conv else QGradient(self._online)
         self._synced = 0  # environment steps at the last copy
         self._exported: tuple[int, Weights] = (-1, {})
 
     def _work(self) -> int:
-        return self.settings.minibatch * self._adam.size
+        return self.settings.minibatch * (self._adam.size + multiplications(self._spec))
 
     def _epsilon(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         """Share of random actions of each environment, (B,)."""
@@ -205,7 +212,7 @@ class QTrainer(OffPolicyTrainer[D]):
         """One gradient step; returns errors (N,), and metrics if it is the last of its round."""
         settings = self.settings
         goal = goals(batch, next_values, self._online if settings.double else None)
-        error, values = self._gradient(batch.features, batch.actions, goal, batch.weight)
+        error, values = self._differentiated(batch, goal)
         lr, norm_max = at(settings.lr, self.fraction), settings.grad_norm_max
         self._adam.descend(error.sum().item(), lr=lr, norm_max=norm_max)
         if self.gradient_steps % settings.updates:
@@ -213,6 +220,14 @@ class QTrainer(OffPolicyTrainer[D]):
         loss = huber(error, batch.weight)
         tell = (loss.item(), values.mean().item(), error.abs().mean().item())
         return error, dict(zip(METRICS, tell, strict=True))
+
+    def _differentiated(self, batch: Minibatch, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Leaves the loss's gradient in the parameters; errors (N,) and values (N,)."""
+        if self._gradient is not None:
+            return self._gradient(batch.features, batch.actions, goal, batch.weight)
+        loss, error, values = q_loss(self._online, batch, goal)
+        self._adam.differentiate(loss)
+        return error, values
 
     def _idle_metrics(self) -> dict[str, float]:
         return {
@@ -251,4 +266,5 @@ def _spec(settings: DQN, plan: Plan) -> forward.NetSpec:
         hidden=settings.hidden,
         activation=settings.activation,
         head="greedy",
+        conv=settings.conv,
     )

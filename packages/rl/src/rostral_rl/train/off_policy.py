@@ -11,10 +11,11 @@ import torch
 from gymnasium import spaces as gym_spaces
 from torch import Tensor
 
-from rostral_rl import forward, spaces
+from rostral_rl import forward
 from rostral_rl.arrays import SpaceArray, Weights
 from rostral_rl.errors import ConfigError, UnsupportedSpaceError
 from rostral_rl.heads import HEADS, HeadKind
+from rostral_rl.net import read
 from rostral_rl.seeding import Stream
 from rostral_rl.simulate.fragment import Fragment, join
 from rostral_rl.simulate.worker import Layout, make_rollouts
@@ -86,10 +87,10 @@ class Minibatch:
     """N transitions as tensors.
 
     Attributes:
-        features: (N, D) float32.
+        features: (N, D) float32, or the bytes of images.
         actions: (N,) int64 or (N, A) float32.
         reward: (N,) float32.
-        next_features: (N, D) float32.
+        next_features: (N, D), likewise.
         discount: (N,) float32.
         weight: (N,) float32.
     """
@@ -212,7 +213,7 @@ class OffPolicyTrainer(Trainer[C]):
         rows: Transitions = sample.rows
 
         def features(obs: SpaceArray) -> Tensor:
-            return torch.from_numpy(spaces.features(self.observation_space, obs))
+            return torch.from_numpy(read(self._spec, self.observation_space, obs))
 
         return Minibatch(
             features=features(rows.obs),

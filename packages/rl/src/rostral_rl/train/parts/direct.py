@@ -220,7 +220,7 @@ class QGradient:
     """The weighed Huber loss of the values of actions taken, and its gradient.
 
     Args:
-        net: Whose parameters have gradients already.
+        net: Of hidden layers alone, whose parameters have gradients already.
     """
 
     def __init__(self, net: QNet) -> None:

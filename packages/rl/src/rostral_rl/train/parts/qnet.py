@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from rostral_rl.arrays import Weights
 from rostral_rl.forward import NetSpec
 from rostral_rl.train.parts.nets import masked, tower_weights
+from rostral_rl.train.parts.shared import Trunk
 
 
 class QNet(nn.Module):
-    """Values of all choices of a Discrete.
+    """Values of all choices of a Discrete, by hidden layers alone or after convolutions.
 
     Args:
         spec: Shape of the acting net.
@@ -28,17 +29,21 @@ class QNet(nn.Module):
         super().__init__()
         self.spec = spec
         generator = torch.Generator().manual_seed(seed)
+        # With convolutions the hidden layers are theirs, and `trunk` is empty.
+        self.pixels = Trunk(spec, generator) if spec.conv else None
         layers: list[nn.Module] = []
-        for before, after in zip(spec.widths[:-2], spec.widths[1:-1], strict=True):
-            layers.append(linear(before, after, generator))
-            layers.append(nn.Tanh() if spec.activation == "tanh" else nn.ReLU())
+        width = spec.widths[-2] if self.pixels is None else self.pixels.width
+        if self.pixels is None:
+            for before, after in zip(spec.widths[:-2], spec.widths[1:-1], strict=True):
+                layers.append(linear(before, after, generator))
+                layers.append(nn.Tanh() if spec.activation == "tanh" else nn.ReLU())
         self.trunk = nn.Sequential(*layers)
-        self.advantage = linear(spec.widths[-2], spec.outputs, generator)
-        self.value = linear(spec.widths[-2], 1, generator) if duelling else None
+        self.advantage = linear(width, spec.outputs, generator)
+        self.value = linear(width, 1, generator) if duelling else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps features (N, D) to values (N, A)."""
-        hidden = self.trunk(features)  # (N, H)
+        hidden = self.trunk(features) if self.pixels is None else self.pixels(features)  # (N, H)
         values: Tensor = self.advantage(hidden)  # (N, A)
         if self.value is not None:
             values = values - values.mean(1, keepdim=True) + self.value(hidden)
@@ -46,8 +51,10 @@ class QNet(nn.Module):
 
     def weights(self) -> Weights:
         """Copies the acting tower out: the two last layers are linear, their sum is one layer."""
-        result = tower_weights("pi", self.trunk)
-        last = len(self.spec.widths) - 2
+        if self.pixels is None:
+            result, last = tower_weights("pi", self.trunk), len(self.spec.widths) - 2
+        else:
+            result, last = self.pixels.weights(), 0
         weight = self.advantage.weight.detach().numpy().T  # (H, A)
         bias = self.advantage.bias.detach().numpy()  # (A,)
         if self.value is not None:
