@@ -53,6 +53,26 @@ class Point:
         return dataclasses.asdict(self)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A figure that the project wants to reach.
+
+    Attributes:
+        name: What it is.
+        value: Measured; more is better.
+        must: The least that it may be.
+    """
+
+    name: str
+    value: float
+    must: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is reached."""
+        return self.value >= self.must
+
+
 def counts_up_to(most: int) -> list[int]:
     """1, 2, 4, ... and `most` itself."""
     counts = []
