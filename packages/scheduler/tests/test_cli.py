@@ -18,6 +18,7 @@ from rostral_scheduler.cli import main
 from .node import eventually, is_alive
 
 HERE = Path(__file__).parent
+RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; main()"
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -29,10 +30,14 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def started(folder: Path, *more: str) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
     """A store and a scheduler as processes of their own."""
-    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import main; main()"
+    return start_store(folder), start_scheduler(folder, *more, wait=False)
+
+
+def start_store(folder: Path) -> subprocess.Popen[str]:
+    """A store that serves."""
     store = subprocess.Popen(
         [
-            *(sys.executable, "-c", run.format("rostral_objectstore.cli"), str(HERE)),
+            *(sys.executable, "-c", RUN.format("rostral_objectstore.cli"), str(HERE)),
             *("serve", "--socket", str(folder / "store.sock"), "--memory", str(64 << 20)),
         ],
         stdout=subprocess.PIPE,
@@ -40,15 +45,23 @@ def started(folder: Path, *more: str) -> tuple[subprocess.Popen[str], subprocess
     )
     assert store.stdout is not None
     assert store.stdout.readline()
+    return store
+
+
+def start_scheduler(folder: Path, *more: str, wait: bool = True) -> subprocess.Popen[str]:
+    """A scheduler of that store; it serves, unless nobody wants to `wait` for that."""
     scheduler = subprocess.Popen(
         [
-            *(sys.executable, "-c", run.format("rostral_scheduler.cli"), str(HERE)),
+            *(sys.executable, "-c", RUN.format("rostral_scheduler.cli"), str(HERE)),
             *command(folder, "--worker-module", "sample_worker:main", "--num-cpus", "2", *more),
         ],
         stdout=subprocess.PIPE,
         text=True,
     )
-    return store, scheduler
+    assert scheduler.stdout is not None
+    if wait:
+        assert scheduler.stdout.readline()
+    return scheduler
 
 
 def ended(process: subprocess.Popen[str]) -> None:

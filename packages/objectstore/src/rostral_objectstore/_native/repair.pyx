@@ -498,9 +498,7 @@ def end_tasks(Tasks tasks not None, bytes job_id not None):
     cdef Segment segment = tasks.segment
     cdef attachment *a = &segment.a
     cdef Records walk = Records.over(segment, CHUNK_TASKS)
-    cdef uint32_t loc, i
-    cdef uint64_t word
-    cdef task *t
+    cdef uint32_t loc
     cdef queue *q
     if len(job_id) != 16:
         raise ValueError(f"a job id has 16 bytes, not {len(job_id)}")
@@ -509,16 +507,62 @@ def end_tasks(Tasks tasks not None, bytes job_id not None):
         loc = walk.next()
         if loc == 0:
             break
-        t = <task *>at(a, loc)
-        word = load64(&t.word)
-        if (word & 0xff) in (TASK_FREE, TASK_DONE):
-            continue
-        q = queue_at(a, t.queue)
-        if q == NULL or memcmp(q.job_id, <char *>job_id, 16) != 0:
-            continue
-        for i in range(t.return_count):
-            unmake_producer(a, returns_of(t)[i], loc)
-        store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
-        dropped += 1
+        q = queue_at(a, (<task *>at(a, loc)).queue)
+        if q != NULL and memcmp(q.job_id, <char *>job_id, 16) == 0:
+            dropped += end_task(a, loc)
     tasks.sweep()
     return dropped
+
+
+def end_tasks_of(Tasks tasks not None, queues not None):
+    """Drops all tasks of queues, by their locators, whose submitters and workers are gone."""
+    cdef Segment segment = tasks.segment
+    cdef Records walk = Records.over(segment, CHUNK_TASKS)
+    cdef uint32_t loc
+    meant = frozenset(queues)
+    dropped = 0
+    while True:
+        loc = walk.next()
+        if loc == 0:
+            break
+        if (<task *>at(&segment.a, loc)).queue in meant:
+            dropped += end_task(&segment.a, loc)
+    tasks.sweep()
+    return dropped
+
+
+cdef bint end_task(attachment *a, uint32_t loc) noexcept nogil:
+    """DONE, whatever it was, and what it would have made is promised by nobody. Was it not?"""
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word)
+    cdef uint32_t i
+    if (word & 0xff) in (TASK_FREE, TASK_DONE):
+        return False
+    for i in range(t.return_count):
+        unmake_producer(a, returns_of(t)[i], loc)
+    store64(&t.word, TASK_WORD(TASK_DONE, (word >> 8) & 0xff, a.my_slot, word >> 32))
+    return True
+
+
+def queues(Segment segment not None):
+    """Locators of all queues, half made ones too: those of a dead scheduler nobody else lists."""
+    cdef attachment *a = &segment.a
+    cdef uint64_t i
+    return [
+        (a.hdr.chunks_offset + i * CHUNK_SIZE) >> 6 for i in range(a.hdr.chunk_count)
+        if (load64(&a.chunk_words[i]) & 0xff) == CHUNK_QUEUE]
+
+
+def close_queue(Segment segment not None, uint32_t loc):
+    """Submitters to a queue of a dead scheduler are refused from here on."""
+    cdef queue *q = queue_at(&segment.a, loc)
+    if q != NULL:
+        store32(&q.closed, 1)
+
+
+def free_queue(Segment segment not None, uint32_t loc):
+    """Gives back the memory of a dead scheduler's queue. Nobody may know the locator any more."""
+    cdef queue *q = queue_at(&segment.a, loc)
+    if q != NULL:
+        q.magic = 0
+    release_block(&segment.a, loc)

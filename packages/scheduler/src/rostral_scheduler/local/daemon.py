@@ -33,6 +33,7 @@ from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.deaths import Deaths
 from rostral_scheduler.local.draining import Draining
+from rostral_scheduler.local.inheritance import Inheritance
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.load import Load
 from rostral_scheduler.local.logs import StreamName
@@ -158,6 +159,7 @@ class LocalScheduler:
     def _build(self) -> None:
         """The parts, each knowing only what it needs of the others."""
         config, memory = self.config, self.memory
+        self.inheritance = Inheritance(memory)
         self.repair = TaskRepair(memory)
         self.load = Load(self.policy, memory)
         self.pool = WorkerPool(
@@ -355,6 +357,7 @@ class LocalScheduler:
                 self.actors.tick()
                 self.groups.tick()
                 self.jobs.finish_ended()
+                self.inheritance.tick()
                 self.cancellations.tick()
                 self.repair.tick()
                 self.oom_retries.tick()

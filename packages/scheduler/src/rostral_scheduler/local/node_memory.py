@@ -49,6 +49,7 @@ KIND_PICKLE: Final = 1
 QUEUE_SHARE: Final = 512
 CELL_BYTES: Final = 8
 _WAIT_NS: Final = 1_000_000_000
+_NO_USERS_OF_QUEUES: Final = (layout.SlotKind.STORE, layout.SlotKind.CLIENT)
 
 Hold = NewType("Hold", object)
 """A hold on one object: while it lives, so does the object."""
@@ -266,6 +267,37 @@ class NodeMemory:
         """Gives its memory back; nobody may know the locator any more."""
         for loc in (queue, *self._lanes.pop(queue, ())):
             self._queues.pop(loc).free()
+
+    # ---- queues of a scheduler before this one
+
+    def inherited_queues(self) -> list[int]:
+        """Those that are there before this scheduler has made any."""
+        return list(repair.queues(self._segment))
+
+    def close_inherited(self, queue: int) -> None:
+        """Submitters are refused from here on."""
+        repair.close_queue(self._segment, queue)
+
+    def end_inherited(self, queues: Iterable[int]) -> int:
+        """Drops their tasks, frees them, says how many tasks. Nobody may know the locators."""
+        dropped = repair.end_tasks_of(self._tasks, queues)
+        for queue in queues:
+            repair.free_queue(self._segment, queue)
+        return int(dropped)
+
+    def attached(self) -> dict[int, int]:
+        """Slots, with their generation, of others that may know queues, and are not yet buried."""
+        states = (layout.SlotState.LIVE, layout.SlotState.DEAD, layout.SlotState.REPAIRED)
+        infos = [
+            self._segment.slot_info(slot)
+            for state in states
+            for slot in self._segment.slots_in_state(state)
+        ]
+        return {
+            info["slot"]: info["generation"]
+            for info in infos
+            if info["kind"] not in _NO_USERS_OF_QUEUES and info["slot"] != self.slot
+        }
 
     # ---- slots and grants
 
