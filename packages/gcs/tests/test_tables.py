@@ -149,7 +149,13 @@ def test_renewing_an_unknown_node_says_register(play: Play) -> None:
 
 def test_a_job_is_added_once_and_finishes_once(play: Play, shard_count: int) -> None:
     async def scenario(_: GcsServer, client: AsyncGcsClient) -> None:
-        row = JobRow(job_id=JobID.from_random(), driver_pid=7, namespace="ns", entrypoint="x.py")
+        row = JobRow(
+            job_id=JobID.from_random(),
+            driver_pid=7,
+            namespace="ns",
+            entrypoint="x.py",
+            node_id=NodeID.from_random(),
+        )
         added = await client.add_job(row)
         assert (added.state, added.driver_pid) == (JobState.RUNNING, 7)
         with pytest.raises(AlreadyExistsError):

@@ -110,7 +110,7 @@ class NodeValue(_message.Message):
     def __init__(self, address: _Optional[str] = ..., hostname: _Optional[str] = ..., store_socket: _Optional[str] = ..., scheduler_socket: _Optional[str] = ..., resources_total: _Optional[_Mapping[str, float]] = ..., resources_available: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., death_cause: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., report: _Optional[_Union[NodeReportValue, _Mapping]] = ..., scheduler_address: _Optional[str] = ...) -> None: ...
 
 class JobValue(_message.Message):
-    __slots__ = ("driver_pid", "hostname", "state", "start_time_s", "end_time_s", "namespace", "entrypoint")
+    __slots__ = ("driver_pid", "hostname", "state", "start_time_s", "end_time_s", "namespace", "entrypoint", "node_id")
     DRIVER_PID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class JobValue(_message.Message):
     END_TIME_S_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     ENTRYPOINT_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     driver_pid: int
     hostname: str
     state: str
@@ -125,7 +126,8 @@ class JobValue(_message.Message):
     end_time_s: float
     namespace: str
     entrypoint: str
-    def __init__(self, driver_pid: _Optional[int] = ..., hostname: _Optional[str] = ..., state: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., namespace: _Optional[str] = ..., entrypoint: _Optional[str] = ...) -> None: ...
+    node_id: bytes
+    def __init__(self, driver_pid: _Optional[int] = ..., hostname: _Optional[str] = ..., state: _Optional[str] = ..., start_time_s: _Optional[float] = ..., end_time_s: _Optional[float] = ..., namespace: _Optional[str] = ..., entrypoint: _Optional[str] = ..., node_id: _Optional[bytes] = ...) -> None: ...
 
 class FunctionValue(_message.Message):
     __slots__ = ("name", "size_bytes", "sha256", "inline_blob", "chunk_count")

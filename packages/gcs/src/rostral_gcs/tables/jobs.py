@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from rostral_gcs._proto import rows_pb2
 from rostral_gcs.errors import InvalidArgumentError
-from rostral_gcs.ids import JobID
+from rostral_gcs.ids import JobID, NodeID
 from rostral_gcs.tables.checks import check_namespace, check_seconds
 
 __all__ = ["JOBS", "JobRow", "JobState", "JobTable"]
@@ -38,6 +38,7 @@ class JobRow:
         end_time_s: Unix time; 0 while RUNNING.
         namespace: Where its named actors live unless they say otherwise.
         entrypoint: The driver's command line, for people.
+        node_id: The node that the driver is on; the job ends with it. None: nobody has said.
         version: The stored row's version; 0 for a row not stored yet.
     """
 
@@ -49,6 +50,7 @@ class JobRow:
     end_time_s: float = 0.0
     namespace: str = ""
     entrypoint: str = ""
+    node_id: NodeID | None = None
     version: int = field(default=0, compare=False)
 
     def check(self) -> None:
@@ -82,6 +84,7 @@ class JobTable:
             end_time_s=row.end_time_s,
             namespace=row.namespace,
             entrypoint=row.entrypoint,
+            node_id=b"" if row.node_id is None else row.node_id.binary(),
         ).SerializeToString()
 
     def decode(self, key: bytes, value: bytes, version: int) -> JobRow:
@@ -97,6 +100,7 @@ class JobTable:
                 end_time_s=found.end_time_s,
                 namespace=found.namespace,
                 entrypoint=found.entrypoint,
+                node_id=NodeID(found.node_id) if found.node_id else None,
                 version=version,
             )
         except (DecodeError, ValueError) as error:

@@ -23,6 +23,7 @@ from rostral_scheduler.between.guest import OriginSession
 from rostral_scheduler.between.hosted import Hosted
 from rostral_scheduler.between.leaving import Leaving
 from rostral_scheduler.between.living_nodes import LivingNodes
+from rostral_scheduler.between.lost_jobs import LostJobs
 from rostral_scheduler.between.messages import CreateActor, Push, Shape, Stub
 from rostral_scheduler.between.messages import Job as JobMessage
 from rostral_scheduler.between.peer_link import PeerIdentity
@@ -113,6 +114,9 @@ class Crossing:
             reported=self._node_reported,
             died=self._node_died,
             confirm=confirm,
+        )
+        self.lost_jobs = LostJobs(
+            memory.node_id, client, self.view, lambda job_id: job_id in jobs.by_id
         )
         self.recovery = Recovery(config, transit)
         self.actor_calls = ActorCalls(
@@ -210,10 +214,12 @@ class Crossing:
         """Watches the other nodes, once the GCS knows of this one."""
         self.forwarded.start()
         self.view.start()
+        self.lost_jobs.look()
 
     async def stop(self) -> None:
         """Ends all streams."""
         await self.view.stop()
+        await self.lost_jobs.stop()
         await self.actor_recovery.stop()
         await self.forwarded.stop()
         await self.recovery.stop()
@@ -254,8 +260,8 @@ class Crossing:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything of this node is elsewhere, or of others here."""
-        return bool(self.forwarded.by_id or self.hosted.by_id)
+        """Whether anything of this node is elsewhere, or of others here, results too."""
+        return bool(self.forwarded.by_id or self.hosted.by_id or self.hosted.keeps_results)
 
     def _watch_neighbour(self) -> None:
         """Keeps a stream to the next living node by id, tasks or none: so each is watched by one.
@@ -532,6 +538,8 @@ class Crossing:
 
     def _node_reported(self, row: NodeRow) -> None:
         self.forwarded.choice.see(row)
+        if row.report.is_draining:
+            self.forwarded.elsewhere.host_leaves(row.node_id.binary())
 
     def _node_came(self) -> None:
         asyncio.get_running_loop().call_soon(self.forwarded.look)
@@ -543,6 +551,7 @@ class Crossing:
         self.actor_calls.host_died(node_id, cause)
         self.actor_creation.node_died(node_id)
         self.actor_recovery.node_died(node_id)
+        self.lost_jobs.look()
         self.hosted.origin_died(node_id, cause)
         for job in [job for job in self._jobs.by_id.values() if job.home == node_id]:
             self._scheduler_end_job(job)

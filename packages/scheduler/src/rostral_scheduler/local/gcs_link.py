@@ -261,6 +261,7 @@ class GcsLink:
             hostname=socket.gethostname(),
             namespace=job.namespace,
             entrypoint=job.entrypoint,
+            node_id=self._node_id,
         )
         self._later(lambda: self.client.add_job(row))
 
