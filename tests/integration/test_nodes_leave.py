@@ -7,8 +7,10 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
+import numpy as np
 import pytest
 
 import rostral
@@ -115,3 +117,28 @@ def test_an_unknown_node_and_a_wrong_deadline_are_refused() -> None:
                 with pytest.raises(RostralError):
                     head.call("drain", body)
         assert is_alive(cluster.worker_nodes[0])
+
+
+@rostral.remote(resources={"far": 0.01})
+def large(path: str, name: int) -> Any:
+    Path(path, f"{name}-{os.getpid()}-{time.time_ns()}").touch()
+    return np.full(1 << 17, name)
+
+
+def test_results_outlive_the_drained_node_that_has_them(tmp_path: Path) -> None:
+    """1. Large results stay on the node that made them. 2. It is drained. 3. Nothing runs again."""
+    with cluster_of({"num_cpus": 1}, FAR) as cluster:
+        (leaving,) = cluster.worker_nodes
+        marks = Marks(tmp_path)
+        refs = [large.remote(marks.path, number) for number in range(8)]
+        rostral.wait(refs, num_returns=8, timeout=TIMEOUT_S)
+        assert cluster.head_node is not None
+        assert status_of(cluster.head_node)["elsewhere"] == 8
+        drain(cluster, leaving, 30.0)
+        until(lambda: not is_alive(leaving), "it has left")
+        for number, value in enumerate(rostral.get(refs, timeout=TIMEOUT_S)):
+            assert (value == number).all()
+        assert marks.count() == 8
+        head = cluster.head_node
+        del refs, value
+        until(lambda: status_of(head)["remembered"] == 0, "their tasks are forgotten")

@@ -75,6 +75,7 @@ class Elsewhere:
         self.by_id: dict[bytes, Remote] = {}
         self._to_look_at: list[bytes] = []
         self._bringing: dict[bytes, asyncio.Task[None]] = {}
+        self._leaving: set[bytes] = set()
         self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-bring")
 
     async def stop(self) -> None:
@@ -160,10 +161,8 @@ class Elsewhere:
     def let_go(self, object_id: bytes) -> None:
         """Its bytes are not worth keeping: should somebody want them, they are made again."""
         remote = self.by_id.get(object_id)
-        if remote is not None:
-            holders, remote.holders = remote.holders, {}
-            for node_id in holders:
-                self._release(node_id, [object_id])
+        for node_id in () if remote is None else list(remote.holders):
+            self._let_go_at(object_id, node_id)
 
     def not_there(self, node_id: bytes, object_ids: Iterable[bytes]) -> None:
         """The node does not have these, whatever we believed."""
@@ -178,7 +177,24 @@ class Elsewhere:
 
     def host_died(self, node_id: bytes) -> None:
         """Its bytes are gone with it."""
+        self._leaving.discard(node_id)
         self.not_there(node_id, self.kept_by(node_id))
+
+    def host_leaves(self, node_id: bytes) -> None:
+        """What it keeps for somebody here comes here, while it is there. May be said again."""
+        self._leaving.add(node_id)
+        for object_id in self.kept_by(node_id):
+            handle = self._transit.find(object_id)
+            if handle is None or not self._transit.held_elsewhere(handle):
+                self._let_go_at(object_id, node_id)
+            elif object_id not in self._bringing:
+                self.bring(handle)
+
+    def _let_go_at(self, object_id: bytes, node_id: bytes) -> None:
+        """One of those that have its bytes need not keep them."""
+        remote = self.by_id.get(object_id)
+        if remote is not None and remote.holders.pop(node_id, None) is not None:
+            self._release(node_id, [object_id])
 
     def job_ended(self, job_id: bytes) -> None:
         """The hosts hear of it too, and keep nothing of the job."""
@@ -204,8 +220,15 @@ class Elsewhere:
 
     def _brought(self, object_id: bytes, done: asyncio.Task[None]) -> None:
         self._bringing.pop(object_id, None)
-        if not done.cancelled() and (error := done.exception()) is not None:
+        if done.cancelled():
+            return
+        if (error := done.exception()) is not None:
             logger.info("cannot bring object=%s: %s", object_id.hex(), error)
+            return
+        remote = self.by_id.get(object_id)
+        if remote is not None and not self._transit.is_elsewhere_id(object_id):
+            for node_id in self._leaving & remote.holders.keys():
+                self._let_go_at(object_id, node_id)
 
     async def _bring(self, handle: Handle) -> None:
         """Asks the holders until it is here, or none is left and it is to be made again.

@@ -439,6 +439,11 @@ class Hosted:
 
     # ---- leaving
 
+    @property
+    def keeps_results(self) -> bool:
+        """Whether any origin counts on bytes that are here."""
+        return any(origin.kept for origin in self._origins.values())
+
     def is_guest(self, task_id: bytes) -> bool:
         """The Guests protocol of leaving.py."""
         return task_id in self.by_id
