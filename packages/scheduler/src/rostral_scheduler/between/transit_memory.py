@@ -11,6 +11,7 @@ import enum
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from rostral_gcs.ids import ObjectID
@@ -31,6 +32,7 @@ from rostral_objectstore.errors import (
     QueueFullError,
 )
 from rostral_scheduler.between.messages import Call, Input, Result, Stub, Submit
+from rostral_scheduler.between.patience import patiently
 from rostral_scheduler.local.node_memory import KIND_PICKLE, NodeMemory, pickled
 
 __all__ = [
@@ -344,14 +346,15 @@ class TransitMemory:
 
         Raises what `StoreClient.fetch` does.
         """
-        return self._client.fetch(ObjectID(object_id), list(stores), size_bytes=size, cached=False)
+        fetch = partial(self._client.fetch, size_bytes=size, cached=False)
+        return patiently(self._client, lambda: fetch(ObjectID(object_id), list(stores)))
 
     def transfer_address(self) -> str:
         """Where other nodes fetch from this one's store, which listens from now on.
 
         Raises MissingExtraError, ConfigError.
         """
-        return self._client.transfer_address()
+        return patiently(self._client, self._client.transfer_address)
 
     # ---- what is elsewhere, or nowhere
 
@@ -386,7 +389,7 @@ class TransitMemory:
     def revive(self, object_ids: Sequence[bytes]) -> list[bytes]:
         """Has lost objects expected again; returns those that are. Blocks."""
         handles = [handle for id in object_ids if (handle := self.find(id)) is not None]
-        revived = self._client.revive(handles)
+        revived = patiently(self._client, lambda: self._client.revive(handles))
         return [
             handle.binary()
             for handle, is_expected in zip(handles, revived, strict=True)
