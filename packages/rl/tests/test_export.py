@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import onnx
 import pytest
@@ -256,6 +257,46 @@ def test_a_file_of_the_library_itself_acts_like_the_library(
     obs = np.random.default_rng(0).uniform(-1, 1, (64, *theirs.observation_space.shape))
     want, _ = theirs.predict(obs.astype(np.float32), deterministic=True)
     np.testing.assert_allclose(ours(obs), want, rtol=1e-4, atol=1e-5)
+
+
+class Frames(gymnasium.Env[Any, Any]):
+    """Four frames of noise."""
+
+    observation_space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+    def __init__(self, action_space: spaces.Space[Any]) -> None:
+        self.action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 0.0, False, True, {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "action", "more"),
+    [
+        ("PPO", spaces.Discrete(6), {}),
+        ("A2C", BOUNDED, {}),
+        ("DQN", spaces.Discrete(6), {"buffer_size": 10}),
+        ("SAC", BOUNDED, {"buffer_size": 10}),
+    ],
+)
+def test_a_policy_on_images_of_the_library_itself_acts_like_the_library(
+    algorithm: str, action: Any, more: dict[str, Any], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("stable_baselines3", reason="needs stable-baselines3")
+    theirs = getattr(library, algorithm)("CnnPolicy", Frames(action), seed=1, **more)
+    theirs.save(tmp_path / "policy.zip")
+    ours = load_sb3(tmp_path / "policy.zip")
+    obs = np.random.default_rng(0).integers(256, size=(8, 4, 84, 84), dtype=np.uint8)
+    want, _ = theirs.predict(obs, deterministic=True)
+    np.testing.assert_allclose(ours(obs), want, rtol=1e-3, atol=1e-4)
+    with rl.serve(tmp_path / "policy.zip", http=0) as server, rl.PolicyClient(server.url) as client:
+        np.testing.assert_allclose(client.act(obs), ours(obs), rtol=1e-4, atol=1e-5)
 
 
 class Bomb:

@@ -4,7 +4,7 @@ A zip of that library holds JSON in which some values are pickles, and weights t
 Neither is unpickled here: spaces and settings are read from the text that the library writes beside
 each pickle, weights by torch's loader that builds tensors and nothing else. So what is loaded acts,
 is served and is exported like any policy of ours, without the library; and what cannot be read like
-that is refused. Policies "MlpPolicy" of PPO, A2C, DQN, SAC and TD3.
+that is refused. Policies "MlpPolicy" and "CnnPolicy" of PPO, A2C, DQN, SAC and TD3.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from rostral_rl import spaces
-from rostral_rl.arrays import Weights
+from rostral_rl.arrays import FloatArray, Weights
 from rostral_rl.errors import ModelRejectedError, PolicyNotFoundError
 from rostral_rl.forward import Activation, NetSpec
 from rostral_rl.heads import HeadKind
 from rostral_rl.policy import Policy, PolicyInfo
+from rostral_rl.serve.sb3_images import image_net, looks_at_images
 
 MEMBER_BYTES_MAX = 1 << 30
 """An unpacked member beyond this is no net that this file can read."""
@@ -66,30 +67,62 @@ def load_sb3(file: str | os.PathLike[str]) -> Policy:
     observation_space = _space(data, "observation_space", name)
     action_space = _space(data, "action_space", name)
     kind = _kind(tensors, name)
-    weights, widths = _layers(kind, tensors, name)
-    head = _head(kind, action_space)
-    if "log_std" in tensors and head == "gaussian":
+    layers = _layers(kind, tensors, name)
+    spec, weights = _net(kind, tensors, layers, observation_space, action_space, data, name)
+    if "log_std" in tensors and spec.head == "gaussian":
         weights["log_std"] = tensors["log_std"]
-    if widths[0] != spaces.feature_count(observation_space):
-        raise ModelRejectedError(
-            f"{name}: the net reads {widths[0]} numbers, observations of {observation_space} "
-            f"have {spaces.feature_count(observation_space)}",
-            hint="only MlpPolicy on plain observations can be read",
-        )
     return Policy(
         observation_space=observation_space,
         action_space=action_space,
-        spec=NetSpec(
-            inputs=widths[0],
-            hidden=tuple(widths[1:-1]),
-            outputs=widths[-1],
-            activation=_activation(kind, data, name),
-            head=head,
-            parts=spaces.choices(action_space),
-        ),
+        spec=spec,
         weights=weights,
         info=PolicyInfo(algorithm=f"sb3-{kind}", env_steps=int(data["num_timesteps"])),
     )
+
+
+def _net(
+    kind: str,
+    tensors: Weights,
+    layers: list[tuple[FloatArray, FloatArray]],
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    data: dict[str, Any],
+    name: str,
+) -> tuple[NetSpec, Weights]:
+    """The net's shape, and its layers by our names."""
+    head, parts = _head(kind, action_space), spaces.choices(action_space)
+    activation = _activation(kind, data, name)
+    if looks_at_images(kind, tensors):
+        return image_net(
+            kind,
+            tensors,
+            layers,
+            space=observation_space,
+            head=head,
+            parts=parts,
+            activation=activation,
+            settings=data.get("policy_kwargs", {}),
+            name=name,
+        )
+    inputs = len(layers[0][0])
+    if inputs != spaces.feature_count(observation_space):
+        raise ModelRejectedError(
+            f"{name}: the net reads {inputs} numbers, observations of {observation_space} "
+            f"have {spaces.feature_count(observation_space)}",
+            hint="only MlpPolicy on plain observations, and CnnPolicy, can be read",
+        )
+    weights: Weights = {}
+    for i, (matrix, bias) in enumerate(layers):
+        weights[f"pi.{i}.weight"], weights[f"pi.{i}.bias"] = matrix, bias
+    spec = NetSpec(
+        inputs=inputs,
+        hidden=tuple(bias.size for _, bias in layers[:-1]),
+        outputs=layers[-1][1].size,
+        activation=activation,
+        head=head,
+        parts=parts,
+    )
+    return spec, weights
 
 
 def _member(archive: zipfile.ZipFile, member: str, name: str) -> bytes:
@@ -120,24 +153,22 @@ def _kind(tensors: Weights, name: str) -> str:
     raise ModelRejectedError(f"{name} holds no actor that is known here", hint="PPO, A2C, DQN, ...")
 
 
-def _layers(kind: str, tensors: Weights, name: str) -> tuple[Weights, list[int]]:
-    """Our names for the layers, and the widths before and after each."""
+def _layers(kind: str, tensors: Weights, name: str) -> list[tuple[FloatArray, FloatArray]]:
+    """Matrix (in, out) and bias of each layer of the actor, in the order of their application."""
     found: list[str] = []
     for prefix in _TOWERS[kind]:
         of_it = [key.removesuffix(".weight") for key in tensors if key.endswith(".weight")]
         of_it = [k for k in of_it if re.fullmatch(rf"{re.escape(prefix)}(\.\d+)?", k)]
         found += sorted(of_it, key=lambda key: int("0" + key.removeprefix(prefix).strip(".")))
-    weights: Weights = {}
-    widths: list[int] = []
-    for i, key in enumerate(found):
+    layers: list[tuple[FloatArray, FloatArray]] = []
+    for key in found:
         weight = tensors[f"{key}.weight"]
-        if weight.ndim != 2 or (widths and widths[-1] != weight.shape[1]):
+        if weight.ndim != 2 or (layers and layers[-1][1].size != weight.shape[1]):
             raise ModelRejectedError(f"{name}: {key} is no layer of a perceptron")
-        weights[f"pi.{i}.weight"] = np.ascontiguousarray(weight.T)
-        weights[f"pi.{i}.bias"] = tensors[f"{key}.bias"]
-        widths = widths or [weight.shape[1]]
-        widths.append(weight.shape[0])
-    return weights, widths
+        layers.append((np.ascontiguousarray(weight.T), tensors[f"{key}.bias"]))
+    if not layers:
+        raise ModelRejectedError(f"{name} holds no layer of its actor")
+    return layers
 
 
 def _head(kind: str, space: spaces.Space) -> HeadKind:
@@ -186,11 +217,11 @@ def _box(described: dict[str, Any]) -> spaces.Space:
 
 
 def _bound(described: dict[str, Any], key: str, shape: tuple[int, ...]) -> Any:
-    """The bound as the library printed it: a long array in brief, and then by its common value."""
+    """The bound as the library printed it: of a long array some values alone, all of them equal."""
     values = _numbers(described.get(f"{key}_repr") or described[key])
     if values.size != int(np.prod(shape)):
         values = _numbers(described[key])
-    if values.size == 1:
+    if values.size != int(np.prod(shape)) and np.unique(values).size == 1:
         return np.full(shape, values[0])
     return values.reshape(shape)
 
