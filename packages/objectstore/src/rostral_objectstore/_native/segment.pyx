@@ -39,13 +39,14 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, int64_t offset, int64_t length)
 
+cdef extern from "parts.h" nogil:
+    uint64_t place_parts(header *h, uint64_t chunk_count)
+    bint same_parts(const header *h, const header *other)
+
 cdef enum:
     MADV_HUGEPAGE = 14
     MADV_POPULATE_WRITE = 23
     HUGE_PAGE = 2 << 20
-    # Room for seven ids in the place of eight of the smallest objects, or more: it is hardly ever
-    # what is full first. It costs nothing until it is touched.
-    BYTES_PER_INDEX_GROUP = 1 << 10
     INDEX_FIRST_BYTES = INDEX_FIRST_GROUPS * 64
 
 _live = weakref.WeakSet()
@@ -97,22 +98,10 @@ cdef class Segment:
         import fcntl
 
         cdef uint64_t chunk_count = (size + CHUNK_SIZE - 1) // CHUNK_SIZE
-        cdef uint64_t groups = INDEX_FIRST_GROUPS, level = INDEX_FIRST_GROUPS, levels = 1
-        while groups * BYTES_PER_INDEX_GROUP < size and levels < INDEX_LEVELS_MAX:
-            level *= 4
-            levels += 1
-            groups += level
-        cdef uint64_t slots_offset = 4096
-        cdef uint64_t events_offset = slots_offset + MAX_SLOTS * sizeof(slot)
-        cdef uint64_t words_offset = events_offset + EVENT_COUNT * sizeof(event)
-        cdef uint64_t bits_offset = words_offset + chunk_count * 8
-        cdef uint64_t index_offset = round_up(bits_offset + (chunk_count + 63) // 64 * 8, 4096)
-        cdef uint64_t records_offset = index_offset + groups * sizeof(index_group)
-        cdef uint64_t chunks_offset = round_up(
-            records_offset + chunk_count * sizeof(chunk_record), HUGE_PAGE)
-        cdef uint64_t wide_offset = chunks_offset + chunk_count * CHUNK_SIZE
-        cdef uint64_t total = wide_offset + chunk_count * WIDE_CHUNK
-        if wide_offset >> 6 > 0xfffffffful:
+        cdef header parts
+        memset(&parts, 0, sizeof(header))
+        cdef uint64_t total = place_parts(&parts, chunk_count)
+        if parts.wide_offset >> 6 > 0xfffffffful:
             raise SegmentError(
                 f"a store of {size} bytes is too large",
                 hint="256 GiB is the most a segment can hold")
@@ -125,26 +114,16 @@ cdef class Segment:
             # Neither we nor a reader can cut pages away under another process's feet.
             fcntl.fcntl(
                 fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            if fallocate(fd, 0, 0, <int64_t>(index_offset + INDEX_FIRST_BYTES)) != 0:
+            if fallocate(fd, 0, 0, <int64_t>(parts.index_offset + INDEX_FIRST_BYTES)) != 0:
                 raise OutOfMemoryError(f"no memory for the tables of a store of {size} bytes")
         except BaseException:
             os.close(fd)
             raise
         cdef Segment self = Segment._map(fd, total)
         cdef header *h = self.a.hdr
+        h[0] = parts
         h.layout_version = LAYOUT_VERSION
         h.cpu_count = cpu_count
-        h.segment_size = total
-        h.slots_offset = slots_offset
-        h.events_offset = events_offset
-        h.index_offset = index_offset
-        h.index_group_count = groups
-        h.chunk_words_offset = words_offset
-        h.chunk_records_offset = records_offset
-        h.chunk_count = chunk_count
-        h.chunks_offset = chunks_offset
-        h.wide_offset = wide_offset
-        h.page_bits_offset = bits_offset
         h.last_free_chunk[0] = chunk_count - 1 - chunk_count // RECORDS_SHARE
         h.last_free_chunk[1] = chunk_count - 1
         h.huge_pages = huge_pages and gives_huge_pages()
@@ -188,6 +167,15 @@ cdef class Segment:
             )
         if h.segment_size != size:
             raise SegmentError(f"the segment says {h.segment_size} bytes but has {size}")
+        # All pointers come of these fields, and whoever maps the segment can write to them.
+        cdef header found = h[0], parts
+        memset(&parts, 0, sizeof(header))
+        if found.chunk_count > size // CHUNK_SIZE or (
+            place_parts(&parts, found.chunk_count) != size or not same_parts(&found, &parts)
+        ):
+            raise SegmentError(
+                f"the segment's header says what no store of {found.chunk_count} chunks would",
+                hint="a process has written to it that should not: restart the store")
         self._locate()
         return self
 
