@@ -12,7 +12,7 @@ from rostral_scheduler.core.where import (
     check_here,
     refusal,
 )
-from rostral_scheduler.errors import UnschedulableError
+from rostral_scheduler.errors import RequestError, UnschedulableError
 
 A, B, C = (bytes([i]) * 16 for i in (1, 2, 3))
 ONE = ResourceSet.of({"CPU": 1})
@@ -55,6 +55,15 @@ def test_a_refusal_says_what_is_lacking(where: Where, said: str) -> None:
     assert error is not None
     assert said in error.message
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"node_id": 1 << 40}, {"selectors": "zone=a"}, {"node_id": "ab"}, {"selectors": {1: 2}}],
+)
+def test_a_place_of_another_form_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match="selectors are a list"):
+        Where.of(body)
 
 
 def test_one_node_alone_is_asked_for_no_more_than_it_is() -> None:

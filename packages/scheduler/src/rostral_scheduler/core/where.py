@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rostral_scheduler.core.labels import NODE_ID_LABEL, Selector, matches, selector_of
 from rostral_scheduler.core.resources import ResourceSet
-from rostral_scheduler.errors import UnschedulableError
+from rostral_scheduler.errors import RequestError, UnschedulableError
 
 __all__ = [
     "ANYWHERE",
@@ -55,13 +55,18 @@ class Where:
 
     @classmethod
     def of(cls, body: Mapping[str, object] | None) -> Where:
-        """From a request's body."""
+        """From a request's body. Raises RequestError."""
         if not body:
             return ANYWHERE
-        selectors = body.get("selectors") or ()
-        assert isinstance(selectors, list | tuple)
+        selectors, node_id = body.get("selectors") or (), body.get("node_id") or b""
+        # `bytes()` of a number would make as many of them.
+        if not isinstance(selectors, list | tuple) or not isinstance(node_id, bytes):
+            raise RequestError(
+                f"a task may run where {str(body)[:80]} says",
+                hint="node_id is bytes, and selectors are a list of tables",
+            )
         return cls(
-            node_id=bytes(body.get("node_id") or b""),  # type: ignore[call-overload]
+            node_id=node_id,
             soft=bool(body.get("soft")),
             selectors=tuple(selector_of(selector) for selector in selectors),
             spread=bool(body.get("spread")),

@@ -161,6 +161,6 @@ class ActorRequests:
         if actor_id in self._actors.by_id or crossing is None:
             self._actors.kill(actor_id, no_restart=no_restart)
         else:
-            home = bytes(body.get("home", b""))
+            home = binary(body, "home") if "home" in body else b""
             crossing.actor_calls.kill(actor_id, home, no_restart=no_restart)
         return {}

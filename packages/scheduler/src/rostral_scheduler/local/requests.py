@@ -27,7 +27,7 @@ from rostral_scheduler.local.actor_requests import ActorRequests
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.draining import Draining
-from rostral_scheduler.local.fields import binary
+from rostral_scheduler.local.fields import binaries, binary
 from rostral_scheduler.local.jobs import Job, Jobs
 from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
 from rostral_scheduler.local.placement_groups import PlacementGroups
@@ -216,7 +216,7 @@ class Requests:
 
     async def _bring(self, _: Session, body: Body) -> Body:
         """Whether the bytes of an object may be here now; what follows it will be asked for."""
-        objects = [bytes(packed) for packed in body["objects"]][:BRING_MAX]
+        objects = binaries(body, "objects", BRING_MAX)
         crossing = self._scheduler.crossing
         if crossing is None or not objects:
             raise ObjectLostError(
