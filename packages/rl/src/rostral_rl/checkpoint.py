@@ -25,10 +25,12 @@ import safetensors.numpy
 from rostral_rl import spaces
 from rostral_rl.arrays import Weights, non_finite
 from rostral_rl.errors import (
+    MISFITS,
     FolderUnwritableError,
     PolicyCorruptError,
     PolicyFormatError,
     PolicyNotFoundError,
+    RLError,
 )
 from rostral_rl.forward import NetSpec
 from rostral_rl.net import shapes
@@ -90,17 +92,22 @@ def load_policy(folder: str | os.PathLike[str]) -> Policy:
             read.
     """
     path = Path(folder)
-    manifest = _read_manifest(path)
     try:
-        # JSON has no tuples.
-        net: dict[str, Any] = {k: _tuples(v) for k, v in manifest["net"].items()}
-        spec = NetSpec(**net)
-        info = PolicyInfo(**manifest["info"])
-        observation_space = spaces.from_json(manifest["observation_space"])
-        action_space = spaces.from_json(manifest["action_space"])
-        weights_file, digest = str(manifest["weights"]["file"]), str(manifest["weights"]["sha256"])
-    except (KeyError, TypeError) as error:
+        return _policy_of(path, _read_manifest(path))
+    except RLError:
+        raise
+    except MISFITS as error:
         raise PolicyCorruptError(f"{path / MANIFEST} lacks or misspells {error}") from error
+
+
+def _policy_of(path: Path, manifest: dict[str, Any]) -> Policy:
+    # JSON has no tuples.
+    net: dict[str, Any] = {k: _tuples(v) for k, v in manifest["net"].items()}
+    spec = NetSpec(**net)
+    info = PolicyInfo(**manifest["info"])
+    observation_space = spaces.from_json(manifest["observation_space"])
+    action_space = spaces.from_json(manifest["action_space"])
+    weights_file, digest = str(manifest["weights"]["file"]), str(manifest["weights"]["sha256"])
     weights = _read_weights(path, weights_file, digest)
     _check_weights(path, spec, weights)
     return policy_class(spec)(
@@ -152,6 +159,10 @@ def _read_weights(path: Path, name: str, digest: str) -> Weights:
         blob = (path / name).read_bytes()
     except FileNotFoundError as error:
         raise PolicyCorruptError(f"{path} holds no {name}, which {MANIFEST} names") from error
+    except OSError as error:
+        raise PolicyCorruptError(
+            f"{path} holds no weights {name[:80]!r} that can be read: {error.strerror}"
+        ) from error
     if hashlib.sha256(blob).hexdigest() != digest:
         raise PolicyCorruptError(f"{path / name} is not what was saved: its SHA-256 differs")
     try:

@@ -37,7 +37,15 @@ RostralError                       (rostral.exceptions)
 
 from __future__ import annotations
 
+from typing import Final
+
 from rostral.exceptions import RostralError
+
+MISFITS: Final[tuple[type[Exception], ...]] = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What data of another form than was expected raises where it is used; Gymnasium asserts."""
 
 
 class RLError(RostralError):

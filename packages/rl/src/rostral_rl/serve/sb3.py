@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import math
 import os
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces as gym_spaces
 
 from rostral_rl import spaces
 from rostral_rl.arrays import FloatArray, Weights
-from rostral_rl.errors import ModelRejectedError, PolicyNotFoundError
+from rostral_rl.errors import MISFITS, ModelRejectedError, PolicyNotFoundError, RLError
 from rostral_rl.forward import Activation, NetSpec
 from rostral_rl.heads import HeadKind
 from rostral_rl.policy import Policy, PolicyInfo
@@ -31,6 +35,16 @@ from rostral_rl.serve.sb3_images import image_net, looks_at_images
 
 MEMBER_BYTES_MAX = 1 << 30
 """An unpacked member beyond this is no net that this file can read."""
+OBSERVATION_SIZE_MAX = 1 << 24
+"""Numbers of an observation: a file of few bytes may claim any shape."""
+_BROKEN: Final[tuple[type[Exception], ...]] = (
+    *MISFITS,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
 
 # Where each algorithm keeps the layers of its actor, in the order in which they are applied.
 _TOWERS: dict[str, tuple[str, ...]] = {
@@ -60,10 +74,35 @@ def load_sb3(file: str | os.PathLike[str]) -> Policy:
         with zipfile.ZipFile(Path(file)) as archive:
             data = json.loads(_member(archive, "data", name))
             tensors = _tensors(_member(archive, "policy.pth", name), name)
+    except RLError:
+        raise
     except OSError as error:
         raise PolicyNotFoundError(f"cannot read {name}: {error.strerror}") from error
-    except (zipfile.BadZipFile, ValueError) as error:
+    except _BROKEN as error:
         raise ModelRejectedError(f"{name} is no file of Stable-Baselines3: {error}") from error
+    return policy_of(data, tensors, name)
+
+
+def policy_of(data: Any, tensors: Weights, name: str) -> Policy:
+    """The policy that a file describes.
+
+    Args:
+        data: What its JSON says.
+        tensors: Its weights.
+        name: Of the file, for errors.
+
+    Raises:
+        ModelRejectedError: It describes none, or not a plain perceptron.
+    """
+    try:
+        return _policy(data, tensors, name)
+    except RLError:
+        raise
+    except MISFITS as error:
+        raise ModelRejectedError(f"{name} does not describe a policy: {error!r}") from error
+
+
+def _policy(data: dict[str, Any], tensors: Weights, name: str) -> Policy:
     observation_space = _space(data, "observation_space", name)
     action_space = _space(data, "action_space", name)
     kind = _kind(tensors, name)
@@ -221,7 +260,8 @@ def _bound(described: dict[str, Any], key: str, shape: tuple[int, ...]) -> Any:
     values = _numbers(described.get(f"{key}_repr") or described[key])
     if values.size != int(np.prod(shape)):
         values = _numbers(described[key])
-    if values.size != int(np.prod(shape)) and np.unique(values).size == 1:
+    size = math.prod(shape)
+    if values.size != size and size <= OBSERVATION_SIZE_MAX and np.unique(values).size == 1:
         return np.full(shape, values[0])
     return values.reshape(shape)
 

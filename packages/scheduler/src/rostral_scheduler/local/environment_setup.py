@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import lzma
 import os
 import shutil
 import signal
+import struct
 import sys
 import sysconfig
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +33,11 @@ __all__ = ["PreparedFiles", "prepare_files"]
 UNPACKED_SIZE_MAX: Final = 8 << 30
 """Bytes that a package may have when unpacked: a small file can claim any size."""
 _SAID_LINES: Final = 20
+# What `zipfile` lets through of a file that is damaged, encrypted, or packed in an unknown way.
+_BROKEN_ZIP: Final = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, RuntimeError, ValueError, LookupError, OverflowError),
+)
 
 
 @dataclass(slots=True)
@@ -143,7 +151,7 @@ def _unpack(archive: Path, target: Path) -> None:
                 mode = info.external_attr >> 16 & 0o777
                 if mode and not info.is_dir():
                     path.chmod(mode | 0o640)
-    except zipfile.BadZipFile as error:
+    except _BROKEN_ZIP as error:
         raise _failed(f"{archive} is no zip file: {error}") from error
 
 
