@@ -53,6 +53,20 @@ def test_a_manager_that_is_gone_stops_no_service(
     assert not systemd.notify("READY=1")
 
 
+def test_who_serves_under_a_manager_hides_its_memory(manager: Manager) -> None:
+    program = (
+        "import asyncio, ctypes; from rostral_gcs.services.life import ServiceLife\n"
+        "async def serve():\n"
+        "    async with ServiceLife(): return ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)\n"
+        "print(asyncio.run(serve()))\n"
+    )
+    for managed, dumpable in ((True, "0\n"), (False, "1\n")):
+        environ = {k: v for k, v in os.environ.items() if managed or k != "NOTIFY_SOCKET"}
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        assert (result.stdout, result.stderr) == (dumpable, "")
+
+
 def test_descriptors_reach_the_manager(manager: Manager) -> None:
     ours, theirs = os.pipe()
     assert systemd.notify("FDSTORE=1", fds=[theirs])
@@ -97,6 +111,33 @@ def test_inherited_descriptors_are_given_by_name_once() -> None:
     os.close(read)
     os.close(write)
     assert (result.stdout, result.stderr) == ("closed\n", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [("ours:others", "127.0.0.1\n"), ("ours:ours", "at 2 addresses\n")]
+)
+def test_a_socket_that_the_manager_holds_is_taken_over(names: str, said: str) -> None:
+    program = (
+        "import os; from rostral_gcs.errors import ConfigError\n"
+        "from rostral_gcs.services.systemd import inherited_socket\n"
+        "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "try: print(inherited_socket('ours').getsockname()[0])\n"
+        "except ConfigError as error: print(str(error)[24:38])\n"
+        "assert inherited_socket('ours') is None\n"
+    )
+    local = ("127.0.0.1", 0)
+    with socket.create_server(local) as one, socket.create_server(local) as other:
+        fds = (one.fileno(), other.fileno())
+        command = f'exec 3<&{fds[0]} 4<&{fds[1]}; exec {sys.executable} -c "$0"'
+        result = subprocess.run(
+            ["bash", "-c", command, program],
+            pass_fds=fds,
+            env={**os.environ, "LISTEN_FDS": "2", "LISTEN_FDNAMES": names},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (result.stdout, result.stderr) == (said, "")
 
 
 def test_a_credential_may_be_roots_with_an_access_list(

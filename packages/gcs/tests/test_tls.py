@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from rostral_gcs.errors import (
     NotFoundError,
     TokenFileError,
 )
+from rostral_gcs.gcs_settings import SETTINGS
 
 TOKEN = generate_token()
 
@@ -200,6 +202,23 @@ def test_keys_are_ours_alone_and_refused_when_they_are_not(folder: Path) -> None
     (folder / "node.key").chmod(0o640)
     with pytest.raises(TokenFileError, match=r"node\.key"):
         files(folder, "node").load_tls()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a service manager's files are root's")
+def test_a_key_may_be_a_credential_that_the_service_manager_keeps(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, credential in (("node.crt", "certificate"), ("node.key", "key"), ("ca.crt", "ca")):
+        (tmp_path / f"tls-{credential}").write_bytes((folder / name).read_bytes())
+    key = tmp_path / "tls-key"
+    key.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    config = SETTINGS.read(environ={}).config.config
+    assert config.tls.is_mutual()
+    assert config.tls.load_tls().key == (folder / "node.key").read_bytes()
+    key.chmod(0o444)
+    with pytest.raises(TokenFileError, match="tls-key"):
+        config.tls.load_tls()
 
 
 def test_what_cannot_be_issued_says_why(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,12 @@ from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.life import ServiceLife
 from rostral_gcs.services.reloading import Reloader
 from rostral_gcs.services.settings import DEFAULT, Flag, Setting, Settings, settings_of
-from rostral_gcs.services.systemd import configure_logging, credential
+from rostral_gcs.services.systemd import (
+    TLS_DEFAULTS,
+    configure_logging,
+    credential,
+    inherited_socket,
+)
 from rostral_gcs.services.tls_server import following_context
 from rostral_gcs.services.unit_files import UnitFiles
 from rostral_gcs.tokens import Scope, Tokens
@@ -29,6 +34,7 @@ __all__ = [
     "DEFAULT",
     "KINDS",
     "LOG_LEVEL",
+    "TLS_DEFAULTS",
     "ConfigError",
     "Flag",
     "Reloader",
@@ -46,6 +52,7 @@ __all__ = [
     "errors_shown",
     "following_context",
     "given_flags",
+    "inherited_socket",
     "is_loopback",
     "load_token",
     "setting_options",

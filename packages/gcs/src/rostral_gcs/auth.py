@@ -20,6 +20,7 @@ from rostral_gcs.errors import TokenFileError
 __all__ = [
     "bearer_metadata",
     "generate_token",
+    "is_private",
     "load_text",
     "load_token",
     "replace_file",
@@ -130,8 +131,7 @@ def load_text(path: str | os.PathLike[str]) -> str:
     Raises:
         TokenFileError: As ``load_token``, but for what is in it.
     """
-    is_credential = _is_credential(path)
-    if not is_credential:
+    if not _is_credential(path):
         _check_folder(Path(path).absolute().parent)
     try:
         # O_NONBLOCK: a FIFO put in the file's place must be refused, not waited on.
@@ -142,10 +142,20 @@ def load_text(path: str | os.PathLike[str]) -> str:
             hint="make one with: rostral-gcs token FILE",
         ) from error
     try:
-        _check_file(path, os.fstat(descriptor), is_credential=is_credential)
+        _check_file(path, os.fstat(descriptor))
         return os.read(descriptor, _SIZE_MAX).decode("ascii", errors="replace").strip()
     finally:
         os.close(descriptor)
+
+
+def is_private(path: str | os.PathLike[str], status: os.stat_result) -> bool:
+    """Whether nobody else can have read or written a file, as far as its own permissions say."""
+    mode = stat.S_IMODE(status.st_mode)
+    # systemd may keep a credential root's and let its service read it by an access list, whose
+    # mask then shows as the group's bits.
+    if _is_credential(path) and status.st_uid == 0 and not mode & 0o037:
+        return True
+    return status.st_uid == os.geteuid() and not mode & 0o077
 
 
 def _is_credential(path: str | os.PathLike[str]) -> bool:
@@ -173,28 +183,22 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_file(
-    path: str | os.PathLike[str], status: os.stat_result, *, is_credential: bool
-) -> None:
+def _check_file(path: str | os.PathLike[str], status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise TokenFileError(
             f"token file {path} is not a regular file", hint="point to the file itself"
         )
-    # systemd may keep a credential root's and let its service read it by an access list, whose
-    # mask then shows as the group's bits.
-    if is_credential and status.st_uid == 0 and not status.st_mode & 0o037:
+    if is_private(path, status):
         return
     if status.st_uid != os.geteuid():
         raise TokenFileError(
             f"token file {path} belongs to uid {status.st_uid}, we are uid {os.geteuid()}",
             hint="copy it to a file of your own with mode 0600",
         )
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise TokenFileError(
-            f"token file {path} has mode {mode:04o}, open to group or others",
-            hint=f"chmod 600 {path}, and make a new token if others may have read it",
-        )
+    raise TokenFileError(
+        f"token file {path} has mode {stat.S_IMODE(status.st_mode):04o}, open to group or others",
+        hint=f"chmod 600 {path}, and make a new token if others may have read it",
+    )
 
 
 def tokens_match(given: str, expected: str) -> bool:

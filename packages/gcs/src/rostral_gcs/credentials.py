@@ -10,12 +10,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from rostral_gcs.auth import load_token
+from rostral_gcs.auth import is_private, load_token
 from rostral_gcs.errors import ConfigError, InsecureBindError, TokenFileError
 
 __all__ = [
@@ -153,8 +152,7 @@ def _read(path: str | None, *, secret: bool = False) -> bytes | None:
         return None
     try:
         with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if secret and (status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077):
+            if secret and not is_private(path, os.fstat(file.fileno())):
                 raise TokenFileError(
                     f"key file {path} is another user's, or open to group or others",
                     hint=f"chmod 600 {path}, and make a new key if others may have read it",

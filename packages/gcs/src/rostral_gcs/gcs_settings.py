@@ -18,7 +18,7 @@ from rostral_gcs.errors import StorageError, TokenFileError
 from rostral_gcs.redis_settings import REDIS_SETTINGS, read_redis
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.settings import Setting, Settings, settings_of
-from rostral_gcs.services.systemd import credential, directory
+from rostral_gcs.services.systemd import TLS_DEFAULTS, credential, directory
 from rostral_gcs.tokens import Tokens
 
 __all__ = ["SETTINGS", "Serving", "default_data_dir", "with_token"]
@@ -75,6 +75,7 @@ SETTINGS = Settings(
                     "the unit's state directory, else ~/.local/state/rostral/gcs",
                 ),
                 "port": (6380, None),
+                **TLS_DEFAULTS,
             },
         ),
         *REDIS_SETTINGS,

@@ -9,9 +9,11 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rostral_gcs.credentials import tls_files
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
 from rostral_gcs.services.settings import Setting, Settings, settings_of
@@ -54,19 +56,22 @@ _TRANSFER = (
     Setting(
         name="tls_certificate",
         kind=KINDS["Path"],
-        default=None,
+        default=partial(credential, "tls-certificate"),
+        default_text="the unit's credential tls-certificate, else none",
         about="This node's certificate, PEM.",
     ),
     Setting(
         name="tls_key",
         kind=KINDS["Path"],
-        default=None,
+        default=partial(credential, "tls-key"),
+        default_text="the unit's credential tls-key, else none",
         about="Its key, PEM, of mode 0600.",
     ),
     Setting(
         name="tls_ca",
         kind=KINDS["Path"],
-        default=None,
+        default=partial(credential, "tls-ca"),
+        default_text="the unit's credential tls-ca, else none",
         about="Who signs the nodes' certificates, PEM.",
     ),
 )
@@ -109,6 +114,7 @@ def _build(values: Mapping[str, Any]) -> Serving:
         **fields,
         transfer=_transfer_config(values),
         transfer_token_file=_file(values, "token_file"),
+        transfer_tls=tls_files(values["tls_certificate"], values["tls_key"], values["tls_ca"]),
     )
     config.validate()
     address = values["metrics_address"]

@@ -10,7 +10,7 @@ from typing import Any, Final
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
 from rostral_gcs.services.settings import Setting, Settings, settings_of
-from rostral_gcs.services.systemd import credential
+from rostral_gcs.services.systemd import TLS_DEFAULTS, credential
 from rostral_gcs.tokens import Tokens
 from rostral_scheduler.core.placement import PlacementLimits
 from rostral_scheduler.global_.config import GlobalSchedulerConfig
@@ -59,7 +59,9 @@ def _build(values: Mapping[str, Any]) -> Serving:
 SETTINGS: Final = Settings(
     "global-scheduler",
     [
-        *settings_of(GlobalSchedulerConfig, leave_out=["token", "limits"]),
+        *settings_of(
+            GlobalSchedulerConfig, leave_out=["token", "limits"], defaults={**TLS_DEFAULTS}
+        ),
         *settings_of(PlacementLimits),
         Setting(
             name="token_file",

@@ -14,7 +14,7 @@ from typing import Any, Final
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
 from rostral_gcs.services.settings import Setting, Settings, settings_of
-from rostral_gcs.services.systemd import credential, directory
+from rostral_gcs.services.systemd import TLS_DEFAULTS, credential, directory
 from rostral_gcs.services.users import worker_user_of_unit
 from rostral_gcs.tokens import Tokens
 from rostral_objectstore.addresses import SOCKET_NAME, SOCKET_VARIABLE
@@ -152,6 +152,7 @@ SETTINGS: Final = Settings(
                 "venv_dir": (lambda: _in("CACHE", "venvs"), "venvs in the unit's cache directory"),
                 "worker_user": (worker_user_of_unit, "what the unit says, else none"),
                 "num_cpus": (default_cpu_count, "all that we may use"),
+                **TLS_DEFAULTS,
             },
         ),
         *_OURS,

@@ -23,6 +23,7 @@ from typing import Any, Final, Self, TypeVar
 from rostral_gcs.errors import RostralError
 from rostral_gcs.services import systemd
 from rostral_gcs.services.collector import run_collector
+from rostral_gcs.services.users import hide_memory
 
 __all__ = ["ServiceLife"]
 
@@ -66,6 +67,9 @@ class ServiceLife:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._handle_reload)
+        if systemd.is_managed():
+            # In a terminal, somebody may want to debug it.
+            hide_memory()
         if systemd.watchdog_interval_s() is not None:
             # A watchdog ends a service by SIGABRT: what it was doing goes to the journal.
             faulthandler.enable()

@@ -12,15 +12,21 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from rostral_gcs.errors import ConfigError
+
 __all__ = [
+    "TLS_DEFAULTS",
     "configure_logging",
     "credential",
     "directory",
     "inherited_fds",
+    "inherited_socket",
+    "is_managed",
     "notify",
     "reloading",
     "watchdog_interval_s",
@@ -36,6 +42,11 @@ _PRIORITIES: Final = {
     logging.INFO: "<6>",
     logging.DEBUG: "<7>",
 }
+
+
+def is_managed() -> bool:
+    """Whether a service manager has started this process, and wants to hear of it."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def notify(*states: str, fds: Sequence[int] = ()) -> bool:
@@ -97,6 +108,21 @@ def inherited_fds(name: str) -> list[int]:
     return found
 
 
+def inherited_socket(name: str) -> socket.socket | None:
+    """The listening socket that the unit's ``.socket`` holds for this service; None: there is none.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    fds = inherited_fds(name)
+    if len(fds) > 1:
+        for fd in fds:
+            os.close(fd)
+        problem = f"the socket unit listens at {len(fds)} addresses; one is served"
+        raise ConfigError(problem, hint="leave one ListenStream= in it", problems=[problem])
+    return socket.socket(fileno=fds[0]) if fds else None
+
+
 def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The file that the unit's LoadCredential= has put there for this service, if it has."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
@@ -104,6 +130,13 @@ def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | Non
         return None
     path = Path(folder) / name
     return path if path.exists() else None
+
+
+TLS_DEFAULTS: Final[Mapping[str, tuple[Callable[[], Path | None], str]]] = {
+    f"tls_{kind}_file": (partial(credential, f"tls-{kind}"), f"the unit's tls-{kind}, else none")
+    for kind in ("certificate", "key", "ca")
+}
+"""Of settings: the files of TLS are the unit's credentials of these names, if it has any."""
 
 
 def directory(kind: str, environ: Mapping[str, str] = os.environ) -> Path | None:

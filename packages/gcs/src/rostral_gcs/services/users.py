@@ -13,9 +13,10 @@ from typing import Final
 
 from rostral_gcs.errors import ConfigError
 
-__all__ = ["keep_capabilities", "uid_of", "worker_user_of_unit"]
+__all__ = ["hide_memory", "keep_capabilities", "uid_of", "worker_user_of_unit"]
 
 _VARIABLE: Final = "ROSTRAL_WORKER_USER"
+_PR_SET_DUMPABLE: Final = 4
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
@@ -50,3 +51,11 @@ def keep_capabilities() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     # A kernel that knows no ambient set hands none on.
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def hide_memory() -> None:
+    """Others of our user cannot trace this process or read its memory, which holds the token.
+
+    Programs that it starts are as they would be without.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
