@@ -31,6 +31,7 @@ from rostral.services import (
     configure_logging,
     errors_shown,
     given_flags,
+    inherited_socket,
     setting_options,
     systemd_group,
 )
@@ -106,7 +107,7 @@ main.add_command(
         UnitFiles(
             "rostral_rl",
             "policy-server",
-            names=["rostral-policy-server@.service"],
+            names=["rostral-policy-server@.service", "rostral-policy-server@.socket"],
             configuration=SETTINGS.default_file,
             token="policy-token",
         )
@@ -325,8 +326,9 @@ def serve(folder: Path | None, config_file: Path | None, **_: object) -> None:
 
     serving = configured.config
     policy = load(serving.folder)
-    with errors_shown("rostral-rl"):  # Of TLS files, which are read here.
-        server = PolicyServer(policy, replace(serving.config, token=token))
+    with errors_shown("rostral-rl"):  # Of TLS files, which are read here, and of the listener.
+        config = replace(serving.config, token=token)
+        server = PolicyServer(policy, config, listener=inherited_socket("http"))
     reload = Reloader(SETTINGS, config_file, flags, configured)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(server, serving.folder, reload))

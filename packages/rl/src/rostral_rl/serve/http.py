@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
-from rostral.services import following_context, is_loopback
+from rostral.services import ConfigError, following_context, is_loopback
 from rostral_rl.errors import (
     MissingExtraError,
     PortUnavailableError,
@@ -74,16 +74,25 @@ class PolicyServer:
     Args:
         policies: What to serve: one, or several by name.
         config: Settings.
+        listener: Listens at the address of the settings already, and is the server's from here on;
+            by default it binds one itself. Who else holds it keeps clients waiting between servers.
 
     Raises:
         ModelRejectedError: A policy failed at its first observation.
         PortUnavailableError: The address is taken or not this machine's.
-        ConfigError, TokenFileError: Of `rostral.exceptions`: the TLS files cannot be used.
+        ConfigError, TokenFileError: Of `rostral.exceptions`: the TLS files cannot be used, or the
+            listener is at another address.
     """
 
     def __init__(
-        self, policies: AnyServable | Mapping[str, AnyServable], config: ServeConfig
+        self,
+        policies: AnyServable | Mapping[str, AnyServable],
+        config: ServeConfig,
+        *,
+        listener: socket.socket | None = None,
     ) -> None:
+        if listener is not None:
+            _check_listener(listener, config)
         encrypted = following_context(config.tls)
         self._scheme = "http" if encrypted is None else "https"
         models = policies if isinstance(policies, Mapping) else {DEFAULT_MODEL: policies}
@@ -91,7 +100,7 @@ class PolicyServer:
         self.engine = Engine(models, config.engine)
         if encrypted is None and not is_loopback(config.host):
             logger.warning("listening at %s without TLS, as --insecure asks", config.host)
-        self._socket = _bind(config.host, config.port)
+        self._socket = _bind(config.host, config.port) if listener is None else listener
         self.host = config.host
         self.port = int(self._socket.getsockname()[1])
         self._config = config
@@ -280,6 +289,20 @@ def _hosts(config: ServeConfig) -> tuple[str, ...]:
     if config.hosts or not is_loopback(config.host):
         return config.hosts
     return ("127.0.0.1", "localhost", "[::1]", config.host)
+
+
+def _check_listener(listener: socket.socket, config: ServeConfig) -> None:
+    """The settings say what may be asked at their address, and so it must be that.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    found = listener.getsockname()[:2] if listener.family != socket.AF_UNIX else ()
+    if found == (config.host, config.port):
+        return
+    at = "{}:{}".format(*found) if found else "a Unix socket"
+    problem = f"port is {config.port} and host {config.host}, but the socket unit listens at {at}"
+    raise ConfigError(problem, hint="make host and port those of ListenStream=", problems=[problem])
 
 
 def _bind(host: str, port: int) -> socket.socket:

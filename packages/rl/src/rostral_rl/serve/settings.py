@@ -10,6 +10,7 @@ from typing import Any
 from rostral.services import (
     KINDS,
     LOG_LEVEL,
+    TLS_DEFAULTS,
     ConfigError,
     Setting,
     Settings,
@@ -79,7 +80,7 @@ SETTINGS = Settings(
             default=None,
             about="The policy: a folder that training wrote.",
         ),
-        *settings_of(ServeConfig, leave_out=["token", "engine"]),
+        *settings_of(ServeConfig, leave_out=["token", "engine"], defaults={**TLS_DEFAULTS}),
         *settings_of(EngineConfig, leave_out=["batch", "sessions"]),
         *settings_of(BatchConfig),
         *settings_of(SessionConfig),
