@@ -34,6 +34,12 @@ class Wire(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.written += data
 
+    def pause_reading(self) -> None:
+        """All is read that there is."""
+
+    def resume_reading(self) -> None:
+        """As above."""
+
     def write_eof(self) -> None:
         """Nobody reads it."""
 

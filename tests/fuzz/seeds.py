@@ -25,6 +25,9 @@ from rostral_scheduler.between import handshake
 from rostral_scheduler.between import messages as between
 
 from . import frame_wire
+from .file_targets import file_seeds
+from .http_targets import http_seeds
+from .store_targets import store_seeds
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _FRAME: Final = msgspec.msgpack.encode([1, "stats", {"id": b"i" * 20, "size": 7, "limit": 1.5}])
@@ -48,6 +51,9 @@ def seeds() -> dict[str, list[bytes]]:
     place.tasks.add()
     refusal = encode_refusal(ProtocolError("no such object"))
     return {
+        **http_seeds(),
+        **file_seeds(),
+        **store_seeds(),
         "control_socket": [_GREETING + len(_FRAME).to_bytes(4, "little") + _FRAME],
         "control_frame": [_FRAME, msgspec.msgpack.encode([0, "x", {}])],
         "control_error": [msgspec.msgpack.encode(encode_error(ProtocolError("wrong", hint="do")))],

@@ -42,6 +42,16 @@ from rostral_scheduler.between.stream import FrameReader
 from rostral_scheduler.global_.wire import requests_of
 
 from . import frame_wire
+from .file_targets import (
+    lineage_segment,
+    package_file,
+    policy_manifest,
+    policy_weights,
+    runtime_environment,
+    sb3_description,
+)
+from .http_targets import metrics_http, policy_grpc, policy_http
+from .store_targets import segment_header, store_requests
 
 Target = Callable[[bytes], None]
 
@@ -285,5 +295,16 @@ TARGETS: Final[dict[str, Target]] = {
         array_header,
         spill_file,
         token_file,
+        policy_http,
+        policy_grpc,
+        metrics_http,
+        policy_manifest,
+        policy_weights,
+        sb3_description,
+        package_file,
+        runtime_environment,
+        lineage_segment,
+        store_requests,
+        segment_header,
     )
 }

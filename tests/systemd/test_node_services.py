@@ -202,6 +202,14 @@ def test_another_users_program_is_told_whose_node_it_is(node: Installation) -> N
     assert "user rostral's services run one: run this as that user" in result.stderr
 
 
+@pytest.mark.parametrize("unit", [STORE, LOCAL])
+def test_a_process_of_the_same_user_sees_no_daemons_memory(node: Installation, unit: str) -> None:
+    machine = node.machine
+    for file in ("mem", "environ", "maps"):
+        look = ("head", "-c1", f"/proc/{machine.main_pid(unit)}/{file}")
+        assert "Permission denied" in machine.run(*look, user=USER, check=False).stderr
+
+
 @pytest.mark.parametrize("path", ["objectstore/objectstore.sock", "local-scheduler/scheduler.sock"])
 def test_another_user_reaches_no_socket(node: Installation, path: str) -> None:
     program = f"import socket; socket.socket(1).connect('/run/rostral/{path}')"

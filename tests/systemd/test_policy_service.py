@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 
 UNIT: Final = "rostral-policy-server@cart.service"
 CONFIGURATION: Final = "/etc/rostral/policy-server-cart.toml"
-FOLDER: Final = "/var/lib/rostral/policies/cart"
+POLICIES: Final = "/var/lib/rostral/policies"
+FOLDER: Final = f"{POLICIES}/cart"
+PKI: Final = "/etc/rostral/pki"
 PORT: Final = 8081
 
 # Asks without a pause, and again after a refused or broken connection, as clients of a service do;
@@ -142,9 +144,59 @@ def test_exactly_its_socket_is_open_and_on_loopback(server: Installation) -> Non
     assert acceptance.tcp_sockets(server.machine) == {("rostral-rl", "127.0.0.1", PORT)}
 
 
-def test_systemd_has_nothing_to_say_and_scores_the_unit_closed(server: Installation) -> None:
-    path = "/etc/systemd/system/rostral-policy-server@.service"
+def test_nobody_is_refused_while_a_held_port_changes_hands(server: Installation) -> None:
+    machine, name, port = server.machine, "rostral-policy-server@held", PORT + 1
+    machine.run("ln", "-sfn", FOLDER, f"{POLICIES}/held")
+    machine.write("/etc/rostral/policy-server-held.toml", f"port = {port}\n")
+    machine.drop_in(f"{name}.socket", f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n")
+    try:
+        machine.systemctl("start", f"{name}.socket")
+        assert machine.state(f"{name}.service") == "inactive"
+        # The first who connects starts the server.
+        asker = server.conversation(ASKER.replace(f"{PORT}", f"{port}"))
+        machine.systemctl("restart", f"{name}.service")
+        time.sleep(0.5)
+        result = asker.finish()
+        assert result["wrong"] == []
+        assert result["again"] == 0
+        assert result["answered"] > 10
+        found = {(address, at) for _, address, at in acceptance.tcp_sockets(machine)}
+        assert ("127.0.0.1", port) in found
+    finally:
+        machine.systemctl("stop", f"{name}.socket", f"{name}.service")
+
+
+def test_a_service_without_a_user_is_given_its_certificates(server: Installation) -> None:
+    machine, unit, port = server.machine, "rostral-policy-server@tls.service", PORT + 2
+    rostral = server.command("rostral")
+    machine.run(rostral, "certs", "init", PKI)
+    machine.run(rostral, "certs", "issue", PKI, "policy", "--host", "127.0.0.1")
+    assert machine.run("stat", "-c", "%a %U", f"{PKI}/policy.key").stdout == "600 root\n"
+    machine.run("ln", "-sfn", FOLDER, f"{POLICIES}/tls")
+    machine.write("/etc/rostral/policy-server-tls.toml", f"port = {port}\n")
+    files = {"certificate": "policy.crt", "key": "policy.key", "ca": "ca.crt"}
+    lines = [f"LoadCredential=tls-{kind}:{PKI}/{name}" for kind, name in files.items()]
+    machine.drop_in(unit, "\n".join(["[Service]", *lines, ""]))
+    try:
+        machine.systemctl("start", unit)
+        status = machine.state(unit, "StatusText")
+        assert status == f"serving {POLICIES}/tls at https://127.0.0.1:{port}"
+        ask = ("curl", "-s", "--cacert", f"{PKI}/ca.crt", f"https://127.0.0.1:{port}/livez")
+        ours = ("--cert", f"{PKI}/policy.crt", "--key", f"{PKI}/policy.key")
+        assert machine.run(*ask, *ours).stdout == "ok\n"
+        assert machine.run(*ask, check=False).returncode != 0
+    finally:
+        machine.systemctl("stop", unit)
+
+
+@pytest.mark.parametrize("kind", ["service", "socket"])
+def test_systemd_has_nothing_to_say_of_a_unit(server: Installation, kind: str) -> None:
+    path = f"/etc/systemd/system/rostral-policy-server@.{kind}"
     assert server.machine.run("systemd-analyze", "verify", "--man=no", path).stderr == ""
+
+
+def test_systemd_scores_the_unit_closed(server: Installation) -> None:
+    path = "/etc/systemd/system/rostral-policy-server@.service"
     server.machine.run("systemd-analyze", "security", "--offline=true", "--threshold=15", path)
 
 
