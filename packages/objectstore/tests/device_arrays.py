@@ -6,6 +6,7 @@ Imported by tests, and by the processes that they talk to.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,19 @@ def copied_later(array: Any) -> Any:
         from rostral_objectstore.gpu import fake_backend
 
         copy = fake_backend.asarray(np.zeros(array.shape, array.dtype))
-        stream = fake_backend._space(0).default_stream
+        stream = fake_backend.current_stream()
         stream.copy(copy.pointer, array.pointer, array.nbytes)
         return copy
     return array.copy()
+
+
+def own_stream() -> AbstractContextManager[Any]:
+    """A stream for this thread's work inside that the default stream does not wait for."""
+    if is_fake():
+        from rostral_objectstore.gpu import fake_backend
+
+        return fake_backend.own_stream()
+    import cupy
+
+    stream: AbstractContextManager[Any] = cupy.cuda.Stream(non_blocking=True)
+    return stream

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rostral_objectstore.errors import DeviceUnavailableError, ObjectKindError
+from rostral_objectstore.gpu import opened
 
-from .device_arrays import copied_later, on_device, on_host, ramp
+from .device_arrays import copied_later, on_device, on_host, own_stream, ramp
 from .device_store import DeviceStore, used_bytes
 from .store import PeerError, until
 
@@ -137,6 +138,57 @@ def test_a_readers_work_is_over_before_its_memory_is_used_again(device_store: De
     others = [client.put(on_device(ramp(1 << 18, 7))) for _ in range(4)]
     assert np.array_equal(on_host(copy), ramp(1 << 18))
     del others
+
+
+def test_work_on_the_stream_of_who_drops_an_array_is_over_before_its_memory_is_used_again(
+    device_store: DeviceStore,
+) -> None:
+    client = device_store.connect()
+    handle = client.put(on_device(ramp(1 << 18)))
+    array = client.get(handle)
+    with own_stream():
+        copy = copied_later(array)
+        del array, handle
+        until(lambda: used_bytes(device_store.device_stats(client)) == 0, "memory given back")
+        others = [client.put(on_device(ramp(1 << 18, 7))) for _ in range(4)]
+        assert np.array_equal(on_host(copy), ramp(1 << 18))
+    del others
+
+
+def test_put_waits_for_the_stream_that_its_caller_works_on(device_store: DeviceStore) -> None:
+    client, peer = device_store.connect(), device_store.peer()
+    with own_stream():
+        handle = client.put(on_device(ramp(50_000)), "from a stream")
+    assert peer.ask("int(on_host(client.get('from a stream')).sum())") == int(ramp(50_000).sum())
+    del handle
+
+
+def test_attachments_of_one_process_share_the_opening_of_a_devices_memory(
+    device_store: DeviceStore,
+) -> None:
+    first, second = device_store.connect(), device_store.connect()
+    handle = first.put(on_device(ramp(1000)), "shared")
+    array = second.get("shared")
+    first.close()
+    assert np.array_equal(on_host(array), ramp(1000))
+    again = second.put(on_device(ramp(1000, 3)))
+    assert np.array_equal(on_host(second.get(again)), ramp(1000, 3))
+    del handle
+
+
+def test_memory_is_closed_with_its_last_user_and_opened_again(device_store: DeviceStore) -> None:
+    first = device_store.connect()
+    handle = first.put(on_device(ramp(1000)), "kept")
+    second = device_store.connect()
+    kept = second.handle("kept")
+    (tier,) = first.devices._tiers.values()
+    first.close()
+    until(
+        lambda: tier._handle not in {handle for _, handle in list(opened._openings)},
+        "the memory to be closed",
+    )
+    assert np.array_equal(on_host(second.get(kept)), ramp(1000))
+    del handle
 
 
 def test_a_value_that_is_no_array_cannot_be_put_on_a_device(device_store: DeviceStore) -> None:

@@ -200,6 +200,8 @@ class StoreDaemon:
                 return await (await self._transfers()).fetch(body)
             case "device":
                 return await self._devices.find(str(body["identity"]), str(body["backend"]))
+            case "device_to_host":
+                return await self._devices.write_host_object(bytes(body["packed"]))
             case "transfer_stats":
                 return (await self._transfers()).stats()
             case "transfer_address":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -14,16 +15,29 @@ import os
 import sys
 
 from rostral_objectstore.config import StoreConfig
-from rostral_objectstore.control import Body, decode_error
-from rostral_objectstore.errors import DeviceError, ProtocolError
-from rostral_objectstore.gpu.backend import BACKEND_NAMES, BACKEND_VARIABLE
+from rostral_objectstore.control import Body, ControlClient, decode_error
+from rostral_objectstore.errors import (
+    DeviceError,
+    DeviceLostError,
+    ObjectStoreError,
+    ProtocolError,
+    StoreUnavailableError,
+)
+from rostral_objectstore.gpu.backend import (
+    BACKEND_NAMES,
+    BACKEND_VARIABLE,
+    MIG_PREFIX,
+    VISIBLE_VARIABLE,
+)
 
 logger = logging.getLogger("rostral.objectstore.gpu")
 
 # Importing CuPy and making a context of the driver takes seconds, the first time on a machine more.
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
+WRITE_TIMEOUT_S = 600.0
 IDENTITY_LENGTH_MAX = 100
+_DIGEST_DIGITS = 8
 
 
 class DeviceDaemons:
@@ -40,14 +54,38 @@ class DeviceDaemons:
         Raises:
             DeviceError: it cannot be started. DeviceUnavailableError: the store has no such device.
         """
-        if backend not in BACKEND_NAMES or not 0 < len(identity) <= IDENTITY_LENGTH_MAX:
+        is_name = identity.isprintable() and 0 < len(identity) <= IDENTITY_LENGTH_MAX
+        if backend not in BACKEND_NAMES or not is_name:
             raise ProtocolError(f"{identity!r:.80} of {backend!r:.80} is no device")
-        digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+        digest = hashlib.blake2b(identity.encode(), digest_size=_DIGEST_DIGITS // 2).hexdigest()
         path = f"{self._config.socket_path}.{digest}"
         async with self._starting:
             if not await _listens(path):
                 await self._start(identity, backend, path)
         return {"socket_path": path}
+
+    async def write_host_object(self, packed: bytes) -> Body:
+        """Has a device array's bytes in shared memory too, whichever process has the array.
+
+        Raises: DeviceLostError: none has. ObjectStoreFullError, DeviceError.
+        """
+        hexadecimal = packed[:20].hex()
+        refusal: ObjectStoreError = DeviceLostError(
+            f"a device array is lost (host object {hexadecimal}): no process of this store has it",
+            hint="make it again; the store's log says which of them died, and why",
+            object_ref_hex=hexadecimal,
+        )
+        # By their sockets: one may have been started by a store daemon before this one.
+        for path in glob.glob(f"{glob.escape(self._config.socket_path)}.{'?' * _DIGEST_DIGITS}"):
+            try:
+                await asyncio.to_thread(_write_host_object, path, packed)
+            except (DeviceLostError, StoreUnavailableError):
+                continue
+            except ObjectStoreError as error:
+                refusal = error
+                continue
+            return {}
+        raise refusal
 
     async def stop(self) -> None:
         """Ends them all."""
@@ -73,6 +111,9 @@ class DeviceDaemons:
             "worker_user": self._config.worker_user,
         }
         environment = {**os.environ, BACKEND_VARIABLE: backend}
+        if identity.startswith(MIG_PREFIX):
+            # A process sees one slice of a GPU only, and none of those that it does not name.
+            environment[VISIBLE_VARIABLE] = identity
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "rostral_objectstore.gpu.service", json.dumps(settings)),
@@ -101,6 +142,14 @@ class DeviceDaemons:
             f"the store's process for device {identity} ended with status {process.returncode}",
             hint="its traceback is in the store's log",
         )
+
+
+def _write_host_object(path: str, packed: bytes) -> None:
+    control = ControlClient(path)
+    try:
+        control.call("write_host_object", {"packed": packed}, WRITE_TIMEOUT_S)
+    finally:
+        control.close()
 
 
 async def _listens(path: str) -> bool:

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Protocol, get_args
 
+from rostral_objectstore.device_ids import name_of
 from rostral_objectstore.errors import DeviceUnavailableError
 
 BackendName = Literal["cupy", "fake"]
 BACKEND_VARIABLE = "ROSTRAL_DEVICE_BACKEND"
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+MIG_PREFIX = "MIG-"
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 
 Framework = Literal["cupy", "torch", "jax", "fake"]
@@ -105,25 +108,41 @@ class Backend(Protocol):
         """How many devices this process can use: 0 where there is no GPU or no driver."""
 
     def identity(self, device: int) -> str:
-        """The device's name in all processes of the machine, whatever number it has in them."""
+        """The device's name in all processes of the machine, whatever number it has in them.
+
+        A slice of a GPU (MIG) has the name by which CUDA_VISIBLE_DEVICES gave it to the process.
+        """
 
     def memory_info(self, device: int) -> tuple[int, int]:
         """(free, total) bytes of its memory."""
 
     def allocate(self, device: int, size_bytes: int) -> DeviceMemory:
-        """Memory of its own, which `export` can share. Raises DeviceFullError."""
+        """A whole allocation of its own, which `export` can share. Raises DeviceFullError."""
 
     def export(self, memory: DeviceMemory) -> bytes:
         """A handle by which other processes open what `allocate` gave, while this one lives."""
 
     def open(self, device: int, handle: bytes, size_bytes: int) -> DeviceMemory:
-        """Another process's memory. Raises DeviceError when that process is gone, or is this."""
+        """Another process's memory, which no process may have open twice.
+
+        Raises DeviceError when that process is gone, has freed it, or is this one.
+        """
 
     def stream(self, device: int) -> Stream:
         """A stream of its own."""
 
-    def fence(self, device: int) -> Event:
-        """The point that all work of this process on the device has come to."""
+    def fence(self, device: int, framework: Framework) -> Event:
+        """The point that this process's work on the device has come to, for who can wait for long.
+
+        It covers the default stream and all that wait for it; of a library whose streams do not,
+        and which does not say which they are (JAX), the whole device.
+        """
+
+    def here(self, device: int) -> Event | None:
+        """The point that the streams come to which this thread works on now.
+
+        None: they are default streams, which `fence` covers.
+        """
 
     def pinned(self, size_bytes: int) -> memoryview:
         """Memory of the processor that the device reads and writes at full speed."""
@@ -138,6 +157,9 @@ class Backend(Protocol):
 
     def to_device(self, form: ArrayForm, device: int, data: memoryview) -> Any:
         """A new array of the process's own, with a copy of the bytes."""
+
+    def to_peer(self, source: Source, device: int) -> Any:
+        """A new array of the process's own on another device, copied there with no host between."""
 
 
 @cache
@@ -159,6 +181,29 @@ def backend_name() -> str:
 def own_backend() -> Backend:
     """This process's backend. Raises DeviceUnavailableError."""
     return load_backend(backend_name())
+
+
+def visible_names() -> list[str] | None:
+    """What the environment says which devices this process may use; None: it says nothing."""
+    said = os.environ.get(VISIBLE_VARIABLE)
+    return None if said is None else [name.strip() for name in said.split(",")]
+
+
+def device_name(device: int) -> str:
+    """What CUDA calls one of this process's devices: of the node, a scheduler says the same."""
+    return name_of(os.environ.get(VISIBLE_VARIABLE), device)
+
+
+def slice_name(device: int) -> str | None:
+    """The name of the slice of a GPU (MIG) that a device is; None: it is a whole GPU.
+
+    Slices of one GPU share its address and are told apart by these names alone. CUDA shows a
+    process one slice only, the first that its environment names.
+    """
+    names = visible_names()
+    if device == 0 and names and names[0].startswith(MIG_PREFIX):
+        return names[0]
+    return None
 
 
 def find_device(backend: Backend, identity: str) -> int | None:

@@ -3,8 +3,14 @@
 CuPy's memory pool owns what is allocated, and CUDA IPC handles share it. The alternative, POSIX
 file descriptors of the driver's virtual-memory API, would let memory outlive its owner, which the
 store must not rely on anyway (nobody would then count its holders), and CuPy's pool cannot make
-such memory. What handles need, the store gives them: one allocation, whole, from its base address,
-by a process that opens none itself and that lives as long as anybody reads.
+such memory. What handles need, the store gives them:
+
+- a handle is of a whole allocation of cudaMalloc, wherever in it the pointer lies: so each
+  allocation has a pool of its own, which nothing was taken from before, and begins at the base;
+- allocations below 2 MiB share one, and a handle would show them all: so sizes are multiples;
+- memory of cudaMallocAsync has no handles: the pool is told to use cudaMalloc, whatever the
+  process's own allocator is;
+- its owner opens none itself, lives as long as anybody reads, and frees after who has it open.
 
 The copies are the runtime's, by address: so a torch tensor needs no detour over a CuPy array, which
 some of its types do not have.
@@ -19,7 +25,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 from rostral_objectstore.errors import DeviceError, DeviceFullError, DeviceUnavailableError
-from rostral_objectstore.gpu.backend import ArrayForm, DeviceMemory, Source
+from rostral_objectstore.gpu.backend import (
+    ArrayForm,
+    DeviceMemory,
+    Framework,
+    Source,
+    slice_name,
+)
 from rostral_objectstore.gpu.host_form import numpy_type
 
 INSTALL_HINT = (
@@ -29,13 +41,22 @@ INSTALL_HINT = (
 
 try:
     import cupy
-    from cupy.cuda import runtime
+    from cupy.cuda import driver, runtime
     from cupy.cuda.memory import OutOfMemoryError
 except ImportError as error:
     raise DeviceUnavailableError(
         f"device memory needs CuPy, which cannot be imported: {str(error).strip()[-200:]}",
         hint=INSTALL_HINT,
     ) from error
+
+
+# What cudaMalloc gives memory in: smaller allocations share a piece, and its handle.
+SHARED_BYTES = 2 << 20
+# cudaStreamLegacy and what it is called where there is no other, and cudaStreamPerThread: all
+# blocking, so that an event on the first follows the work on any of them.
+_DEFAULT_STREAMS = (0, 1, 2)
+# cudaErrorPeerAccessAlreadyEnabled, which CuPy has no name for.
+_PEER_ACCESS_ALREADY_ENABLED = 704
 
 
 @contextlib.contextmanager
@@ -49,7 +70,7 @@ def _translated(device: int | None = None) -> Iterator[None]:
                 yield
     except OutOfMemoryError as error:
         raise DeviceFullError(f"the device has no memory left: {error}") from error
-    except runtime.CUDARuntimeError as error:
+    except (runtime.CUDARuntimeError, driver.CUDADriverError) as error:
         raise DeviceError(f"the GPU's driver says: {error}") from error
 
 
@@ -95,6 +116,17 @@ class _Event:
                 event.synchronize()
 
 
+class _WholeDevice:
+    """All work of this process on a device, whichever streams it is on."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+
+    def synchronize(self) -> None:
+        with _translated(self._device):
+            runtime.deviceSynchronize()
+
+
 class _Stream:
     """A stream that does not wait for the default one, nor that for it."""
 
@@ -135,7 +167,6 @@ class CupyBackend:
     name: Literal["cupy"] = "cupy"
 
     def __init__(self) -> None:
-        self._pool = cupy.cuda.MemoryPool()
         self._identities: dict[int, str] = {}
 
     def device_count(self) -> int:
@@ -146,11 +177,16 @@ class CupyBackend:
             return 0
 
     def identity(self, device: int) -> str:
-        """Its address on the PCI bus, which all processes of the machine see."""
+        """Its address on the PCI bus, which all processes of the machine see; a slice's name.
+
+        Kept, since CUDA too reads the environment once.
+        """
         known = self._identities.get(device)
         if known is None:
-            with _translated():
-                known = str(runtime.deviceGetPCIBusId(device))
+            known = slice_name(device)
+            if known is None:
+                with _translated():
+                    known = str(runtime.deviceGetPCIBusId(device))
             self._identities[device] = known
         return known
 
@@ -161,10 +197,11 @@ class CupyBackend:
         return int(free), int(total)
 
     def allocate(self, device: int, size_bytes: int) -> _Allocated:
-        """See `Backend`. An allocation of the pool that is empty begins at CUDA's own address."""
+        """See `Backend`. What an empty pool gives first is an allocation of CUDA's, whole."""
+        pieces = -(-max(size_bytes, 1) // SHARED_BYTES)
         with _translated(device):
-            self._pool.free_all_blocks()
-            return _Allocated(self._pool, self._pool.malloc(size_bytes), device)
+            pool = cupy.cuda.MemoryPool()
+            return _Allocated(pool, pool.malloc(pieces * SHARED_BYTES), device)
 
     def export(self, memory: DeviceMemory) -> bytes:
         """See `Backend`."""
@@ -182,12 +219,31 @@ class CupyBackend:
         """See `Backend`."""
         return _Stream(device)
 
-    def fence(self, device: int) -> _Event:
-        """The default stream waits for all blocking ones; those that do not wait we cannot know."""
+    def fence(self, device: int, framework: Framework) -> _Event | _WholeDevice:
+        """See `Backend`. Who waits sleeps: the work before it may take seconds."""
+        if framework == "jax":
+            return _WholeDevice(device)
+        return self._event(device, [0], block=True)
+
+    def here(self, device: int) -> _Event | None:
+        """See `Backend`: CuPy's current stream of this thread, and torch's."""
         with _translated(device):
-            event = cupy.cuda.Event(disable_timing=True)
-            event.record(cupy.cuda.Stream.null)
-        return _Event([event])
+            streams = {int(cupy.cuda.get_current_stream().ptr)}
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            streams.add(int(torch.cuda.current_stream(device).cuda_stream))
+        own = sorted(streams.difference(_DEFAULT_STREAMS))
+        return self._event(device, own, block=True) if own else None
+
+    @staticmethod
+    def _event(device: int, streams: Sequence[int], *, block: bool) -> _Event:
+        events = []
+        with _translated(device):
+            for stream in streams:
+                event = cupy.cuda.Event(block=block, disable_timing=True)
+                runtime.eventRecord(event.ptr, stream)
+                events.append(event)
+        return _Event(events)
 
     def pinned(self, size_bytes: int) -> memoryview:
         """See `Backend`."""
@@ -195,18 +251,26 @@ class CupyBackend:
             return memoryview(cupy.cuda.alloc_pinned_memory(size_bytes)).cast("B")[:size_bytes]
 
     def source(self, value: object) -> Source | None:
-        """CuPy's arrays, torch's CUDA tensors, and by DLPack what says that it lies on CUDA."""
+        """CuPy's arrays, torch's CUDA tensors, and what DLPack or its own interface puts on CUDA.
+
+        An array in parts on several devices is None: its library knows how to pickle it.
+        """
         if type(value) is cupy.ndarray:
             return _of_cupy(value, "cupy")
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.Tensor):
             return _of_torch(torch, value) if value.is_cuda else None
-        if not hasattr(value, "__dlpack_device__"):
-            return None
-        if value.__dlpack_device__()[0] != _DLPACK_CUDA:
-            return None
-        # CuPy has the other library make its current stream wait.
-        return _of_cupy(cupy.from_dlpack(value), "jax")
+        if hasattr(value, "__dlpack_device__"):
+            try:
+                is_ours = value.__dlpack_device__()[0] == _DLPACK_CUDA
+            except BufferError:
+                return None
+            # CuPy has the other library make its current stream wait.
+            return _of_cupy(cupy.from_dlpack(value), "jax") if is_ours else None
+        if hasattr(value, "__cuda_array_interface__"):
+            # CuPy waits for the stream that the interface names.
+            return _of_cupy(cupy.asarray(value), "cupy")
+        return None
 
     def array(
         self, form: ArrayForm, device: int, pointer: int, size_bytes: int, owner: object
@@ -227,6 +291,35 @@ class CupyBackend:
             stream.synchronize()
         return _as_framework(form, device, memory, data.nbytes)
 
+    def to_peer(self, source: Source, device: int) -> Any:
+        """See `Backend`. The driver goes by NVLink or PCIe if it can, else by memory of its own."""
+        form, size_bytes = source.form, source.size_bytes
+        with _translated(source.device):
+            written = cupy.cuda.Event(disable_timing=True)
+            runtime.eventRecord(written.ptr, source.after)
+        with _translated(device):
+            _allow_peer(device, source.device)
+            memory = cupy.cuda.alloc(max(size_bytes, 1))
+            stream = cupy.cuda.get_current_stream()
+            stream.wait_event(written)
+            if size_bytes:
+                runtime.memcpyPeerAsync(
+                    memory.ptr, device, source.pointer, source.device, size_bytes, stream.ptr
+                )
+            stream.synchronize()
+        return _as_framework(form, device, memory, size_bytes)
+
+
+def _allow_peer(device: int, peer: int) -> None:
+    """Has the current device reach the other's memory itself, where the machine can do that."""
+    if not runtime.deviceCanAccessPeer(device, peer):
+        return
+    try:
+        runtime.deviceEnablePeerAccess(peer)
+    except runtime.CUDARuntimeError as error:
+        if error.status != _PEER_ACCESS_ALREADY_ENABLED:
+            raise
+
 
 _DLPACK_CUDA = 2
 
@@ -238,11 +331,11 @@ def _address(view: memoryview) -> int:
 
 
 def _of_cupy(array: Any, framework: Literal["cupy", "jax"]) -> Source:
-    device = int(array.device.id)
+    device, shape = int(array.device.id), tuple(array.shape)
     with _translated(device):
-        array = cupy.ascontiguousarray(array)
+        array = cupy.ascontiguousarray(array)  # which gives an array without axes one
         after = cupy.cuda.get_current_stream().ptr
-    form = ArrayForm(framework=framework, dtype=array.dtype.name, shape=tuple(array.shape))
+    form = ArrayForm(framework=framework, dtype=array.dtype.name, shape=shape)
     return Source(
         form=form,
         device=device,

@@ -9,12 +9,23 @@ these a process sees what CUDA_VISIBLE_DEVICES lets it see, by CUDA's rules.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from rostral_objectstore.errors import DeviceError
-from rostral_objectstore.gpu.backend import ArrayForm, DeviceMemory, Source
+from rostral_objectstore.gpu.backend import (
+    MIG_PREFIX,
+    ArrayForm,
+    DeviceMemory,
+    Framework,
+    Source,
+    slice_name,
+    visible_names,
+)
 from rostral_objectstore.gpu.fake_device import AddressSpace, FakeEvent, FakeMemory, FakeStream
 
 if TYPE_CHECKING:
@@ -51,7 +62,7 @@ class FakeArray:
         import numpy as np
 
         copied = np.ascontiguousarray(values, self.dtype).reshape(-1).view(np.uint8)
-        _space(self.device).default_stream.upload(self.pointer, copied.data)
+        current_stream(self.device).upload(self.pointer, copied.data)
 
     def numpy(self) -> NDArray[Any]:
         """Its values, once the work on it is done. Raises DeviceError."""
@@ -59,7 +70,7 @@ class FakeArray:
 
         values = np.empty(self.shape, self.dtype)
         if self.nbytes:
-            stream = _space(self.device).default_stream
+            stream = current_stream(self.device)
             stream.download(values.reshape(-1).view(np.uint8).data, self.pointer)
             stream.run_to(stream.position()[1])
         return values
@@ -81,8 +92,8 @@ class FakeBackend:
         return len(_visible())
 
     def identity(self, device: int) -> str:
-        """`FAKE-N`, by the machine's numbering."""
-        return f"FAKE-{_visible()[device]}"
+        """`FAKE-N`, by the machine's numbering, or the name of a slice: `MIG-FAKE-N/I`."""
+        return slice_name(device) or f"FAKE-{_visible()[device]}"
 
     def memory_info(self, device: int) -> tuple[int, int]:
         """What this process has taken is not free; of others it does not know."""
@@ -107,11 +118,17 @@ class FakeBackend:
 
     def stream(self, device: int) -> _Stream:
         """See `Backend`."""
-        return _Stream(_space(device).new_stream())
+        return _Stream(_space(device).new_stream(non_blocking=True))
 
-    def fence(self, device: int) -> FakeEvent:
+    def fence(self, device: int, framework: Framework) -> FakeEvent:
         """See `Backend`."""
-        return _space(device).fence()
+        space = _space(device)
+        return space.everything() if framework == "jax" else space.fence()
+
+    def here(self, device: int) -> FakeEvent | None:
+        """See `Backend`."""
+        stream = current_stream(device)
+        return FakeEvent([stream.position()]) if stream.non_blocking else None
 
     def pinned(self, size_bytes: int) -> memoryview:
         """See `Backend`."""
@@ -128,7 +145,7 @@ class FakeBackend:
             pointer=value.pointer,
             size_bytes=value.nbytes,
             keep=value,
-            after=[_space(value.device).default_stream.position()],
+            after=[current_stream(value.device).position()],
         )
 
     def array(
@@ -144,6 +161,18 @@ class FakeBackend:
         stream.upload(memory.pointer, data)
         stream.run_to(stream.position()[1])
         return FakeArray(device, memory.pointer, form.shape, form.dtype, memory)
+
+    def to_peer(self, source: Source, device: int) -> FakeArray:
+        """See `Backend`."""
+        memory = self.allocate(device, source.size_bytes)
+        stream = _space(device).default_stream
+        stream.wait_for(source.after)
+        if source.size_bytes:
+            stream.copy_from(
+                memory.pointer, _space(source.device), source.pointer, source.size_bytes
+            )
+        stream.run_to(stream.position()[1])
+        return FakeArray(device, memory.pointer, source.form.shape, source.form.dtype, memory)
 
 
 class _Stream:
@@ -166,12 +195,16 @@ _spaces: dict[int, AddressSpace] = {}
 def _visible() -> list[int]:
     """The machine's numbers of the devices that this process may use, in its own order."""
     count = int(os.environ.get(DEVICES_VARIABLE, "1"))
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = visible_names()
     if named is None:
         return list(range(count))
+    if slice_name(0) is not None:
+        # CUDA shows no more than one slice, and no whole GPU beside it.
+        number = named[0].removeprefix(f"{MIG_PREFIX}FAKE-").partition("/")[0]
+        return [int(number)] if number.isdecimal() and int(number) < count else []
     visible = []
-    for name in named.split(","):
-        number = name.strip().removeprefix("FAKE-")
+    for name in named:
+        number = name.removeprefix("FAKE-")
         if not number.isdecimal() or int(number) >= count:
             break  # CUDA too ignores what follows one that is not there
         visible.append(int(number))
@@ -187,8 +220,39 @@ def _space(device: int) -> AddressSpace:
     return _spaces[device]
 
 
-# A child has nothing of its parent's device, as with CUDA.
-os.register_at_fork(after_in_child=_spaces.clear)
+class _Current(threading.local):
+    def __init__(self) -> None:
+        self.streams: dict[int, list[FakeStream]] = {}
+
+
+_current = _Current()
+
+
+def _forget_in_child() -> None:
+    # A child has nothing of its parent's device, as with CUDA.
+    _spaces.clear()
+    _current.streams.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def current_stream(device: int = 0) -> FakeStream:
+    """What this thread works on the device with: the default stream, or that of `own_stream`."""
+    stack = _current.streams.get(device)
+    return stack[-1] if stack else _space(device).default_stream
+
+
+@contextlib.contextmanager
+def own_stream(device: int = 0) -> Iterator[FakeStream]:
+    """A stream that the default one does not wait for, for this thread's work inside."""
+    stream = _space(device).new_stream(non_blocking=True)
+    stack = _current.streams.setdefault(device, [])
+    stack.append(stream)
+    try:
+        yield stream
+    finally:
+        stack.pop()
 
 
 def asarray(values: NDArray[Any] | np.generic, device: int = 0) -> FakeArray:

@@ -10,7 +10,7 @@ import pickle
 import sys
 from typing import Any
 
-from rostral_objectstore.device_target import store_of, target
+from rostral_objectstore.device_target import any_store, store_of, target
 from rostral_objectstore.errors import (
     DeviceUnavailableError,
     ObjectKindError,
@@ -19,6 +19,7 @@ from rostral_objectstore.errors import (
 from rostral_objectstore.gpu.backend import ArrayForm, backend_name, find_device, own_backend
 from rostral_objectstore.gpu.host_form import host_array, numpy_type
 from rostral_objectstore.gpu.tier import Place, host_bytes
+from rostral_objectstore.handle import ObjectHandle
 
 CPU = "cpu"
 CUDA = "cuda"
@@ -62,20 +63,39 @@ def load_array(
     Raises: DeviceLostError, DeviceFullError, DeviceUnavailableError.
     """
     store = store_of(incarnation)
-    if store is None:
-        raise ObjectNotTransferableError(
-            "a device array can be read by processes that are attached to its node's store alone"
-        )
     place, array_form = Place(*where), ArrayForm(framework=form[0], dtype=form[1], shape=form[2])
+    if store is None:
+        return _from_another_node(place, array_form)
     device = _wanted_device(place.identity, backend_of_writer)
     if device is None:
         return host_array(host_bytes(store, place, backend_of_writer), array_form)
     backend = own_backend()
-    if backend.identity(device) == place.identity:
-        tier = store.devices.of(place.identity, backend_of_writer)
-        return tier.read(place, array_form, size_bytes)
-    elements = host_bytes(store, place, backend_of_writer)
-    return backend.to_device(array_form, device, elements)
+    owner = find_device(backend, place.identity) if backend.name == backend_of_writer else None
+    if owner is None:
+        elements = host_bytes(store, place, backend_of_writer)
+        return backend.to_device(array_form, device, elements)
+    array = store.devices.of(place.identity, backend_of_writer).read(place, array_form, size_bytes)
+    if owner == device:
+        return array
+    source = backend.source(array)
+    assert source is not None
+    return backend.to_peer(source, device)
+
+
+def _from_another_node(place: Place, form: ArrayForm) -> Any:
+    """An array that came to this node, as its host object: on the host, unless the reader says."""
+    store = any_store()
+    handle = None if store is None else store.table.find(ObjectHandle, place.packed[:20])
+    if store is None or handle is None:
+        raise ObjectNotTransferableError(
+            "a device array can be read by processes that are attached to its node's store, and "
+            "where the value that it belongs to was brought to by the scheduler"
+        )
+    elements = store.get_buffer(handle)
+    device = None if target.device is None else parse_device(target.device)
+    if device is None:
+        return host_array(elements, form)
+    return own_backend().to_device(form, device, elements)
 
 
 def _wanted_device(identity: str, backend_of_writer: str) -> int | None:
@@ -135,12 +155,15 @@ def uploaded(value: Any, device: int) -> Any:
 
 
 def upload(value: Any, device: int) -> Any:
-    """A NumPy array as a device array of this process's own.
+    """A NumPy array as a device array of this process's own; a device array as it is there.
 
     Raises: ObjectKindError, DeviceError.
     """
     import numpy as np
 
+    source = own_backend().source(value)
+    if source is not None:
+        return value if source.device == device else own_backend().to_peer(source, device)
     if not isinstance(value, np.ndarray):
         raise ObjectKindError(
             f"a {type(value).__name__} cannot be put on a device",

@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rostral_objectstore.control import Body, ControlClient
+from rostral_objectstore.device_ids import host_object_id
 from rostral_objectstore.errors import (
     DeviceError,
     DeviceUnavailableError,
     ProtocolError,
     StoreUnavailableError,
 )
-from rostral_objectstore.gpu.backend import ArrayForm, Backend, Source, find_device, load_backend
+from rostral_objectstore.gpu.backend import (
+    ArrayForm,
+    Backend,
+    Framework,
+    Source,
+    device_name,
+    find_device,
+    load_backend,
+)
 from rostral_objectstore.gpu.buffers import IN_MEMORY_OR_ON_DISK, lost
+from rostral_objectstore.gpu.opened import OpenMemory, end_reading
 from rostral_objectstore.gpu.residence import ON_DEVICE, map_table, word_of
 from rostral_objectstore.handle import ObjectHandle
 
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
 
 # The daemon imports CuPy first.
 START_TIMEOUT_S = 70.0
+RETRY_S = 0.01
 # A copy of a whole device's memory to a disk, at worst.
 CALL_TIMEOUT_S = 600.0
 
@@ -61,42 +73,26 @@ class Lease:
     when all is done that this process had given to the device by then.
     """
 
-    __slots__ = ("_device", "_handle", "_tier")
+    __slots__ = ("_backend", "_device", "_framework", "_handle", "_memory")
 
-    def __init__(self, tier: DeviceTier, handle: ObjectHandle, device: int) -> None:
-        self._tier, self._handle, self._device = tier, handle, device
+    def __init__(
+        self,
+        backend: Backend,
+        device: int,
+        framework: Framework,
+        memory: OpenMemory,
+        handle: ObjectHandle,
+    ) -> None:
+        self._backend, self._device, self._framework = backend, device, framework
+        self._memory, self._handle = memory, handle
 
     def __del__(self) -> None:
-        _retired.put((self._tier, self._device, self._handle))
-
-
-_retired: queue.SimpleQueue[tuple[DeviceTier, int, ObjectHandle]] = queue.SimpleQueue()
-_retiring = threading.Lock()
-_retirer: threading.Thread | None = None
-
-
-def _start_retiring() -> None:
-    global _retirer
-    with _retiring:
-        if _retirer is None:
-            _retirer = threading.Thread(target=_retire, name="rostral-device", daemon=True)
-            _retirer.start()
-
-
-def _retire() -> None:
-    while True:
-        tier, device, handle = _retired.get()
-        with contextlib.suppress(DeviceError):  # a device that fails reads nothing any more
-            tier.backend.fence(device).synchronize()
-        del tier, handle
-
-
-def _forget_in_child() -> None:
-    global _retirer, _retired, _retiring
-    _retirer, _retired, _retiring = None, queue.SimpleQueue(), threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
+        if sys.is_finalizing():
+            return  # the libraries may be gone; the store takes the hold from a process that ends
+        here = None
+        with contextlib.suppress(DeviceError):
+            here = self._backend.here(self._device)
+        end_reading(self._backend, self._device, self._framework, here, self._memory, self._handle)
 
 
 class DeviceTier:
@@ -114,13 +110,10 @@ class DeviceTier:
     def __init__(self, store: StoreClient, identity: str, backend: str) -> None:
         self.identity, self.backend_name = identity, backend
         self._store = store
-        body = {"identity": identity, "backend": backend}
-        path = store.ask_daemon("device", body, START_TIMEOUT_S)["socket_path"]
-        self._control = ControlClient(path)
-        told, fds = self._control.call_with_fds("attach", {})
+        self._control, told, fds = _attach(store, {"identity": identity, "backend": backend})
         try:
             if len(fds) != 1:
-                raise ProtocolError(f"{path} sent {len(fds)} descriptors instead of one")
+                raise ProtocolError(f"device {identity} sent {len(fds)} descriptors, not one")
             self._table = map_table(fds[0])
         finally:
             for fd in fds:
@@ -128,7 +121,7 @@ class DeviceTier:
         self.incarnation: bytes = told["incarnation"]
         self._handle, self._size_bytes = told["handle"], told["size_bytes"]
         self._opening = threading.Lock()
-        self._is_open = False
+        self._memory: OpenMemory | None = None
         self.device: int | None = None
 
     @property
@@ -137,7 +130,12 @@ class DeviceTier:
         return self._control.closed
 
     def close(self) -> None:
-        """Ends the conversation. The memory stays mapped for arrays that live."""
+        """Unmaps the memory, or has the last array there do it, and ends the conversation.
+
+        In this order: a daemon to which nobody speaks may free its memory.
+        """
+        with self._opening:
+            self._memory = None
         self._control.close()
 
     # ---- writing
@@ -147,13 +145,15 @@ class DeviceTier:
 
         Raises: DeviceFullError, DeviceError, StoreUnavailableError.
         """
-        self._open()
-        handle = self._store.table.expect(ObjectHandle, os.urandom(20))
+        memory = self._open()
+        assert self.device is not None
+        host_id = host_object_id(device_name(self.device), source.size_bytes)
+        handle = self._store.table.expect(ObjectHandle, host_id)
         packed = handle.packed()
         told = self._ask("allocate", {"packed": packed, "size_bytes": source.size_bytes})
         if source.size_bytes:
             self._stream.follow(source)
-            target = self._memory.pointer + told["offset"]
+            target = memory.pointer + told["offset"]
             self._stream.copy(target, source.pointer, source.size_bytes)
             putting.copies.append(self._stream.record())
             putting.sources.append(source)
@@ -167,7 +167,12 @@ class DeviceTier:
 
         Raises: DeviceLostError, DeviceFullError, DeviceError.
         """
-        self._open()
+        try:
+            memory = self._open()
+        except DeviceError as error:
+            if not self.closed:
+                raise
+            raise lost(place.packed, self.identity) from error
         assert self.device is not None
         # From here on the daemon leaves the array where it is, if that is the device.
         handle = self._store.table.adopt_packed(ObjectHandle, place.packed)
@@ -179,9 +184,8 @@ class DeviceTier:
             told = self._ask_for(place, "promote")
             entry, offset = told["entry"], told["offset"]
         self._table.touch(entry, self._table.last_used(0))
-        pointer = self._memory.pointer + offset
-        lease = Lease(self, handle, self.device)
-        return self.backend.array(form, self.device, pointer, size_bytes, lease)
+        lease = Lease(self.backend, self.device, form.framework, memory, handle)
+        return self.backend.array(form, self.device, memory.pointer + offset, size_bytes, lease)
 
     # ---- the device's daemon
 
@@ -213,15 +217,17 @@ class DeviceTier:
         """What the daemon says of itself."""
         return self._control.call("stats", {})
 
-    def _open(self) -> None:
-        """Maps the daemon's memory, once. Raises DeviceError, DeviceUnavailableError."""
-        if not self._is_open:
+    def _open(self) -> OpenMemory:
+        """The daemon's memory, mapped once. Raises DeviceError, DeviceUnavailableError."""
+        memory = self._memory
+        if memory is None:
             with self._opening:
-                self._map()
+                memory = self._memory
+                if memory is None:
+                    memory = self._memory = self._map()
+        return memory
 
-    def _map(self) -> None:
-        if self._is_open:
-            return  # another thread was quicker
+    def _map(self) -> OpenMemory:
         self.backend: Backend = load_backend(self.backend_name)
         self.device = find_device(self.backend, self.identity)
         if self.device is None:
@@ -229,10 +235,26 @@ class DeviceTier:
                 f"this process does not see device {self.identity}",
                 hint="CUDA_VISIBLE_DEVICES says which a process may use",
             )
-        self._memory = self.backend.open(self.device, self._handle, self._size_bytes)
         self._stream = self.backend.stream(self.device)
-        _start_retiring()
-        self._is_open = True
+        return OpenMemory(self.backend, self.device, self._handle, self._size_bytes)
+
+
+def _attach(store: StoreClient, device: Body) -> tuple[ControlClient, Body, list[int]]:
+    """The conversation with a device's daemon, and what that says first. Raises DeviceError."""
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        path = store.ask_daemon("device", device, START_TIMEOUT_S)["socket_path"]
+        control = None
+        try:
+            control = ControlClient(path)
+            return control, *control.call_with_fds("attach", {})
+        except StoreUnavailableError:
+            # A daemon that ends may listen a moment longer: the store starts another one then.
+            if control is not None:
+                control.close()
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(RETRY_S)
 
 
 class DeviceTiers:
