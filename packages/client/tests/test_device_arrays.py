@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
 import rostral
 from rostral_objectstore.gpu import fake_backend
 from rostral_objectstore.gpu.backend import BACKEND_VARIABLE
+
+# Workers cannot import the tests.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 GET_TIMEOUT_S = 30.0
 
@@ -63,3 +68,62 @@ def test_an_array_outlives_the_process_that_made_it() -> None:
     results = [doubled.remote(np.arange(10) + number) for number in range(4)]
     for number, result in enumerate(rostral.get(results, timeout=GET_TIMEOUT_S)):
         assert np.array_equal(result["twice"].numpy(), 2 * (np.arange(10) + number))
+
+
+@rostral.remote(num_gpus=1)
+def seen(*arguments: Any) -> tuple[list[int], list[str]]:
+    """Which GPUs the task was given, and as what its arguments came."""
+    return rostral.get_gpu_ids(), [type(argument).__name__ for argument in arguments]
+
+
+class Holder:
+    def __init__(self, *arguments: Any) -> None:
+        self._kinds = [type(argument["weights"]).__name__ for argument in arguments]
+
+    def kinds(self) -> list[str]:
+        return self._kinds
+
+    def held(self) -> list[int]:
+        return rostral.get_gpu_ids()
+
+
+def on_gpu(number: int, count: int = 1000) -> rostral.ObjectRef[Any]:
+    return rostral.put({"weights": fake_backend.asarray(np.arange(count), device=number)})
+
+
+@rostral.remote(num_gpus=1)
+def kind_of_weights(model: dict[str, Any]) -> tuple[list[int], str]:
+    return rostral.get_gpu_ids(), type(model["weights"]).__name__
+
+
+def test_a_task_gets_the_gpu_that_its_argument_lies_on() -> None:
+    for number in (1, 0, 1):
+        model = on_gpu(number)
+        found = rostral.get(kind_of_weights.remote(model), timeout=GET_TIMEOUT_S)
+        assert found == ([number], "FakeArray")
+
+
+def test_of_several_arguments_the_largest_says_which_gpu_is_best() -> None:
+    arguments = [on_gpu(0, 10), on_gpu(1, 100_000), on_gpu(0, 10)]
+    ids, _ = rostral.get(seen.remote(*arguments), timeout=GET_TIMEOUT_S)
+    assert ids == [1]
+
+
+def test_a_share_of_a_gpu_is_had_where_the_argument_lies_too() -> None:
+    share = kind_of_weights.options(num_gpus=0.25)
+    assert rostral.get(share.remote(on_gpu(1)), timeout=GET_TIMEOUT_S) == ([1], "FakeArray")
+
+
+def test_a_task_runs_on_another_gpu_while_that_of_its_argument_is_held() -> None:
+    holder: Any = rostral.remote(Holder).options(num_gpus=1).remote()
+    (taken,) = rostral.get(holder.held.remote(), timeout=GET_TIMEOUT_S)
+    found = rostral.get(kind_of_weights.remote(on_gpu(taken)), timeout=GET_TIMEOUT_S)
+    assert found == ([1 - taken], "ndarray")
+
+
+def test_an_actor_gets_the_gpu_that_its_argument_lies_on() -> None:
+    for number in (1, 0):
+        actor: Any = rostral.remote(Holder).options(num_gpus=1).remote(on_gpu(number))
+        found = rostral.get([actor.held.remote(), actor.kinds.remote()], timeout=GET_TIMEOUT_S)
+        assert found == [[number], ["FakeArray"]]
+        del actor

@@ -62,3 +62,35 @@ def test_lent_cpu_is_free_and_everything_else_is_kept() -> None:
     assert ledger.available == {"CPU": UNITS, "memory": 0}
     ledger.reclaim_cpu(taken)
     assert ledger.available == {"CPU": 0, "memory": 0}
+
+
+def test_gpus_move_to_those_that_are_preferred_and_free() -> None:
+    ledger = NodeResources(ResourceSet.of({"GPU": 3}))
+    whole, half = ResourceSet.of({"GPU": 1}), ResourceSet.of({"GPU": 0.5})
+    first = ledger.acquire(whole)
+    assert first.gpu_indexes == (0,)
+    moved = ledger.moved(first, (2,))
+    assert moved.gpu_indexes == (2,)
+    # That is taken now: who prefers it stays where it is, or takes the next best.
+    other = ledger.acquire(half)
+    assert ledger.moved(other, (2,)).gpu_indexes == other.gpu_indexes == (0,)
+    assert ledger.moved(other, (2, 1)).gpu_indexes == (1,)
+    ledger.check_invariants()
+    both = ledger.moved(ledger.acquire(whole), (7,))
+    assert both.gpu_indexes == (0,)
+    ledger.check_invariants()
+
+
+def test_of_several_gpus_those_that_are_preferred_are_among_them() -> None:
+    ledger = NodeResources(ResourceSet.of({"GPU": 4}))
+    moved = ledger.moved(ledger.acquire(ResourceSet.of({"GPU": 2})), (3,))
+    assert sorted(moved.gpu_indexes) == [0, 3]
+    ledger.release(moved)
+    assert ledger.fits(ResourceSet.of({"GPU": 4}))
+    ledger.check_invariants()
+
+
+def test_what_holds_no_gpu_moves_nowhere() -> None:
+    ledger = NodeResources(ResourceSet.of({"CPU": 1, "GPU": 1}))
+    taken = ledger.acquire(ResourceSet.of({"CPU": 1}))
+    assert ledger.moved(taken, (0,)) is taken

@@ -72,6 +72,8 @@ def main(start: WorkerStart) -> None:
     sys.stderr = NamedOutput(sys.stderr, scheduler)
     if start.kind == "actor":
         assignment = told["assignment"]
+        if near := devices.near_actor(store.table, assignment["creation"]):
+            assignment |= scheduler.call("worker_resources", {"near": near})
         devices.show(assignment["gpu_ids"])
         try:
             runtime = join_job(store, scheduler, start, assignment["job_id"], told["job"])
@@ -176,7 +178,8 @@ def run_worker(
             continue
         if devices.is_managed and (task.queue != queue or devices.are_shown):
             # Another shape, or the same granted anew, and with it perhaps another GPU.
-            devices.show(scheduler.call("worker_resources", {})["gpu_ids"])
+            near = devices.near_task(store.table, task)
+            devices.show(scheduler.call("worker_resources", {"near": near})["gpu_ids"])
         if runtime is None:
             job_id = Queue(store.segment, task.queue).job_id
             try:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from rostral_gcs.ids import ObjectID
-from rostral_objectstore import layout
+from rostral_objectstore import device_ids, layout
 from rostral_objectstore._native import cancelling, elsewhere, forwarding, repair
 from rostral_objectstore._native.table import Handle
 from rostral_objectstore._native.task import TaskContext, Tasks
@@ -31,6 +31,7 @@ from rostral_objectstore.errors import (
     QueueClosedError,
     QueueFullError,
 )
+from rostral_objectstore.host_copies import HostCopies
 from rostral_scheduler.between.messages import Call, Input, Result, Stub, Submit
 from rostral_scheduler.between.patience import patiently
 from rostral_scheduler.local.node_memory import KIND_PICKLE, NodeMemory, pickled
@@ -152,6 +153,7 @@ class TransitMemory:
         self._rebuilt = Tasks(self._table)
         self._rebuilt.tells_done = True
         self._watching = False
+        self._host_copies = HostCopies(self._client)
         self.stub_of: Callable[[bytes], Stub | None] = lambda _: None
         """Which actor an object stands for, by its id; None: it is an object as any other."""
 
@@ -176,14 +178,17 @@ class TransitMemory:
             ) from None
 
     def large_inputs(self, claimed: ClaimedTask, at_least: int) -> list[tuple[bytes, int]]:
-        """Ids and sizes of its sealed inputs of so many bytes or more."""
+        """Ids and sizes of its sealed inputs of so many bytes or more, and of arrays on devices."""
         found = []
         for loc in claimed.inputs:
             handle = self._table.adopt_held(Handle, loc)
-            if self._table.state(handle) in _IN_MEMORY:
-                size = self._table.size(handle)
-                if size >= at_least:
-                    found.append((handle.binary(), size))
+            state = self._table.state(handle)
+            if state not in _IN_MEMORY:
+                continue
+            sized = [(handle.binary(), self._table.size(handle))]
+            if state == layout.ObjectState.SEALED:
+                sized += [(id, device_ids.size_of(id)) for id in self._table.references(handle)]
+            found += [(id, size) for id, size in sized if size >= at_least]
         return found
 
     def input(self, loc: int, inline_max: int) -> Input:
@@ -196,7 +201,8 @@ class TransitMemory:
     def beside(self, parts: Sequence[Input | Result], inline_max: int) -> list[Input]:
         """What these refer to and do not bring along, and so on: what is referred to comes first.
 
-        Raises NotSealedError while something of it is not there, NotTransferableError.
+        Raises NotSealedError while something of it is not there, NotTransferableError, and
+        DeviceLostError, ... for arrays on devices, which have to leave these first.
         """
         found: dict[bytes, Input] = {}
         # (id, whether what it refers to has been visited): a chain may be longer than a stack.
@@ -212,6 +218,8 @@ class TransitMemory:
             handle = self._table.find(Handle, object_id)
             given = None if handle is None else self._describe(handle, inline_max)
             if given is None or given.is_missing:
+                if handle is not None and device_ids.is_host_object(object_id):
+                    self._host_copies.want(handle)
                 raise NotSealedError(f"object {object_id.hex()} is not sealed yet")
             total += len(given.data or b"") + sum(map(len, given.buffers))
             if len(found) >= REFERENCES_MAX or total > BESIDE_BYTES_MAX:

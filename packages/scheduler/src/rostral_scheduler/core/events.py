@@ -15,6 +15,7 @@ __all__ = [
     "ActorWanted",
     "EnvironmentChanged",
     "Event",
+    "GpusPreferred",
     "GroupRemoved",
     "GroupWanted",
     "JobEnded",
@@ -82,6 +83,14 @@ class EnvironmentChanged:
 
     environment: bytes
     ready: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpusPreferred:
+    """A worker that has used none of its GPUs yet would rather have these, the first the most."""
+
+    worker: int
+    gpus: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +186,7 @@ Event = (
     | WorkerGone
     | ActorWanted
     | ActorGone
+    | GpusPreferred
     | GroupWanted
     | GroupRemoved
     | EnvironmentChanged

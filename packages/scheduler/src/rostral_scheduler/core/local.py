@@ -106,6 +106,9 @@ class LocalPolicy:
                 self.queues.pop(event.queue, None)
             case ev.WorkerReady():
                 self._handle_worker_ready(event)
+            case ev.GpusPreferred(worker=number, gpus=gpus):
+                if (worker := self.workers.get(number)) is not None:
+                    worker.allocation = self.resources.moved(worker.allocation, gpus)
             case ev.WorkerGone():
                 return self._handle_worker_gone(event)
             case ev.ActorWanted():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rostral_scheduler.errors import RequestError, UnschedulableError
@@ -196,6 +196,27 @@ class NodeResources:
                 for index, part in allocation.gpus:
                     self._gpus[name][index] += part
 
+    def moved(self, allocation: Allocation, preferred: Sequence[int]) -> Allocation:
+        """The same amounts on GPUs that are preferred, the first the most, if these are free.
+
+        Others stay as they are. The former allocation is given back.
+        """
+        names = [name for name, _ in allocation.resources if _is_kind(name, GPU)]
+        if not names:
+            return allocation
+        self._give_gpus(names, allocation.gpus, 1)
+        gpus = self._choose_gpus(
+            allocation.resources, tuple(dict.fromkeys((*preferred, *allocation.gpu_indexes)))
+        )
+        assert gpus is not None, allocation
+        self._give_gpus(names, gpus, -1)
+        return Allocation(allocation.resources, gpus)
+
+    def _give_gpus(self, names: list[str], gpus: tuple[tuple[int, int], ...], sign: int) -> None:
+        for name in names:
+            for index, part in gpus:
+                self._gpus[name][index] += sign * part
+
     def lend_cpu(self, allocation: Allocation) -> None:
         """Gives the CPU back while the holder waits; all else it keeps."""
         for name, units in allocation.resources:
@@ -236,7 +257,9 @@ class NodeResources:
     def _capacity(self, name: str) -> int:
         return self._pools.get(name) or self.total.get(name)
 
-    def _choose_gpus(self, shape: ResourceSet) -> tuple[tuple[int, int], ...] | None:
+    def _choose_gpus(
+        self, shape: ResourceSet, preferred: tuple[int, ...] = ()
+    ) -> tuple[tuple[int, int], ...] | None:
         """GPUs that are free in every resource of the shape that consists of them."""
         wanted = [(name, units) for name, units in shape if _is_kind(name, GPU)]
         if not wanted:
@@ -249,8 +272,12 @@ class NodeResources:
             fitting = [i for i, part in free.items() if part >= units]
             if not fitting:
                 return None
+            for index in preferred:
+                if index in fitting:
+                    return ((index, units),)
             return ((min(fitting, key=lambda i: free[i]), units),)
         whole = [i for i, part in free.items() if part == UNITS]
         if len(whole) < units // UNITS:
             return None
-        return tuple((i, UNITS) for i in whole[: units // UNITS])
+        chosen = [i for i in preferred if i in whole] + [i for i in whole if i not in preferred]
+        return tuple((i, UNITS) for i in chosen[: units // UNITS])

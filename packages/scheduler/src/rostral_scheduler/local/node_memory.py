@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pickle
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any, Final, NewType
 
 from msgspec import structs
 
-from rostral_objectstore import layout
+from rostral_objectstore import device_ids, layout
 from rostral_objectstore._native import cancelling, lanes, repair, replay
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.table import Handle
@@ -39,6 +40,7 @@ __all__ = [
     "SlotInfo",
     "TaskInfo",
     "WorkWords",
+    "gpus_with",
 ]
 
 QUEUE_READY: Final = layout.QUEUE_READY
@@ -455,6 +457,16 @@ class NodeMemory:
         """Whether anybody but the scheduler refers to the object."""
         handle: Any = hold
         return bool(self._table.held_elsewhere(handle))
+
+
+def gpus_with(digests: Iterable[bytes], gpu_count: int) -> tuple[int, ...]:
+    """The node's numbers of the GPUs that ids of device arrays mean by these digests, in order."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = {
+        device_ids.digest_of(device_ids.name_of(visible, number)): number
+        for number in range(gpu_count)
+    }
+    return tuple(numbers[digest] for digest in digests if digest in numbers)
 
 
 def pickled(error: Exception) -> bytes:

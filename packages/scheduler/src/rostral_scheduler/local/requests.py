@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from rostral_objectstore.errors import ObjectLostError
 from rostral_scheduler.config import LocalSchedulerConfig
+from rostral_scheduler.core.events import GpusPreferred
 from rostral_scheduler.core.lanes import Rank
 from rostral_scheduler.core.local import LocalPolicy
 from rostral_scheduler.core.records import WorkerStage
-from rostral_scheduler.core.resources import GPU, ResourceSet
+from rostral_scheduler.core.resources import GPU, UNITS, ResourceSet
 from rostral_scheduler.core.where import NodeFacts, Where, check_here
 from rostral_scheduler.errors import RequestError, RuntimeEnvSetupError
 from rostral_scheduler.local.actor_making import ActorMaking
@@ -29,7 +30,7 @@ from rostral_scheduler.local.cancellations import Cancellations, Ladder
 from rostral_scheduler.local.draining import Draining
 from rostral_scheduler.local.fields import binaries, binary
 from rostral_scheduler.local.jobs import Job, Jobs
-from rostral_scheduler.local.node_memory import Body, NodeMemory, Session
+from rostral_scheduler.local.node_memory import Body, NodeMemory, Session, gpus_with
 from rostral_scheduler.local.placement_groups import PlacementGroups
 from rostral_scheduler.local.task_list import list_tasks
 from rostral_scheduler.local.worker_pool import WorkerPool, WorkerProcess
@@ -308,8 +309,14 @@ class Requests:
             raise RequestError(f"process {session.pid} is not the process of an actor")
         return self._assignment(self._actors.get(worker.actor_id), worker)
 
-    async def _worker_resources(self, session: Session, _: Body) -> Body:
-        return self._held_by(self._worker_of(session))
+    async def _worker_resources(self, session: Session, body: Body) -> Body:
+        """What the worker holds: of GPUs, if it says what its arguments are near to, such ones."""
+        worker = self._worker_of(session)
+        if near := body.get("near"):
+            policy = self._scheduler.policy
+            gpus = gpus_with(map(bytes, near), policy.resources.total.get(GPU) // UNITS)
+            policy.handle(GpusPreferred(worker=worker.number, gpus=gpus))
+        return self._held_by(worker)
 
     def _held_by(self, worker: WorkerProcess) -> Body:
         allocation = self._scheduler.policy.workers[worker.number].allocation
