@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from rostral_rl.errors import ConfigError
+from rostral_rl.train import train
+from rostral_rl.train.parts import device as device_module
 from rostral_rl.train.parts.device import available_devices, choose_device, on_device
+from rostral_rl.train.ppo import PPO
 
 DEVICES = ("cpu", "cuda:0")
 
@@ -91,3 +94,67 @@ class OtherLibrary:
     def __init__(self, tensor: torch.Tensor) -> None:
         self.__dlpack__ = tensor.__dlpack__
         self.__dlpack_device__ = tensor.__dlpack_device__
+
+
+@pytest.fixture
+def second_device(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Another name of the CPU, which learners take for another device."""
+    monkeypatch.setattr(device_module, "available_devices", lambda: ("cpu", "cpu:0"))
+    return "cpu:0"
+
+
+@pytest.mark.parametrize("lstm", [0, 8])
+def test_ppo_learns_on_another_device_what_it_learns_on_the_cpu(
+    second_device: str, lstm: int
+) -> None:
+    found = {}
+    for device in ("cpu", second_device):
+        settings = PPO(
+            envs=4, steps=32, minibatch=64, epochs=2, hidden=(16,), lstm=lstm, device=device
+        )
+        with settings.build("CartPole-v1", total_steps=256, seed=3) as trainer:
+            for _ in trainer:
+                pass
+            assert trainer.device_reason == f"{device}: as asked for"
+            found[device] = trainer.weights
+    for name, expected in found["cpu"].items():
+        assert np.allclose(found[second_device][name], expected, atol=1e-4), name
+
+
+def test_auto_times_the_first_step_on_each_device_and_the_run_says_why(
+    second_device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rostral.rl.train")
+    run = train(
+        "ppo", "CartPole-v1", total_steps=256, seed=1, device="auto", envs=4, steps=32, minibatch=64
+    )
+    assert " ms there, " in run.device_reason
+    assert all(name in run.device_reason for name in ("cpu", second_device))
+    assert f"learner on {run.device_reason}" in caplog.messages
+
+
+def test_auto_where_there_is_one_device_changes_nothing() -> None:
+    found = []
+    for device in ("cpu", "auto"):
+        settings = PPO(envs=4, steps=32, minibatch=64, epochs=2, hidden=(16,), device=device)
+        with settings.build("CartPole-v1", total_steps=256, seed=3) as trainer:
+            for _ in trainer:
+                pass
+            found.append(trainer.weights)
+    if available_devices() == ("cpu",):
+        assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_device_that_is_not_there_ends_the_training_with_an_error() -> None:
+    with pytest.raises(ConfigError, match="device"):
+        train("ppo", "CartPole-v1", total_steps=256, seed=1, device="cuda:99")
+
+
+def test_what_names_no_device_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="device"):
+        PPO(device="gpu")
+
+
+def test_several_learners_take_no_gpu() -> None:
+    with pytest.raises(ConfigError, match="learners > 1"):
+        PPO(learners=2, device="cuda:0")

@@ -263,5 +263,5 @@ def flat(array: SpaceArray) -> Tensor:
 
 def mean_of(diagnostics: Sequence[Tensor]) -> FloatArray:
     """Mean over minibatches of diagnostics (K,)."""
-    result: FloatArray = torch.stack(list(diagnostics)).mean(0).numpy()
+    result: FloatArray = torch.stack(list(diagnostics)).mean(0).cpu().numpy()
     return np.asarray(result)

@@ -8,8 +8,10 @@ one seed the result is the same whoever simulates, up to the rounding of differe
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,15 +33,19 @@ from rostral_rl.train.actor_critic import (
 )
 from rostral_rl.train.learners import Learners
 from rostral_rl.train.parts import gae
+from rostral_rl.train.parts.device import AUTO, CPU, check_device, choose_device, on_device
 from rostral_rl.train.parts.direct import LossTerms, PPOGradient
 from rostral_rl.train.parts.memory import Memory
 from rostral_rl.train.parts.nets import ActorCritic
+from rostral_rl.train.parts.optimiser import FlatAdam
 from rostral_rl.train.parts.schedules import Linear, Schedule, at
 from rostral_rl.train.parts.settings import check_count, check_number
 from rostral_rl.train.parts.snapshot import Snapshot
 from rostral_rl.train.trainer import Clock, Iteration, Plan, Played
 
 __all__ = ["PPO", "Batch", "Iteration", "LossTerms", "Trainer", "ppo_loss"]
+
+logger = logging.getLogger("rostral.rl.train")
 
 LEARNING_RATE = Linear(2.5e-4, 0.0)
 """Default step size: that of the paper's Atari experiments."""
@@ -61,6 +67,9 @@ class PPO(ActorCriticSettings):
         normalise_advantage: To zero mean and unit deviation within each minibatch.
         learners: Actors that share out each minibatch; 1 learns in this process. The result does
             not depend on it, up to rounding. Pays for nets whose gradients take milliseconds.
+        device: Where gradient steps run: "cpu", "cuda", "cuda:N", or "auto", which times the first
+            minibatch's step on each device that there is and takes the quickest. Several learners
+            run on the CPU.
     """
 
     algorithm: ClassVar[str] = "ppo"
@@ -73,6 +82,7 @@ class PPO(ActorCriticSettings):
     clip_value: float | None = None
     normalise_advantage: bool = True
     learners: int = 1
+    device: str = CPU
 
     def __post_init__(self) -> None:
         ActorCriticSettings.__post_init__(self)
@@ -82,6 +92,9 @@ class PPO(ActorCriticSettings):
         check_number("clip", self.clip)
         if self.clip_value is not None:
             check_number("clip_value", self.clip_value, low_open=True)
+        check_device(self.device)
+        if self.learners > 1 and self.device not in (AUTO, CPU):
+            raise ConfigError("device", self.device, allowed="'auto' or 'cpu' with learners > 1")
         if self.batch % self.minibatch:
             raise InvalidSettingError(
                 f"minibatch {self.minibatch} does not divide the batch of "
@@ -130,6 +143,15 @@ class Batch:
     target: Tensor
     memory: Memory | None = None
     usable: Tensor | None = None
+
+    def on(self, device: str) -> Batch:
+        """The same on a device: what is there already is not copied."""
+        if device == CPU:
+            return self
+        columns = {name: on_device(getattr(self, name), device) for name in COLUMNS}
+        memory = None if self.memory is None else self.memory.on(device)
+        usable = None if self.usable is None else on_device(self.usable, device)
+        return Batch(**columns, memory=memory, usable=usable)
 
     def rows(self, index: Tensor) -> Batch:
         """The samples at `index` (M,) int64."""
@@ -246,6 +268,7 @@ class Trainer(ActorCriticTrainer[PPO]):
     def __init__(self, settings: PPO, plan: Plan) -> None:
         super().__init__(settings, plan)
         self._shuffle = self.tree.generator(Stream.SHUFFLE)
+        self._device = CPU
         self._direct: PPOGradient | None = None
         if isinstance(self._net, ActorCritic) and settings.clip_value is None:
             self._direct = PPOGradient(self._net)
@@ -304,7 +327,11 @@ class Trainer(ActorCriticTrainer[PPO]):
         valid = flat(fragment["valid"])  # (N,)
         orders = [order for _ in range(settings.epochs) for order in self._orders(fragment)]
         if self._learners is not None:
+            self.device_reason = f"{CPU}: several learners share out the minibatches there"
             return self._learners.learn(batch, valid, orders, fraction).numpy()
+        if not self.device_reason:
+            self._choose_device(batch.take(orders[0], valid))
+        batch = batch.on(self._device)
         last: list[Tensor] = []
         for i, order in enumerate(orders):
             rows = batch.take(order, valid)
@@ -314,6 +341,33 @@ class Trainer(ActorCriticTrainer[PPO]):
             if i >= len(orders) - len(orders) // settings.epochs:
                 last.append(terms.diagnostics())
         return mean_of(last)
+
+    def _choose_device(self, rows: Batch) -> None:
+        """Goes to the device that is best for the steps to come, of which this is the first."""
+        choice = choose_device(self.settings.device, lambda device: self._trial(rows, device))
+        self.device_reason = choice.reason
+        logger.info("learner on %s", choice.reason)
+        if choice.device != self._device:
+            self._move(choice.device)
+
+    def _trial(self, rows: Batch, device: str) -> Callable[[], object]:
+        """A gradient step on a device, of a net and an optimiser that nobody else has."""
+        trial = copy.copy(self)
+        trial._net = copy.deepcopy(self._net)
+        trial._move(device)
+        there = rows.on(device)
+        return lambda: trial._step_down(there, 0.0)
+
+    def _move(self, device: str) -> None:
+        """Takes net and optimiser to a device."""
+        state = self._adam.state()
+        self._net = self._net.to(device)
+        self._adam = FlatAdam(self._net)
+        self._adam.load(state)
+        self._direct = None
+        if device == CPU and isinstance(self._net, ActorCritic) and not self.settings.clip_value:
+            self._direct = PPOGradient(self._net)
+        self._device = device
 
     def _step_down(self, rows: Batch, fraction: float) -> LossTerms:
         """One gradient step."""

@@ -52,6 +52,8 @@ class Run:
         restarts: Rollout actors that died and were replaced.
         history: Metrics of each update.
         evaluations: Those of `evaluate_every`, in their order.
+        device_reason: Where gradient steps ran, and why there; empty if the algorithm knows no
+            device but the CPU.
     """
 
     policy: Policy
@@ -62,6 +64,7 @@ class Run:
     restarts: int
     history: tuple[dict[str, float], ...]
     evaluations: tuple[Scored, ...] = ()
+    device_reason: str = ""
 
     def evaluate(
         self, episodes: int = 100, *, seed: int | None = None, sample: bool = False
@@ -193,6 +196,7 @@ def run_training(trainer: Trainer[Any], reports: Reports) -> Run:
             restarts=trainer.restarts,
             history=tuple(history),
             evaluations=evaluations.all(),
+            device_reason=trainer.device_reason,
         )
     if reports.out is not None:
         run.policy.save(reports.out)

@@ -165,6 +165,8 @@ class Trainer(abc.ABC, Generic[S]):
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._seconds = {"simulate": 0.0, "learn": 0.0}
         self._checkpoint: Path | None = None
+        #: Where gradient steps run, and why there; empty before the first of them.
+        self.device_reason = ""
 
     def __enter__(self) -> Self:
         return self

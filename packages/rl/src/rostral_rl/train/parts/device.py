@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,21 @@ class DeviceChoice:
 
 def available_devices() -> tuple[str, ...]:
     """The CPU, and the GPUs that torch sees in this process."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with warnings.catch_warnings():
+        # A torch that is made for GPUs warns where there is no driver: then there is none.
+        warnings.simplefilter("ignore")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return (CPU, *(f"cuda:{number}" for number in range(count)))
+
+
+def check_device(wanted: str) -> None:
+    """Raises ConfigError for what names no device, whether one of that name is there or not."""
+    try:
+        if wanted != AUTO:
+            torch.device(wanted)
+    except RuntimeError:
+        allowed = "'auto', 'cpu', 'cuda' or 'cuda:N'"
+        raise ConfigError("device", wanted, allowed=allowed) from None
 
 
 def choose_device(
@@ -69,6 +83,8 @@ def choose_device(
     Raises:
         ConfigError: the device is not there.
     """
+    if wanted == CPU:
+        return DeviceChoice(device=CPU, reason=f"{CPU}: as asked for", step_s={})
     there = tuple(devices) if devices is not None else available_devices()
     if wanted != AUTO:
         named = "cuda:0" if wanted == "cuda" else wanted
@@ -103,7 +119,7 @@ def _median_s(device: str, step: Step, clock: Callable[[], float]) -> float:
     for number in range(WARM_ROUNDS + TIMED_ROUNDS):
         began = clock()
         step()
-        if device != CPU:
+        if torch.device(device).type == "cuda":
             torch.cuda.synchronize(device)
         if number >= WARM_ROUNDS:
             taken.append(clock() - began)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rostral_rl.arrays import FloatArray
 from rostral_rl.simulate.fragment import Fragment
+from rostral_rl.train.parts.device import on_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ class Memory:
     def columns(self, index: Tensor) -> Memory:
         """That of some environments (m,) int64."""
         return Memory(self.state[index], self.keeps[:, index])
+
+    def on(self, device: str) -> Memory:
+        """The same on a device."""
+        return Memory(on_device(self.state, device), on_device(self.keeps, device))
 
     def rows(self, index: Tensor) -> Tensor:
         """The samples (T * m,) of some environments (m,), the first step's first."""

@@ -56,7 +56,7 @@ class ActorCritic(nn.Module):
         """Copies all parameters out, matrices as (in, out), float32."""
         result = {**tower_weights("pi", self.pi), **tower_weights("vf", self.vf)}
         if self.log_std is not None:
-            result["log_std"] = self.log_std.detach().numpy().copy()
+            result["log_std"] = self.log_std.detach().cpu().numpy().copy()
         return result
 
 
@@ -73,8 +73,8 @@ def tower_weights(name: str, tower: nn.Sequential) -> Weights:
     result: Weights = {}
     linears = [layer for layer in tower if isinstance(layer, nn.Linear)]
     for i, layer in enumerate(linears):
-        result[f"{name}.{i}.weight"] = np.ascontiguousarray(layer.weight.detach().numpy().T)
-        result[f"{name}.{i}.bias"] = layer.bias.detach().numpy().copy()
+        result[f"{name}.{i}.weight"] = np.ascontiguousarray(layer.weight.detach().cpu().numpy().T)
+        result[f"{name}.{i}.bias"] = layer.bias.detach().cpu().numpy().copy()
     return result
 
 

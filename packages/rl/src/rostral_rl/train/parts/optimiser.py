@@ -28,18 +28,19 @@ class FlatAdam:
     Takes the parameters over: they become views of this object's buffer, and so do their gradients.
 
     Args:
-        module: A module whose parameters are all float32 on the CPU.
+        module: A module whose parameters are all float32, on one device.
     """
 
     def __init__(self, module: nn.Module) -> None:
         parameters = list(module.parameters())
         #: Number of parameters.
         self.size = size = sum(p.numel() for p in parameters)
-        self._value = torch.empty(size)  # (P,)
-        self._gradient = torch.zeros(size)  # (P,)
-        self._first = torch.zeros(size)  # (P,)
-        self._second = torch.zeros(size)  # (P,)
-        self._steps = torch.zeros(())
+        device = parameters[0].device
+        self._value = torch.empty(size, device=device)  # (P,)
+        self._gradient = torch.zeros(size, device=device)  # (P,)
+        self._first = torch.zeros(size, device=device)  # (P,)
+        self._second = torch.zeros(size, device=device)  # (P,)
+        self._steps = torch.zeros((), device=device)
         offset = 0
         for p in parameters:
             part = slice(offset, offset + p.numel())
@@ -66,7 +67,7 @@ class FlatAdam:
 
     @property
     def gradient(self) -> FloatArray:
-        """Of all parameters, (P,); shares memory."""
+        """Of all parameters, (P,); shares memory. Of a module on the CPU alone."""
         gradient: FloatArray = self._gradient.numpy()
         return gradient
 
@@ -120,9 +121,9 @@ class FlatAdam:
     def state(self) -> dict[str, SpaceArray]:
         """Parameters and moments, copied out."""
         return {
-            "value": self._value.numpy().copy(),
-            "first": self._first.numpy().copy(),
-            "second": self._second.numpy().copy(),
+            "value": self._value.cpu().numpy().copy(),
+            "first": self._first.cpu().numpy().copy(),
+            "second": self._second.cpu().numpy().copy(),
             "steps": np.array(int(self._steps), np.int64),
         }
 

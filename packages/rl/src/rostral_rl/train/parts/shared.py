@@ -60,9 +60,9 @@ class Trunk(nn.Module):
         result = tower_weights("trunk", self.hidden)
         for i, layer in enumerate(self.conv):
             assert isinstance(layer, nn.Conv2d) and layer.bias is not None
-            weight = layer.weight.detach().numpy().transpose(2, 3, 1, 0)
+            weight = layer.weight.detach().cpu().numpy().transpose(2, 3, 1, 0)
             result[f"conv.{i}.weight"] = np.ascontiguousarray(weight)
-            result[f"conv.{i}.bias"] = layer.bias.detach().numpy().copy()
+            result[f"conv.{i}.bias"] = layer.bias.detach().cpu().numpy().copy()
         return result
 
     def _convolved(self, features: Tensor) -> Tensor:
@@ -140,11 +140,11 @@ class SharedActorCritic(nn.Module):
         result = self.trunk.weights()
         result |= {**tower_weights("pi", self.pi), **tower_weights("vf", self.vf)}
         if self.spec.lstm:
-            result["lstm.weight"] = np.ascontiguousarray(self.input.detach().numpy().T)
-            result["lstm.memory"] = np.ascontiguousarray(self.memory.detach().numpy().T)
-            result["lstm.bias"] = self.bias.detach().numpy().copy()
+            result["lstm.weight"] = np.ascontiguousarray(self.input.detach().cpu().numpy().T)
+            result["lstm.memory"] = np.ascontiguousarray(self.memory.detach().cpu().numpy().T)
+            result["lstm.bias"] = self.bias.detach().cpu().numpy().copy()
         if self.log_std is not None:
-            result["log_std"] = self.log_std.detach().numpy().copy()
+            result["log_std"] = self.log_std.detach().cpu().numpy().copy()
         return result
 
     def _cell(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
