@@ -109,10 +109,10 @@ def test_parity_is_checked_and_not_believed(tmp_path: Path) -> None:
         check_parity(other, load_onnx(tmp_path / "policy.onnx"))
 
 
-def recurrent(width: int | str = 2) -> bytes:
+def recurrent(width: int | str = 2, rows: int | str = "N") -> bytes:
     """A foreign model with memory: acts by the sum of what it has seen."""
     values = [("obs", 2), ("h", width), ("action", 2), ("h_next", width)]
-    made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", w]) for n, w in values]
+    made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [rows, w]) for n, w in values]
     nodes = [
         helper.make_node("Add", ["obs", "h"], ["h_next"]),
         helper.make_node("Identity", ["h_next"], ["action"]),
@@ -138,6 +138,50 @@ def test_a_foreign_model_with_memory_is_served_by_session(tmp_path: Path) -> Non
         await engine.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_model_that_was_exported_for_so_many_rows_takes_any_number(
+    rows: int, tmp_path: Path
+) -> None:
+    (tmp_path / "sum.onnx").write_bytes(recurrent(rows=rows))
+    model = load_onnx(tmp_path / "sum.onnx")
+    assert isinstance(model, OnnxRecurrent)
+    for count in (1, 2, 3, 7):
+        obs = np.arange(2.0 * count, dtype=np.float32).reshape(count, 2)
+        actions, after = model.step(obs, np.ones((count, 2), np.float32))
+        np.testing.assert_array_equal(actions, obs + 1.0)
+        np.testing.assert_array_equal(after, obs + 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Of torch's older exporter, about itself.
+def test_what_stable_baselines3s_own_recipe_exports_is_served(tmp_path: Path) -> None:
+    """Its documentation wraps the policy in a module and shows the exporter one observation."""
+    library = pytest.importorskip("stable_baselines3", reason="needs stable-baselines3")
+    theirs = library.PPO("MlpPolicy", "CartPole-v1", seed=1, device="cpu")
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy = theirs.policy
+
+        def forward(self, obs: torch.Tensor) -> Any:
+            return self.policy(obs, deterministic=True)
+
+    torch.onnx.export(
+        Wrapped(),
+        (torch.zeros(1, 4),),
+        str(tmp_path / "ppo.onnx"),
+        opset_version=17,
+        input_names=["input"],
+        dynamo=False,
+    )
+    obs = np.random.default_rng(0).uniform(-1, 1, (9, 4)).astype(np.float32)
+    want, _ = theirs.predict(obs, deterministic=True)
+    with rl.serve(tmp_path / "ppo.onnx", http=0) as server, rl.PolicyClient(server.url) as client:
+        np.testing.assert_array_equal(client.act(obs), want)
+        assert client.act(obs[0]) == want[0]
 
 
 def test_what_is_no_model_is_rejected_by_name(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """ONNX files as policies: ours, and those of other programs. Needs the `onnx` extra.
 
 A file without memory has one input (N, *shape) and gives actions first; one with memory has a
-second input and a second output, the states (N, S). ONNX files hold no code. Where the file does
-not say what its spaces are, they follow from its input and output, unless the caller says.
+second input and a second output, the states (N, S). Where it says N itself, as exporters do that
+were shown one example and told nothing else, batches are cut and filled up to that. ONNX files hold
+no code. Where the file does not say what its spaces are, they follow from its input and output,
+unless the caller says.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,9 @@ class OnnxPolicy:
         self._inputs = [each.name for each in self._session.get_inputs()]
         self._outputs = [each.name for each in self._session.get_outputs()]
         self._check_form(name)
+        first = self._session.get_inputs()[0].shape[:1]
+        # Rows that a pass must have; None where any number will do.
+        self._batch_size = first[0] if first and isinstance(first[0], int) else None
         said = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         told: dict[str, Any] = {} if said is None else json.loads(said)
         self.info = PolicyInfo(**told.get("info", {}))
@@ -83,8 +89,24 @@ class OnnxPolicy:
 
     def act(self, batch: SpaceArray) -> SpaceArray:
         """See `Servable.act`."""
-        actions: SpaceArray = self._session.run(self._outputs[:1], {self._inputs[0]: batch})[0]
+        (actions,) = self._run(1, batch)
         return actions.astype(self.action_space.dtype, copy=False)
+
+    def _run(self, outputs: int, *inputs: SpaceArray) -> list[SpaceArray]:
+        """The first so many outputs, (N, ...) each, of inputs (N, ...)."""
+        size = self._batch_size
+        if size is None or len(inputs[0]) == size:
+            return self._run_once(outputs, inputs)
+        runs = [
+            self._run_once(outputs, [_filled(each[start : start + size], size) for each in inputs])
+            for start in range(0, len(inputs[0]), size)
+        ]
+        return [np.concatenate(parts)[: len(inputs[0])] for parts in zip(*runs, strict=True)]
+
+    def _run_once(self, outputs: int, inputs: Sequence[SpaceArray]) -> list[SpaceArray]:
+        given = dict(zip(self._inputs, inputs, strict=True))
+        results: list[SpaceArray] = self._session.run(self._outputs[:outputs], given)
+        return results
 
     def _check_form(self, name: str) -> None:
         if len(self._inputs) != 1:
@@ -104,8 +126,7 @@ class OnnxRecurrent(OnnxPolicy):
 
     def step(self, batch: SpaceArray, state: FloatArray) -> tuple[SpaceArray, FloatArray]:
         """See `Recurrent.step`."""
-        given = dict(zip(self._inputs, (batch, state), strict=True))
-        actions, after = self._session.run(self._outputs[:2], given)
+        actions, after = self._run(2, batch, state)
         return actions.astype(self.action_space.dtype, copy=False), after
 
     def _check_form(self, name: str) -> None:
@@ -139,6 +160,12 @@ def load_onnx(
     return form(
         content, name=str(file), observation_space=observation_space, action_space=action_space
     )
+
+
+def _filled(rows: SpaceArray, size: int) -> SpaceArray:
+    """As many rows as a pass must have, the last one over and over where some are missing."""
+    missing = size - len(rows)
+    return np.concatenate((rows, np.repeat(rows[-1:], missing, axis=0))) if missing else rows
 
 
 def _input_count(content: bytes, name: str) -> int:
