@@ -106,7 +106,7 @@ def run(cpus: int, seconds: float) -> list[Point]:
     best: dict[tuple[str, int], list[float]] = defaultdict(list)
     until_s = time.perf_counter() + seconds * len(MODES) * len(ROUNDS) * len(counts)
     trial = 0
-    while trial < 3 or time.perf_counter() < until_s:
+    while not trial or time.perf_counter() < until_s:
         # All in turns, within each trial: what else the machine does meets them alike.
         for rounds in ROUNDS:
             for count in counts:
