@@ -141,6 +141,20 @@ def test_a_burst_spreads_before_any_report() -> None:
     assert [chosen.count(n) for n in range(4)] == [10] * 4
 
 
+def test_other_schedulers_are_taken_to_place_as_much_between_two_reports() -> None:
+    """Of three, this one places two tasks: six are counted on a node with four CPUs."""
+    policy = policy_of(load(0, cpus=4))
+    policy.scheduler_count = 3
+    asker = Asker(policy)
+    first, second, third = (policy.place([asker.request()], 0.0)[0] for _ in range(3))
+    assert isinstance(first, Placed)
+    assert first.wait_s == 0.0
+    assert isinstance(second, Placed)
+    assert second.wait_s == 0.0, "three of four CPUs were counted"
+    assert isinstance(third, Placed)
+    assert third.wait_s == pytest.approx(2 / 4 + 1 / 4), "two wait, and somebody must end"
+
+
 def test_a_report_takes_the_place_of_what_was_counted() -> None:
     """1. Both nodes are full by our count. 2. One reports that it is idle."""
     asker = Asker(policy_of(load(0), load(1)))

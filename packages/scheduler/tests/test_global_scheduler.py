@@ -337,6 +337,26 @@ def test_the_row_of_a_killed_scheduler_is_removed_and_of_a_stopped_one_at_once(p
     play(scenario)
 
 
+def test_schedulers_know_how_many_they_are(play: Play) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        config = GlobalSchedulerConfig(
+            gcs_address=cluster.server.address, token=TOKEN, row_lease_s=1.0
+        )
+        first, second = GlobalScheduler(config), GlobalScheduler(config)
+
+        async def known() -> set[int]:
+            return {first.placer.policy.scheduler_count}
+
+        await first.start()
+        await second.start()
+        await until(known, {2})
+        await second.stop()
+        await until(known, {1})
+        await first.stop()
+
+    play(scenario)
+
+
 def test_who_does_not_know_the_token_is_refused(play: Play) -> None:
     async def scenario(cluster: Cluster) -> None:
         address = await cluster.start_scheduler()

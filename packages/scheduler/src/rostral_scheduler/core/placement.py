@@ -91,11 +91,17 @@ class PlacementPolicy:
         limits: Bounds.
         salt: Makes the order among equal nodes this scheduler's own, so that two of them do not
             send their bursts to the same nodes; empty: by node id.
+
+    Attributes:
+        nodes: Those that are known, by id.
+        scheduler_count: How many place from the same reports, this one included. What the others
+            place nobody hears before the next report; it is taken to be what this one does.
     """
 
     def __init__(self, limits: PlacementLimits | None = None, *, salt: bytes = b"") -> None:
         self.limits = limits if limits is not None else PlacementLimits()
         self.nodes: dict[bytes, NodeView] = {}
+        self.scheduler_count = 1
         self._salt = salt
         self._log = ChangeLog()
         self._kinds: OrderedDict[_Kind, Candidates] = OrderedDict()
@@ -213,7 +219,8 @@ class PlacementPolicy:
         run_time_s = self._run_times_s.get(request.function_id)
         if run_time_s is None:
             run_time_s = request.run_time_s or self.limits.run_time_s
-        node.place(request.constraints.shape, run_time_s, now_s)
+        shape = request.constraints.shape
+        node.place(shape, run_time_s, now_s, count=self.scheduler_count)
         if len(self._placed) >= self.limits.remembered_max:
             self._placed_before, self._placed = self._placed, {}
         self._placed[request[0], request[1]] = node

@@ -1,7 +1,8 @@
 """A global scheduler: the placer, its gRPC face, and the row by which local schedulers find it.
 
 This file owns the order of start and stop, and the row. It keeps nothing that a restart would lose,
-and knows nothing of other global schedulers, but that it removes the rows of the dead.
+and knows nothing of other global schedulers, but how many there are: it removes the rows of the
+dead.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class GlobalScheduler:
                 found = await rows.list_schedulers(self._gcs)
                 dead = self._reaper.dead(found, asyncio.get_running_loop().time())
                 dead.pop(self._row.key, None)
+                self.placer.policy.scheduler_count = max(1, len(found) - len(dead))
                 await rows.reap(self._gcs, dead)
             except GcsError as error:
                 logger.warning("cannot renew the row error=%s", error)

@@ -116,6 +116,8 @@ class Simulation:
             _Scheduler(PlacementPolicy(limits, salt=rng.randbytes(16)))
             for _ in range(settings.scheduler_count)
         ]
+        for one in self._schedulers:
+            one.policy.scheduler_count = settings.scheduler_count
         self.measures = Measures(floor_s=10 * settings.latency_s)
         self._run_times = RunTimeTable(settings.workload.function_count, limits.run_time_s)
         self._running: dict[int, dict[int, SimTask]] = {number: {} for number in range(count)}
