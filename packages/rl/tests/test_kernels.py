@@ -64,6 +64,22 @@ def test_a_kernel_equals_gymnasiums_step_for_step_and_seed_for_seed(env: str) ->
 
 
 @pytest.mark.parametrize("env", KERNELS)
+def test_a_kernel_alone_plays_what_it_plays_among_others(env: str) -> None:
+    actions = actions_for(env)[:600]
+    together, ends = play(KERNELS[env](SEEDS), actions)
+    for i, seed in enumerate(SEEDS):
+        alone, own_ends = play(KERNELS[env]([seed]), actions[:, i : i + 1])
+        for name in ("obs", "reward", "terminated", "truncated"):
+            np.testing.assert_array_equal(
+                getattr(alone, name)[:, 0], getattr(together, name)[:, i], err_msg=name
+            )
+        for mine, theirs in zip(own_ends, ends, strict=True):
+            assert (mine is not None) == (theirs is not None and i in theirs.index)
+            if mine is not None and theirs is not None:
+                np.testing.assert_array_equal(mine.obs, theirs.obs[theirs.index == i])
+
+
+@pytest.mark.parametrize("env", KERNELS)
 def test_a_kernel_goes_on_elsewhere_from_its_state(env: str) -> None:
     actions = actions_for(env)[:260]
     whole, _ = play(KERNELS[env](SEEDS), actions)

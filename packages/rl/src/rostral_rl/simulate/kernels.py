@@ -61,6 +61,24 @@ class CartPoleVector(KernelVector):
         fallen = (np.abs(state[0]) > self.POSITION_MAX) | (np.abs(state[2]) > self.ANGLE_MAX)
         return 1.0, fallen
 
+    def _advance_one(self, actions: SpaceArray) -> tuple[float, bool]:
+        # The same, operation by operation, on Python's numbers, which cost a tenth of arrays of one
+        # and are equal: both are double precision. The cosine stays NumPy's.
+        position, speed, angle, turn = self._state[:, 0].tolist()
+        force = self.FORCE if actions[0] == 1 else -self.FORCE
+        cos, sin = float(np.cos(angle)), float(np.sin(angle))
+        temp = (force + self.POLE_MASS_LENGTH * (turn * turn) * sin) / self.TOTAL_MASS
+        turn_rate = (self.GRAVITY * sin - cos * temp) / (
+            self.HALF_LENGTH * (4.0 / 3.0 - self.POLE_MASS * (cos * cos) / self.TOTAL_MASS)
+        )
+        acceleration = temp - self.POLE_MASS_LENGTH * turn_rate * cos / self.TOTAL_MASS
+        position += self.TAU_S * speed
+        angle += self.TAU_S * turn
+        speed += self.TAU_S * acceleration
+        turn += self.TAU_S * turn_rate
+        self._state[:, 0] = position, speed, angle, turn
+        return 1.0, abs(position) > self.POSITION_MAX or abs(angle) > self.ANGLE_MAX
+
 
 class PendulumVector(KernelVector):
     """`Pendulum-v1`."""
