@@ -8,7 +8,7 @@ does not know who learns, or where.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -22,6 +22,7 @@ from rostral_rl.simulate.acting import acting
 from rostral_rl.simulate.contract import check_finite, simulating
 from rostral_rl.simulate.fragment import Fragment
 from rostral_rl.simulate.journal import EnvState
+from rostral_rl.simulate.shared import SharedVector
 from rostral_rl.simulate.slabs import Slab
 from rostral_rl.simulate.vector import VectorEnv
 
@@ -84,6 +85,11 @@ class Sampler:
         self._return = np.zeros(vector.count)  # (B,) of the running episodes
         self._length = np.zeros(vector.count, np.int64)  # (B,)
 
+    @property
+    def count(self) -> int:
+        """B."""
+        return self._vector.count
+
     def collect(self, weights: Weights, version: int) -> Fragment:
         """Plays T steps.
 
@@ -98,6 +104,19 @@ class Sampler:
             EnvContractError: An environment gave what Gymnasium's interface forbids.
             SimulationError: An environment raised.
         """
+        playing = self.playing(weights, version)
+        while True:
+            try:
+                next(playing)
+            except StopIteration as end:
+                fragment: Fragment = end.value
+                return fragment
+
+    def playing(self, weights: Weights, version: int) -> Generator[None, None, Fragment]:
+        """The same; stops wherever environments of another process step, so that others may act.
+
+        Arguments and errors: see `collect`.
+        """
         if "act.epsilon" in weights:
             # One for each environment of the whole layout; ours are these.
             mine = slice(self._first, self._first + self._vector.count)
@@ -109,7 +128,7 @@ class Sampler:
             action_space=self._vector.action_space,
         )
         with simulating():
-            return self._play(slab, weights, version)
+            return (yield from self._play(slab, weights, version))
 
     def states(self) -> list[SamplerState]:
         """What each environment, and its noise, needs to go on elsewhere; none before `collect`."""
@@ -159,7 +178,7 @@ class Sampler:
         """Closes the environments."""
         self._vector.close()
 
-    def _play(self, slab: Slab, weights: Weights, version: int) -> Fragment:
+    def _play(self, slab: Slab, weights: Weights, version: int) -> Generator[None, None, Fragment]:
         spec, vector = self._spec, self._vector
         steps, count = slab.reward.shape
         began = self._state
@@ -180,7 +199,12 @@ class Sampler:
             outputs[t] = actor.outputs(inputs)
             drawn[t] = forward.sample(spec, outputs[t], noise[t], weights)
             slab.actions[t] = head.to_env(vector.action_space, drawn[t])
-            finals = vector.step(slab, t)
+            if isinstance(vector, SharedVector):
+                vector.begin(slab, t)
+                yield
+                finals = vector.finish(slab, t)
+            else:
+                finals = vector.step(slab, t)
             actor.stepped(slab, t)
             if finals is not None:
                 ends.append((t, finals.index, finals.obs))

@@ -17,11 +17,15 @@ from typing import Any, Protocol
 from rostral_rl.arrays import Weights
 from rostral_rl.errors import InvalidSettingError
 from rostral_rl.forward import NetSpec
+from rostral_rl.seeding import SeedTree, Stream
 from rostral_rl.simulate.crew import Crew, Seat, split
 from rostral_rl.simulate.fragment import Fragment
+from rostral_rl.simulate.halves import HalvesSampler, Plays
 from rostral_rl.simulate.lag import LagBound
 from rostral_rl.simulate.make import EnvSource, make_vector
 from rostral_rl.simulate.sampler import Sampler, SamplerState
+from rostral_rl.simulate.shared import SharedSource, SharedVector
+from rostral_rl.simulate.vector import VectorEnv
 from rostral_rl.threads import threads_for
 
 
@@ -43,9 +47,21 @@ class Layout:
     spec: NetSpec
     seed: int
 
-    def sampler(self, first: int, count: int, *, life: int = 0) -> Sampler:
+    def sampler(self, first: int, count: int, *, life: int = 0) -> Plays:
         """Makes the sampler of environments `first .. first + count - 1`."""
-        vector = make_vector(self.env, count, seed=self.seed, first=first, life=life)
+        env = self.env
+        if isinstance(env, SharedSource) and count >= 2 * env.processes:
+            tree = SeedTree(self.seed)
+            seeds = [tree.seed(Stream.ENV, first + i, life=life) for i in range(count)]
+            halves = SharedVector.halves(env, seeds)
+            starts = (first, first + halves[0].count)
+            return HalvesSampler(
+                [self._sampler(half, at, life) for half, at in zip(halves, starts, strict=True)]
+            )
+        vector = make_vector(env, count, seed=self.seed, first=first, life=life)
+        return self._sampler(vector, first, life)
+
+    def _sampler(self, vector: VectorEnv, first: int, life: int) -> Sampler:
         return Sampler(
             vector, spec=self.spec, horizon=self.horizon, seed=self.seed, first=first, life=life
         )
