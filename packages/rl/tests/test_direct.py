@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +13,12 @@ from rostral_rl import forward
 from rostral_rl.heads import HEADS, HeadKind
 from rostral_rl.train.dqn import q_loss
 from rostral_rl.train.off_policy import Minibatch
+from rostral_rl.train.parts import dists
 from rostral_rl.train.parts.direct import PPOGradient, QGradient
 from rostral_rl.train.parts.nets import ActorCritic
 from rostral_rl.train.parts.optimiser import FlatAdam
-from rostral_rl.train.parts.qnet import QNet
+from rostral_rl.train.parts.qnet import BoxActor, QNet, TwinQ
+from rostral_rl.train.parts.soft import SoftGradient
 from rostral_rl.train.ppo import PPO, Batch, Trainer, ppo_loss, weighed
 
 ROWS = 40
@@ -140,6 +142,21 @@ def test_the_gradient_of_action_values_is_autograds(duelling: bool) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("duelling", [False, True])
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_values_that_are_asked_for_are_the_nets(duelling: bool, mask: bool) -> None:
+    net = QNet(spec_of("greedy", "tanh", mask=mask), duelling=duelling, seed=2)
+    FlatAdam(net)
+    generator = torch.Generator().manual_seed(0)
+    gradient = QGradient(net)
+    for rows in (ROWS, 7):
+        features = torch.randn(rows, 9, generator=generator)
+        with torch.no_grad():
+            expected = net(features)
+        torch.testing.assert_close(gradient.values(features), expected, rtol=1e-5, atol=1e-6)
+        assert gradient.choose(features).tolist() == expected.argmax(1).tolist()
+
+
 def test_a_training_takes_the_steps_that_autograd_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"envs": 4, "steps": 16, "minibatch": 32, "epochs": 2}
 
@@ -166,3 +183,58 @@ def test_what_the_written_gradient_does_not_know_takes_autograd() -> None:
     for more in ({"clip_value": 0.2}, {"lstm": 4}):
         run = rl.train("ppo", "CartPole-v1", total_steps=32, **given, **more)
         assert run.env_steps == 32
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_gradients_of_a_soft_actor_and_its_critics_are_autograds(
+    activation: forward.Activation,
+) -> None:
+    spec = forward.NetSpec(
+        inputs=5, hidden=(8, 7), outputs=6, activation=activation, head="squashed"
+    )
+    actor = BoxActor(spec, seed=1)
+    critic, target = (TwinQ(5, 3, (8, 7), seed=seed) for seed in (2, 3))
+    with torch.no_grad():
+        # Deviations on both sides of their limit.
+        cast("Any", actor.pi[-1]).bias[3:].add_(torch.tensor([2.1, 0.0, -1.0]))
+        cast("Any", actor.pi[-1]).weight.mul_(3.0)
+    for net in (actor, critic):
+        FlatAdam(net)
+    generator = torch.Generator().manual_seed(0)
+    features, following = torch.randn(2, ROWS, 5, generator=generator)
+    noise = torch.randn(2 * ROWS, 3, generator=generator)
+    actions = torch.rand(ROWS, 3, generator=generator) * 2.0 - 1.0
+    reward, discount = torch.rand(2, ROWS, generator=generator)
+    temperature = torch.tensor(0.3)
+    with torch.no_grad():
+        said = critic(features, dists.squashed(actor(features), noise[ROWS:])[0])  # (2, N)
+        critic.biases[-1][0].add_((said[1] - said[0]).quantile(0.5))
+
+    with torch.no_grad():
+        drawn, logp = dists.squashed(actor(following), noise[:ROWS])
+        goal = reward + discount * (target(following, drawn).amin(0) - temperature * logp)
+    values = critic(features, actions)
+    critic_loss = 0.5 * (values - goal).square().mean(1).sum()
+    by_critic = torch.autograd.grad(critic_loss, list(critic.parameters()))
+    outputs = actor(features)
+    action, logp = dists.squashed(outputs, noise[ROWS:])
+    actor_loss = (temperature * logp - critic(features, action).amin(0)).mean()
+    by_actor = torch.autograd.grad(actor_loss, list(actor.parameters()))
+    assert 0 < int((outputs[:, 3:] > 2.0).sum()) < ROWS, "some deviations are cut, some are not"
+    chosen = critic(features, action).argmin(0)
+    assert 0 < int(chosen.sum()) < ROWS, "each critic is the smaller one somewhere"
+
+    gradient = SoftGradient(actor, critic, target, inputs=5)
+    for _ in range(2):  # What is kept from the first step does not show in the second.
+        for parameter in (*actor.parameters(), *critic.parameters()):
+            assert parameter.grad is not None
+            parameter.grad.fill_(7.0)
+        gradient.draw(features, following, noise)
+        ours = gradient.critics(actions, reward, discount, temperature)
+        torch.testing.assert_close(ours, (critic_loss.detach(), values.detach().mean()))
+        for parameter, expected in zip(critic.parameters(), by_critic, strict=True):
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+        ours = gradient.actor(temperature)
+        torch.testing.assert_close(ours, (actor_loss.detach(), logp.detach().mean()))
+        for parameter, expected in zip(actor.parameters(), by_actor, strict=True):
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)

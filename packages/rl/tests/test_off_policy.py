@@ -49,7 +49,8 @@ def test_the_q_loss_by_hand(double: bool, following: float) -> None:
     online, target = net((3.0, 2.0)), net((7.0, 8.0))
     with torch.no_grad():
         next_values = target(batch().next_features)
-    goal = goals(batch(), next_values, online if double else None)
+        chosen = online(batch().next_features).argmax(1) if double else None
+    goal = goals(batch(), next_values, chosen)
     loss, error, values = q_loss(online, batch(), goal)
     # Online prefers action 0, whose value the target puts at 7; on its own it would take 8.
     np.testing.assert_allclose(goal.tolist(), [0.5 + 0.9 * following, 1.0], rtol=1e-6)

@@ -186,9 +186,11 @@ class Greedy(Categorical):
         best = np.asarray(outputs.argmax(axis=1))  # (N,)
         if "act.epsilon" not in weights:
             return best
+        explores = noise[:, 0] < weights["act.epsilon"]  # (N,)
+        if not explores.any():
+            return best
         # A masked choice is never explored: the uniform picks among those that are allowed.
         allowed = np.where(outputs > MASKED / 2, np.float32(0.0), MASKED)  # (N, A)
-        explores = noise[:, 0] < weights["act.epsilon"]  # (N,)
         return np.asarray(np.where(explores, _invert(allowed, noise[:, 1]), best))
 
     def log_prob(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
@@ -21,28 +21,26 @@ idle they won at 51 million, SAC's of 2x256 at a batch of 256: 120 against 98 st
 
 
 @contextmanager
-def threads_for(macs: int) -> Iterator[None]:
+def threads_for(macs: int, acting: int | None = None) -> Iterator[None]:
     """Computes with one thread, in NumPy and torch alike, where a pass is too small to share.
 
     For the whole process while it lasts.
 
     Args:
         macs: Multiply-adds of one forward pass: rows times parameters.
+        acting: The same of a pass in NumPy, where that differs: whoever learns from large batches
+            in torch may act on one observation at a time.
     """
-    if macs > ONE_THREAD_MACS_MAX:
-        yield
-        return
     # Acting needs no torch; where nobody imported it there is nothing to limit.
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch") if macs <= ONE_THREAD_MACS_MAX else None
     before = torch.get_num_threads() if torch is not None else 1
-    with _libraries().limit(limits=1, user_api="blas"):
+    with ExitStack() as stack:
+        if (macs if acting is None else acting) <= ONE_THREAD_MACS_MAX:
+            stack.enter_context(_libraries().limit(limits=1, user_api="blas"))
         if torch is not None:
             torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch is not None:
-                torch.set_num_threads(before)
+            stack.callback(torch.set_num_threads, before)
+        yield
 
 
 @contextmanager

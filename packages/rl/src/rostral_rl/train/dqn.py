@@ -7,6 +7,7 @@ n-step returns, which never cross an episode's end. Prioritised replay (Schaul e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -93,23 +94,22 @@ class DQN(OffPolicySettings):
 
 
 @torch.no_grad()
-def goals(batch: Minibatch, next_values: Tensor, chooser: QNet | None) -> Tensor:
+def goals(batch: Minibatch, next_values: Tensor, chosen: Tensor | None) -> Tensor:
     """What the values of the actions taken should be.
 
     Args:
         batch: N transitions.
         next_values: (N, A), the target net's word on the next states.
-        chooser: The net that chooses the next action; None takes the one of the highest value.
+        chosen: (N,) int64, the next actions; None takes those of the highest value.
 
     Returns:
         (N,).
     """
-    if chooser is None:
+    if chosen is None:
         best = next_values.amax(1)  # (N,)
     else:
-        chosen = chooser(batch.next_features).argmax(1, keepdim=True)  # (N, 1)
-        best = next_values.gather(1, chosen)[:, 0]  # (N,)
-    return batch.reward + batch.discount * best
+        best = next_values.gather(1, chosen[:, None])[:, 0]  # (N,)
+    return torch.addcmul(batch.reward, batch.discount, best)
 
 
 def q_loss(online: QNet, batch: Minibatch, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +150,9 @@ class QTrainer(OffPolicyTrainer[D]):
         self._adam = FlatAdam(self._online)
         self._target_adam = FlatAdam(self._target)
         # Convolutions take autograd: their arithmetic is worth its bookkeeping.
-        self._gradient = None if spec.conv else QGradient(self._online)
+        plain = not spec.conv
+        self._gradient = QGradient(self._online) if plain else None
+        self._rating = QGradient(self._target) if plain else None
         self._synced = 0  # environment steps at the last copy
         self._exported: tuple[int, Weights] = (-1, {})
 
@@ -184,34 +186,44 @@ class QTrainer(OffPolicyTrainer[D]):
         drawn = self._replay.draw(settings.minibatch * settings.updates, self._draws)
         batch = self._minibatch(drawn)
         next_values = self._next_values(batch.next_features, drawn)  # (U * N, A)
+        rows = settings.minibatch
+        parts = zip(batch.split(rows), self._goals(batch, next_values, rows), strict=True)
         metrics: dict[str, float] = {}
-        for start in range(0, len(drawn.index), settings.minibatch):
+        for part, goal in parts:
             self.gradient_steps += 1
-            part = slice(start, start + settings.minibatch)
-            _, metrics = self._step_down(batch.rows(part), next_values[part])
+            _, metrics = self._step_down(part, goal)
         return metrics
 
-    @torch.no_grad()
+    def _goals(self, batch: Minibatch, next_values: Tensor, rows: int) -> Iterator[Tensor]:
+        """What so many values at a time should be, each when those before are learned."""
+        if not self.settings.double:
+            yield from torch.split(goals(batch, next_values, None), rows)
+            return
+        for part, values in zip(batch.split(rows), torch.split(next_values, rows), strict=True):
+            yield goals(part, values, self._chosen(part.next_features))
+
     def _next_values(self, features: Tensor, drawn: Sample) -> Tensor:
         """The target net's word on the next states (U * N, A), once on each that was drawn."""
         _, first, places = np.unique(drawn.index, return_index=True, return_inverse=True)
         rows = features[torch.from_numpy(first)]
+        said = torch.empty(len(rows), self._spec.outputs)
         # So many at a time that what is between two layers stays in the cache.
-        said = [self._target(part) for part in torch.split(rows, TARGET_ROWS)]
-        return torch.cat(said)[torch.from_numpy(places)]
+        parts = zip(torch.split(rows, TARGET_ROWS), torch.split(said, TARGET_ROWS), strict=True)
+        for part, room in parts:
+            room.copy_(self._rated(part))
+        return said[torch.from_numpy(places)]
 
     def _gradient_step(self, sample: Sample) -> dict[str, float] | None:
         batch = self._minibatch(sample)
-        with torch.no_grad():
-            next_values = self._target(batch.next_features)  # (N, A)
-        error, metrics = self._step_down(batch, next_values)
+        next_values = self._rated(batch.next_features)  # (N, A)
+        (goal,) = self._goals(batch, next_values, len(sample.index))
+        error, metrics = self._step_down(batch, goal)
         self._replay.prioritise(sample.index, error.numpy())
         return metrics or None
 
-    def _step_down(self, batch: Minibatch, next_values: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _step_down(self, batch: Minibatch, goal: Tensor) -> tuple[Tensor, dict[str, float]]:
         """One gradient step; returns errors (N,), and metrics if it is the last of its round."""
         settings = self.settings
-        goal = goals(batch, next_values, self._online if settings.double else None)
         error, values = self._differentiated(batch, goal)
         lr, norm_max = at(settings.lr, self.fraction), settings.grad_norm_max
         self._adam.descend(error.sum().item(), lr=lr, norm_max=norm_max)
@@ -220,6 +232,22 @@ class QTrainer(OffPolicyTrainer[D]):
         loss = huber(error, batch.weight)
         tell = (loss.item(), values.mean().item(), error.abs().mean().item())
         return error, dict(zip(METRICS, tell, strict=True))
+
+    def _rated(self, features: Tensor) -> Tensor:
+        """The target net's values (N, A), which the next call may overwrite."""
+        if self._rating is not None:
+            return self._rating.values(features)
+        with torch.no_grad():
+            values: Tensor = self._target(features)
+        return values
+
+    def _chosen(self, features: Tensor) -> Tensor:
+        """The choices (N,) that the online net prefers."""
+        if self._gradient is not None:
+            return self._gradient.choose(features)
+        with torch.no_grad():
+            chosen: Tensor = self._online(features).argmax(1)
+        return chosen
 
     def _differentiated(self, batch: Minibatch, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Leaves the loss's gradient in the parameters; errors (N,) and values (N,)."""

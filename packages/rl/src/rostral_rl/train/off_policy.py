@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -102,9 +104,10 @@ class Minibatch:
     discount: Tensor
     weight: Tensor
 
-    def rows(self, part: slice) -> Minibatch:
-        """Some of the transitions; shares memory."""
-        return Minibatch(*(getattr(self, name)[part] for name in self.__slots__))
+    def split(self, rows: int) -> Iterator[Minibatch]:
+        """So many transitions at a time; shares memory."""
+        columns = (torch.split(getattr(self, name), rows) for name in self.__slots__)
+        return (Minibatch(*column) for column in zip(*columns, strict=True))
 
 
 class OffPolicyTrainer(Trainer[C]):
@@ -139,7 +142,7 @@ class OffPolicyTrainer(Trainer[C]):
     @property
     def weights(self) -> Weights:
         """See `Trainer.weights`."""
-        return self._acting()
+        return {name: np.array(array, order="C") for name, array in self._acting().items()}
 
     @property
     def restarts(self) -> int:
@@ -154,9 +157,12 @@ class OffPolicyTrainer(Trainer[C]):
         """See `Trainer.close`."""
         self._rollouts.close()
 
+    def _acting_work(self) -> int:
+        return self.settings.envs * sum(a * b for a, b in pairwise(self._spec.widths))
+
     @abc.abstractmethod
     def _acting(self) -> Weights:
-        """Weights that act now, exploration included."""
+        """Weights that act now, exploration included; may share memory with those that learn."""
 
     @abc.abstractmethod
     def _gradient_step(self, sample: Sample) -> dict[str, float] | None:

@@ -17,19 +17,18 @@ from torch import Tensor
 from rostral_rl.arrays import FloatArray, Weights
 from rostral_rl.seeding import Stream
 from rostral_rl.train.off_policy import (
-    Minibatch,
     OffPolicySettings,
     OffPolicyTrainer,
     box_spec,
     no_metrics,
 )
-from rostral_rl.train.parts import dists
 from rostral_rl.train.parts.optimiser import FlatAdam
 from rostral_rl.train.parts.qnet import BoxActor, TwinQ
 from rostral_rl.train.parts.replay import Sample
 from rostral_rl.train.parts.schedules import Schedule, at
 from rostral_rl.train.parts.settings import check_number
 from rostral_rl.train.parts.snapshot import Snapshot
+from rostral_rl.train.parts.soft import SoftGradient
 from rostral_rl.train.trainer import Plan, Trainer
 
 METRICS = ("critic_loss", "actor_loss", "q_mean", "entropy", "temperature")
@@ -83,6 +82,7 @@ class SACTrainer(OffPolicyTrainer[SAC]):
         )
         self._temperature = LogNumber(settings.temperature)
         self._temperature_adam = FlatAdam(self._temperature)
+        self._gradient = SoftGradient(self._actor, self._critic, self._target, inputs=spec.inputs)
         wanted = settings.entropy
         self._entropy = -float(spec.actions) if wanted is None else wanted
 
@@ -99,40 +99,29 @@ class SACTrainer(OffPolicyTrainer[SAC]):
         return self._replay.draw(self.settings.minibatch, self._draws)
 
     def _noise(self) -> Tensor:
-        """(N, A) standard normals."""
-        shape = (self.settings.minibatch, self.spec.actions)
+        """(2 N, A) standard normals: those of the next states first."""
+        shape = (2 * self.settings.minibatch, self.spec.actions)
         noise: FloatArray = self._draws.standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise)
 
     def _gradient_step(self, sample: Sample) -> dict[str, float] | None:
         batch = self._minibatch(sample)
         lr = at(self.settings.lr, self.fraction)
-        temperature = self._temperature().detach()
-        critic_loss, q_mean = self._critic_loss(batch, temperature)
-        self._critic_adam.step(critic_loss, lr=lr)
-
-        action, logp = dists.squashed(self._actor(batch.features), self._noise())
-        with frozen(self._critic):
-            value = self._critic(batch.features, action).amin(0)  # (N,)
-            actor_loss = (temperature * logp - value).mean()
-            self._actor_adam.step(actor_loss, lr=lr)
-
-        entropy = -logp.detach().mean()
+        gradient, temperature = self._gradient, self._temperature().detach()
+        gradient.draw(batch.features, batch.next_features, self._noise())
+        critic_loss, q_mean = gradient.critics(
+            batch.actions, batch.reward, batch.discount, temperature
+        )
+        self._critic_adam.descend(critic_loss.item(), lr=lr)
+        actor_loss, logp = gradient.actor(temperature)
+        self._actor_adam.descend(actor_loss.item(), lr=lr)
         # The gradient of log temperature: up where there is too little entropy.
-        self._temperature_adam.step(self._temperature.log * (entropy - self._entropy), lr=lr)
+        self._temperature_adam.step(self._temperature.log * (-logp - self._entropy), lr=lr)
         self._critic_adam.copy_to(self._target_adam, self.settings.tau)
         if self.gradient_steps % self.settings.updates:
             return None
-        tell = (critic_loss, actor_loss, q_mean, entropy, temperature)
+        tell = (critic_loss, actor_loss, q_mean, -logp, temperature)
         return {name: value.item() for name, value in zip(METRICS, tell, strict=True)}
-
-    def _critic_loss(self, batch: Minibatch, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            action, logp = dists.squashed(self._actor(batch.next_features), self._noise())
-            following = self._target(batch.next_features, action).amin(0)  # (N,)
-            goal = batch.reward + batch.discount * (following - temperature * logp)  # (N,)
-        values = self._critic(batch.features, batch.actions)  # (2, N)
-        return 0.5 * (values - goal).square().mean(1).sum(), values.detach().mean()
 
     def _idle_metrics(self) -> dict[str, float]:
         return {**super()._idle_metrics(), **no_metrics(METRICS)}

@@ -241,6 +241,10 @@ class Trainer(abc.ABC, Generic[S]):
     def _work(self) -> int:
         """Multiply-adds of one pass through the nets, which decides how many threads it gets."""
 
+    def _acting_work(self) -> int:
+        """The same of what acts."""
+        return self._work()
+
     @abc.abstractmethod
     def _save(self, snapshot: Snapshot) -> None:
         """Puts nets, optimisers, buffers and generators into a checkpoint."""
@@ -262,7 +266,7 @@ class Trainer(abc.ABC, Generic[S]):
             WorkersLostError: Rollout actors kept dying.
         """
         try:
-            with threads_for(self._work()), flushed_denormals():
+            with threads_for(self._work(), self._acting_work()), flushed_denormals():
                 played = self._iterate()
         except NonFiniteLossError as error:
             kept = None if self._checkpoint is None else str(self._checkpoint)

@@ -51,26 +51,33 @@ class LossTerms(NamedTuple):
 class TowerGradient:
     """One tower, forth and back; the gradient goes to where its parameters' gradients lie.
 
+    What lies between two layers is kept from call to call while the number of rows stays: fresh
+    pages cost as much as the arithmetic on them.
+
     Args:
         layers: Linear ones, and what else is between them, which is left out; their parameters
-            have gradients already.
+            have gradients already, and stay where they are.
         activation: "tanh" or "relu".
     """
 
     def __init__(self, layers: Iterable[nn.Module], activation: str) -> None:
-        self._layers = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        self._layers = [_Layer(layer) for layer in layers if isinstance(layer, nn.Linear)]
         self._tanh = activation == "tanh"
         self._inputs: list[Tensor] = []  # of each layer, (N, width)
+        self._outputs: list[Tensor] = []  # of each layer, (N, width)
+        self._slopes: list[Tensor] = []  # the loss's gradient by each layer's input but the first's
 
     def forth(self, features: Tensor) -> Tensor:
-        """Features (N, D) to outputs (N, A)."""
+        """Features (N, D) to outputs (N, A), which the next call overwrites."""
+        if not self._outputs or len(self._outputs[0]) != len(features):
+            self._make_room(len(features))
         x = features
         self._inputs.clear()
-        for i, layer in enumerate(self._layers):
+        for i, (layer, room) in enumerate(zip(self._layers, self._outputs, strict=True)):
             if i:
                 x = x.tanh_() if self._tanh else x.relu_()
             self._inputs.append(x)
-            x = torch.addmm(layer.bias, x, layer.weight.t())
+            x = torch.addmm(layer.bias, x, layer.transposed, out=room)
         return x
 
     @property
@@ -82,24 +89,42 @@ class TowerGradient:
         """The loss's gradient by the outputs (N, A), to that by the parameters.
 
         Args:
-            slope: (N, A).
-            by_hidden: (N, H), what comes to `hidden` from elsewhere.
+            slope: (M, A), of the first M rows; nothing comes from the others.
+            by_hidden: (M, H), what comes to `hidden` from elsewhere.
         """
+        rows = len(slope)
         for i in reversed(range(len(self._layers))):
-            layer, x = self._layers[i], self._inputs[i]
-            assert layer.weight.grad is not None and layer.bias.grad is not None
-            torch.mm(slope.t(), x, out=layer.weight.grad)
-            torch.sum(slope, 0, out=layer.bias.grad)
-            if i:
-                slope = torch.mm(slope, layer.weight)
-                if by_hidden is not None:
-                    slope += by_hidden
-                    by_hidden = None
-                slope = (
-                    aten.tanh_backward(slope, x)
-                    if self._tanh
-                    else aten.threshold_backward(slope, x, 0)
-                )
+            layer, x = self._layers[i], self._inputs[i][:rows]
+            torch.mm(slope.t(), x, out=layer.weight_gradient)
+            torch.sum(slope, 0, out=layer.bias_gradient)
+            if not i:
+                break
+            room = self._slopes[i - 1][:rows]
+            torch.mm(slope, layer.weight, out=room)
+            if by_hidden is not None:
+                room += by_hidden
+                by_hidden = None
+            if self._tanh:
+                aten.tanh_backward.grad_input(room, x, grad_input=room)
+            else:
+                aten.threshold_backward.grad_input(room, x, 0, grad_input=room)
+            slope = room
+
+    def _make_room(self, rows: int) -> None:
+        self._outputs = [torch.empty(rows, len(layer.bias)) for layer in self._layers]
+        self._slopes = [torch.empty_like(room) for room in self._outputs[:-1]]
+
+
+class _Layer:
+    """A linear layer's parameters and gradients, without autograd's bookkeeping."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        assert layer.weight.grad is not None and layer.bias.grad is not None
+        self.weight = layer.weight.detach()  # (out, in)
+        self.transposed = self.weight.t()  # (in, out)
+        self.bias = layer.bias.detach()  # (out,)
+        self.weight_gradient = layer.weight.grad
+        self.bias_gradient = layer.bias.grad
 
 
 class Drawn:
@@ -225,7 +250,31 @@ class QGradient:
 
     def __init__(self, net: QNet) -> None:
         self._net = net
-        self._advantage = TowerGradient([*net.trunk, net.advantage], net.spec.activation)
+        layers = [*net.trunk, net.advantage]
+        self._advantage, self._chooser = (
+            TowerGradient(layers, net.spec.activation) for _ in range(2)
+        )
+
+    @torch.no_grad()
+    def choose(self, features: Tensor) -> Tensor:
+        """The choices (N,) of the highest value in states (N, D)."""
+        # The state's own value is the same for all choices.
+        advantage = self._chooser.forth(features)  # (N, A)
+        return masked(self._net.spec, advantage, features).argmax(1)
+
+    @torch.no_grad()
+    def values(self, features: Tensor) -> Tensor:
+        """Values (N, A) of all choices in states (N, D), which the next call overwrites."""
+        value, advantage = self._net.value, self._chooser.forth(features)  # (N, A)
+        if value is not None:
+            advantage = advantage + self._state(value, advantage, self._chooser.hidden)
+        return masked(self._net.spec, advantage, features)
+
+    @staticmethod
+    def _state(value: nn.Linear, advantage: Tensor, hidden: Tensor) -> Tensor:
+        """What makes values of advantages (N, A): (N, 1)."""
+        state = torch.addmm(value.bias, hidden, value.weight.t())  # (N, 1)
+        return state - advantage.mean(1, keepdim=True)
 
     @torch.no_grad()
     def __call__(
@@ -244,12 +293,10 @@ class QGradient:
         """
         chosen = actions[:, None]  # (N, 1)
         advantage = self._advantage.forth(features)  # (N, A)
-        value = self._net.value
+        value, hidden = self._net.value, self._advantage.hidden  # (N, H)
         values = advantage.gather(1, chosen)[:, 0]  # (N,)
         if value is not None:
-            hidden = self._advantage.hidden  # (N, H)
-            state = torch.addmm(value.bias, hidden, value.weight.t())[:, 0]  # (N,)
-            values = values - advantage.mean(1) + state
+            values = values + self._state(value, advantage, hidden)[:, 0]
         error = values - goal  # (N,)
         by_value = (error.clamp(-1.0, 1.0) * weight).div_(len(error))[:, None]  # (N, 1)
         slope = torch.zeros_like(advantage).scatter_(1, chosen, by_value)  # (N, A)

@@ -107,6 +107,7 @@ class BoxActor(nn.Module):
 
     def __init__(self, spec: NetSpec, *, seed: int) -> None:
         super().__init__()
+        self.spec = spec
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip(spec.widths[:-1], spec.widths[1:], strict=True)):
@@ -121,8 +122,13 @@ class BoxActor(nn.Module):
         return outputs
 
     def weights(self) -> Weights:
-        """Copies the parameters out."""
-        return tower_weights("pi", self.pi)
+        """The parameters, matrices as (in, out); shares memory, for they act at every step."""
+        result: Weights = {}
+        linears = [layer for layer in self.pi if isinstance(layer, nn.Linear)]
+        for i, layer in enumerate(linears):
+            result[f"pi.{i}.weight"] = layer.weight.detach().numpy().T
+            result[f"pi.{i}.bias"] = layer.bias.detach().numpy()
+        return result
 
 
 def linear(before: int, after: int, generator: torch.Generator) -> nn.Linear:
