@@ -9,10 +9,14 @@ engines in turn; a row is compared by its median over the rounds, each with anot
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import datetime as dt
 import json
 import platform
+import shlex
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +40,26 @@ SCRIPTS = {
 START_S = 60.0
 """What an engine may take to be imported and to begin, beside what is measured."""
 
-Samples = dict[tuple[str, str], list[float]]
-Reasons = dict[tuple[str, str], str]
+WORDS = {True: "met", False: "MISSED", None: "-"}
+"""What the table says of a gate; nothing where there was nobody to compare with."""
+
+Key = tuple[str, str]
+"""Engine and row."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """What all rounds have brought.
+
+    Attributes:
+        samples: A figure for each round; of a task that was not solved, the seconds spent on it.
+        unsolved: How many of them are such.
+        reasons: Why there is none.
+    """
+
+    samples: Mapping[Key, list[float]]
+    unsolved: Mapping[Key, int]
+    reasons: Mapping[Key, str]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,10 +86,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(
     ours: peers.Engine, others: Mapping[str, peers.Engine], arguments: argparse.Namespace
-) -> tuple[Samples, Reasons]:
+) -> Measured:
     """Runs all rounds; a row that printed nothing gets a reason."""
-    samples: Samples = defaultdict(list)
-    reasons: Reasons = {}
+    samples: dict[Key, list[float]] = defaultdict(list)
+    unsolved: dict[Key, int] = defaultdict(int)
+    reasons: dict[Key, str] = {}
     for round_index in range(arguments.rounds):
         for group in arguments.group or GROUPS:
             for engine in (ours, *(others[p] for p in GROUPS[group] if p in others)):
@@ -86,39 +109,48 @@ def measure(
                         reasons[engine.name, row["name"]] = row["reason"]
                     else:
                         samples[engine.name, row["name"]].append(float(row["value"]))
-    return samples, reasons
+                        unsolved[engine.name, row["name"]] += not row.get("solved", True)
+    return Measured(samples, unsolved, reasons)
 
 
-def row_of(
-    target: RLTarget, ours: str, *, with_peer: bool, samples: Samples, reasons: Reasons
-) -> Row:
+def row_of(target: RLTarget, ours: str, *, with_peer: bool, measured: Measured) -> Row:
     """One row of the JSON file."""
-    mine, theirs = samples[ours, target.name], samples[target.peer, target.name]
+    mine_key, their_key = (ours, target.name), (target.peer, target.name)
+    mine = measured.samples.get(mine_key, [])
+    theirs = measured.samples.get(their_key, []) if with_peer else []
     our_median = statistics.median(mine) if mine else None
-    peer_median = statistics.median(theirs) if theirs and with_peer else None
+    peer_median = statistics.median(theirs) if theirs else None
     ratio = None
     if our_median is not None and peer_median is not None:
         ratio = target.ratio(our_median, peer_median)
+    unsolved = measured.unsolved.get(mine_key, 0)
     row: Row = {
         "name": target.name,
         "unit": target.unit,
         "rostral": our_median,
+        "rostral_samples": mine,
         "rostral_spread": spread(mine),
+        "rostral_unsolved": unsolved,
         "peer_name": target.peer if with_peer else None,
         "peer": peer_median,
+        "peer_samples": theirs,
         "peer_spread": spread(theirs),
+        "peer_unsolved": measured.unsolved.get(their_key, 0) if with_peer else 0,
         "ratio": ratio,
         "must": target.must,
         "aim": target.aim,
-        "met": None if ratio is None else ratio >= target.must,
+        # A peer's seconds are at least these where it did not solve the task; ours must solve it.
+        "met": None if ratio is None else ratio >= target.must and not unsolved,
     }
     for engine, column, median in (
         (ours, "rostral", our_median),
         (target.peer, "peer", peer_median),
     ):
         if median is None and (column == "rostral" or with_peer):
-            by_row = reasons.get((engine, target.name))
-            row[f"{column}_reason"] = by_row or reasons.get((engine, target.group), "not run")
+            by_row = measured.reasons.get((engine, target.name))
+            row[f"{column}_reason"] = by_row or measured.reasons.get(
+                (engine, target.group), "not run"
+            )
     return row
 
 
@@ -127,6 +159,7 @@ def print_table(rows: list[Row], console: Console) -> None:
     table = Table()
     for heading in ("workload", "unit", "rostral", "±", "peer", "±", "ratio", "must", "aim"):
         table.add_column(heading)
+    table.add_column("gate")
     table.add_column("peer is")
     for row in rows:
         table.add_row(
@@ -139,12 +172,15 @@ def print_table(rows: list[Row], console: Console) -> None:
             number(row["ratio"], "x"),
             number(row["must"], "x"),
             number(row["aim"], "x"),
+            WORDS[row["met"]],
             row["peer_name"] or "",
             style={True: "green", False: "red", None: ""}[row["met"]],
         )
     console.print(table)
     for row in rows:
         for column in ("rostral", "peer"):
+            if count := row[f"{column}_unsolved"]:
+                console.print(f"{row['name']}: {column} not solved in {count} rounds", markup=False)
             if reason := row.get(f"{column}_reason"):
                 console.print(f"{row['name']}: no figure of {column}: {reason}", markup=False)
 
@@ -154,9 +190,11 @@ def main() -> int:
     arguments = parse_arguments()
     ours = peers.rostral_rl()
     others = {name: peers.RL_PEERS[name]() for name in ("gymnasium", *arguments.peers)}
-    samples, reasons = measure(ours, others, arguments)
+    start = time.perf_counter()
+    measured = measure(ours, others, arguments)
+    took_s = time.perf_counter() - start
     rows = [
-        row_of(t, ours.name, with_peer=t.peer in others, samples=samples, reasons=reasons)
+        row_of(t, ours.name, with_peer=t.peer in others, measured=measured)
         for t in TARGETS
         if t.group in (arguments.group or GROUPS)
     ]
@@ -165,8 +203,18 @@ def main() -> int:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(machine(), " ".join(f"{name} {version}" for name, version in versions.items()))
     print_table(rows, console)
+    compared = [row["met"] for row in rows if row["met"] is not None]
+    console.print(f"gates met: {sum(compared)} of {len(compared)}; measured for {took_s:.0f} s")
     if arguments.json:
-        report = {"machine": machine(), "versions": versions, "rows": rows}
+        report = {
+            "command": f"tox -e bench-rl -- {shlex.join(sys.argv[1:])}",
+            "date": dt.datetime.now(dt.UTC).date().isoformat(),
+            "machine": machine(),
+            "versions": versions,
+            "seeds": list(range(arguments.rounds)),
+            "took_s": round(took_s),
+            "rows": rows,
+        }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
         console.print(f"written: {arguments.json}")
     return 0

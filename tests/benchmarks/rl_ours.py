@@ -72,7 +72,7 @@ def rate(algorithm: str, env: str, settings: dict[str, Any], seconds: float, *, 
     return clock.value()
 
 
-def solve(algorithm: str, seed: int, limit_s: float) -> tuple[float | None, int]:
+def solve(algorithm: str, seed: int, limit_s: float) -> Solving:
     """Seconds and steps to 475 with the preset."""
     chosen = settings_for(algorithm, "CartPole-v1", {})
     total = 100_000 if algorithm == "ppo" else 50_000
@@ -81,7 +81,7 @@ def solve(algorithm: str, seed: int, limit_s: float) -> tuple[float | None, int]
         for iteration in trainer:
             if not solving.look(iteration.env_steps):
                 break
-    return solving.solved_s, solving.steps
+    return solving
 
 
 def simulate(env: str, seconds: float) -> float:
@@ -127,8 +127,8 @@ def main() -> None:
             f"{title} CartPole, {EQUAL}",
             rate(algorithm, "CartPole-v1", equal, given.seconds, skip=skip),
         )
-        seconds, steps = solve(algorithm, given.seed, given.limit)
-        report(f"{title} CartPole to 475, {TUNED}", seconds, steps=steps)
+        solving = solve(algorithm, given.seed, given.limit)
+        solving.report(f"{title} CartPole to 475, {TUNED}")
 
 
 if __name__ == "__main__":

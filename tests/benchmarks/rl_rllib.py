@@ -89,7 +89,7 @@ def main() -> None:
     solving = Solving(greedy(algorithm), given.limit)
     while solving.look(steps(algorithm.train())):
         pass
-    report(f"PPO CartPole to 475, {TUNED}", solving.solved_s, steps=solving.steps)
+    solving.report(f"PPO CartPole to 475, {TUNED}")
     algorithm.stop()
 
 

@@ -102,7 +102,7 @@ def main() -> None:
     model = make(given.seed)
     solving = Solving(lambda obs: model.predict(obs, deterministic=True)[0], given.limit)
     model.learn(total, callback=Between(solving.look))
-    report(f"{title} CartPole to 475, {TUNED}", solving.solved_s, steps=solving.steps)
+    solving.report(f"{title} CartPole to 475, {TUNED}")
 
 
 if __name__ == "__main__":

@@ -59,20 +59,26 @@ class Solving:
         self._start = time.perf_counter()
         self._paused = 0.0
         self._looked = 0
-        self.solved_s: float | None = None
-        self.steps = 0
+        self._trained_s = 0.0
+        self._solved = False
+        self._steps = 0
 
     def look(self, steps: int) -> bool:
         """Called between updates with the steps so far; whether to go on."""
-        self.steps = steps
+        self._steps = steps
         now = time.perf_counter()
+        self._trained_s = now - self._start - self._paused
         if steps - self._looked >= LOOK_EVERY:
             self._looked = steps
             if greedy_mean(self._act) >= SOLVED:
-                self.solved_s = now - self._start - self._paused
+                self._solved = True
                 return False
             self._paused += time.perf_counter() - now
-        return now - self._start - self._paused < self._limit_s
+        return self._trained_s < self._limit_s
+
+    def report(self, name: str) -> None:
+        """Prints the row: the seconds, or where it was not solved those that were spent."""
+        report(name, self._trained_s, steps=self._steps, solved=self._solved)
 
 
 def greedy_mean(act: Act) -> float:
