@@ -32,13 +32,14 @@ STORE_METHODS = {
     "list_objects": ["limit", "state"],
     "fetch": ["id", "holders", "timeout_s"],
     "transfer_stats": [],
+    "device_to_host": ["packed"],
 }
 SCHEDULER_METHODS = {
     "register_worker": ["worker_id", "pid", "slot"],
     "worker_name": ["name"],
     "progress": ["bar", "name", "desc", "unit", "total", "done", "ended"],
     "worker_assignment": [],
-    "worker_resources": [],
+    "worker_resources": ["near"],
     "job_info": ["job_id"],
     "get_queue": ["job_id", "resources", "depth", "priority", "environment", "bundle"],
     "package_dir": [],

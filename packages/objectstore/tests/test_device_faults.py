@@ -119,6 +119,11 @@ def test_a_message_that_names_no_array_is_refused(device_store: DeviceStore) -> 
             tier._ask("allocate", {"size_bytes": 1, **body})
     with pytest.raises(ProtocolError, match="has no method"):
         tier._ask("format", {})
+    for packed in (7, b"short"):
+        with pytest.raises(ProtocolError, match="28 bytes"):
+            client.ask_daemon("device_to_host", {"packed": packed})
+    with pytest.raises(ObjectNotFoundError):
+        client.ask_daemon("device_to_host", {"packed": bytes(28)})
     with pytest.raises(ObjectNotFoundError):
         tier._ask("write_host_object", {"packed": bytes(28)})
     assert np.array_equal(on_host(client.get(handle)), ramp(10))

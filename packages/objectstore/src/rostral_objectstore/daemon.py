@@ -201,7 +201,7 @@ class StoreDaemon:
             case "device":
                 return await self._devices.find(str(body["identity"]), str(body["backend"]))
             case "device_to_host":
-                return await self._devices.write_host_object(bytes(body["packed"]))
+                return await self._devices.write_host_object(body["packed"])
             case "transfer_stats":
                 return (await self._transfers()).stats()
             case "transfer_address":

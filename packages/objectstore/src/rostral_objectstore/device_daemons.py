@@ -37,6 +37,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 600.0
 IDENTITY_LENGTH_MAX = 100
+PACKED_BYTES = 28
 _DIGEST_DIGITS = 8
 
 
@@ -64,11 +65,13 @@ class DeviceDaemons:
                 await self._start(identity, backend, path)
         return {"socket_path": path}
 
-    async def write_host_object(self, packed: bytes) -> Body:
+    async def write_host_object(self, packed: object) -> Body:
         """Has a device array's bytes in shared memory too, whichever process has the array.
 
-        Raises: DeviceLostError: none has. ObjectStoreFullError, DeviceError.
+        Raises: DeviceLostError: none has. ObjectStoreFullError, DeviceError. ProtocolError.
         """
+        if not isinstance(packed, bytes) or len(packed) != PACKED_BYTES:
+            raise ProtocolError(f"a packed reference has {PACKED_BYTES} bytes")
         hexadecimal = packed[:20].hex()
         refusal: ObjectStoreError = DeviceLostError(
             f"a device array is lost (host object {hexadecimal}): no process of this store has it",

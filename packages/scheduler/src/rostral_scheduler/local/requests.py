@@ -312,9 +312,10 @@ class Requests:
     async def _worker_resources(self, session: Session, body: Body) -> Body:
         """What the worker holds: of GPUs, if it says what its arguments are near to, such ones."""
         worker = self._worker_of(session)
-        if near := body.get("near"):
+        if "near" in body:
             policy = self._scheduler.policy
-            gpus = gpus_with(map(bytes, near), policy.resources.total.get(GPU) // UNITS)
+            gpu_count = policy.resources.total.get(GPU) // UNITS
+            gpus = gpus_with(binaries(body, "near", gpu_count), gpu_count)
             policy.handle(GpusPreferred(worker=worker.number, gpus=gpus))
         return self._held_by(worker)
 
