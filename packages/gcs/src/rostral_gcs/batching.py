@@ -1,8 +1,9 @@
 """Batching of writes in a client: what is written while a request is under way goes in the next.
 
 This file owns the waiting list and the one task that sends it. One request at a time, so that a
-client's writes are applied in the order in which they were made. It knows no RPC: it is given a
-function that sends.
+client's writes are applied in the order in which they were made. What is written while none is
+under way is sent by its own caller: a task for it alone costs as much as the call does. It knows no
+RPC: it is given a function that sends.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Batcher:
         self._pending_count = 0
         self._room = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
+        # Of a request that its caller sends: done when it is.
+        self._alone: asyncio.Future[None] | None = None
         self._closed = False
 
     async def write(self, ops: Sequence[gcs_pb2.WriteOp]) -> list[gcs_pb2.WriteResult]:
@@ -55,6 +58,8 @@ class Batcher:
             return []
         if not self._options.batching:
             return await self._write_at_once(ops)
+        if self._is_idle and self._fits(ops):
+            return await self._write_alone(ops)
         async with self._room:
             await self._room.wait_for(
                 lambda: self._closed or self._pending_count < self._options.pending_ops_max
@@ -64,9 +69,38 @@ class Batcher:
             self._pending_count += len(ops)
         entry = _Entry(ops, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
+        if self._alone is None:
+            self._begin()
+        return await entry.future
+
+    @property
+    def _is_idle(self) -> bool:
+        return (
+            self._alone is None
+            and not self._waiting
+            and not self._closed
+            and (self._task is None or self._task.done())
+        )
+
+    def _fits(self, ops: Sequence[gcs_pb2.WriteOp]) -> bool:
+        if len(ops) == 1:
+            return True
+        size = sum(len(op.value) for op in ops)
+        return len(ops) <= self._options.batch_ops_max and size <= self._options.batch_size_max
+
+    async def _write_alone(self, ops: Sequence[gcs_pb2.WriteOp]) -> list[gcs_pb2.WriteResult]:
+        self._alone = asyncio.get_running_loop().create_future()
+        try:
+            return list(await self._send(ops))
+        finally:
+            alone, self._alone = self._alone, None
+            if self._waiting:
+                self._begin()
+            alone.set_result(None)
+
+    def _begin(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="gcs-batcher")
-        return await entry.future
 
     async def _write_at_once(self, ops: Sequence[gcs_pb2.WriteOp]) -> list[gcs_pb2.WriteResult]:
         if self._closed:
@@ -81,6 +115,8 @@ class Batcher:
         async with self._room:
             self._closed = True
             self._room.notify_all()
+        if self._alone is not None:
+            await asyncio.wait([self._alone])
         if self._task is not None:
             await self._task
 
