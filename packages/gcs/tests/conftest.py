@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rostral_gcs import AsyncGcsClient, GcsConfig, GcsServer, generate_token, write_token
+from rostral_gcs.redis_options import RedisOptions
 
 from .redis_servers import RedisFarm, RedisProcess
 
@@ -119,3 +120,12 @@ def redis_farm(tmp_path: Path) -> Iterator[RedisFarm]:
 def redis_server(redis_farm: RedisFarm) -> RedisProcess:
     """One Redis server."""
     return redis_farm.server()
+
+
+@pytest.fixture(params=["embedded", "redis"])
+def backend(request: pytest.FixtureRequest) -> dict[str, object]:
+    """The settings of a server on each backend."""
+    if request.param == "embedded":
+        return {}
+    server: RedisProcess = request.getfixturevalue("redis_server")
+    return {"redis": RedisOptions(urls=(server.url,))}

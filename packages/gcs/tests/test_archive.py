@@ -15,9 +15,9 @@ import pytest
 from rostral_gcs import AsyncGcsClient, EventRow, EventSeverity, GcsServer, TaskRow, TaskState
 from rostral_gcs.archive.files import open_file
 from rostral_gcs.archive.key_index import KeyIndex, verify_index, write_index
-from rostral_gcs.archive.schema import SCHEMAS, Filter
+from rostral_gcs.archive.schema import RECORD_MEMORY, SCHEMAS, Filter
 from rostral_gcs.backends.base import Columns, Row
-from rostral_gcs.backends.embedded import RECORD_MEMORY, EmbeddedBackend
+from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.errors import (
     ControlPlaneFullError,
     CorruptError,

@@ -31,7 +31,7 @@ def _embedded(folder: Path, _: RedisProcess) -> Backend:
 
 def _redis(folder: Path, server: RedisProcess) -> Backend:
     options = RedisOptions(urls=(server.url,), prefix=hashlib.sha1(bytes(folder)).hexdigest())
-    return RedisStorage(options, shard_count=1).backend(0)
+    return RedisStorage(options, shard_count=1, archive_dir=folder / "archive").backend(0)
 
 
 @pytest.fixture(scope="module")

@@ -422,7 +422,9 @@ REFUSALS = [
 ]
 
 
-def test_every_refusal_is_typed_prompt_and_without_effect(play: Callable[..., None]) -> None:
+def test_every_refusal_is_typed_prompt_and_without_effect(
+    play: Callable[..., None], backend: dict[str, object]
+) -> None:
     async def scenario(server: GcsServer, client: AsyncGcsClient) -> None:
         await _prepare(client)
         before = await _state(server)
@@ -445,7 +447,7 @@ def test_every_refusal_is_typed_prompt_and_without_effect(play: Callable[..., No
         assert await client.kv_put(b"still", b"well") > 0
 
     # Nothing is kept of the history, so that a position that was trimmed is at hand.
-    play(scenario, history_count_max=1)
+    play(scenario, history_count_max=1, **backend)
 
 
 async def _state(server: GcsServer) -> str:

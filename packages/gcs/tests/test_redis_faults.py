@@ -34,7 +34,7 @@ META = Keys("rostral", 0).meta
 
 
 @pytest.fixture
-def backend_of() -> Iterator[Open]:
+def backend_of(tmp_path: Path) -> Iterator[Open]:
     """Opens backends, and closes them at the end."""
     made: list[RedisBackend] = []
 
@@ -42,7 +42,7 @@ def backend_of() -> Iterator[Open]:
         options = RedisOptions(urls=(url,), deadline_s=0.5, command_timeout_s=0.5, poll_s=0.05)
         options = replace(options, **changes)  # type: ignore[arg-type]
         assert options.problems(1) == []
-        made.append(RedisStorage(options, shard_count=1).backend(0))
+        made.append(RedisStorage(options, shard_count=1, archive_dir=tmp_path).backend(0))
         made[-1].open()
         return made[-1]
 
@@ -346,16 +346,19 @@ def test_an_answer_alone_also_moves_the_state(redis_server: RedisProcess, backen
     assert first.recall(b"r") == b"refused"
 
 
-def test_a_store_of_another_shape_is_refused(redis_server: RedisProcess, backend_of: Open) -> None:
+def test_a_store_of_another_shape_is_refused(
+    redis_server: RedisProcess, backend_of: Open, tmp_path: Path
+) -> None:
     backend_of(redis_server.url)
-    two = RedisStorage(RedisOptions(urls=(redis_server.url,)), shard_count=2).backend(0)
+    options = RedisOptions(urls=(redis_server.url,))
+    two = RedisStorage(options, shard_count=2, archive_dir=tmp_path).backend(0)
     with pytest.raises(errors.ConfigError, match="was made with shard_count 1, asked for 2"):
         two.open()
     redis_server.ask("HSET", META, "format", "99")
     with pytest.raises(errors.VersionMismatchError, match="format 99"):
         backend_of(redis_server.url)
     redis_server.ask("HSET", META, "format", "1", "cluster_id", bytes(16).hex())
-    storage = RedisStorage(RedisOptions(urls=(redis_server.url,)), shard_count=1)
+    storage = RedisStorage(options, shard_count=1, archive_dir=tmp_path)
     storage.backend(0).open()
     redis_server.ask("HSET", META, "cluster_id", bytes([1] * 16).hex())
     with pytest.raises(errors.StorageError, match="of another cluster"):

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ META = Keys("rostral", 0).meta
 
 
 @pytest.fixture
-def backend_of() -> Iterator[Open]:
+def backend_of(tmp_path: Path) -> Iterator[Open]:
     """Opens backends that look after their group, and closes them at the end."""
     made: list[RedisBackend] = []
 
@@ -35,7 +36,7 @@ def backend_of() -> Iterator[Open]:
         options = RedisOptions(urls=(url,), deadline_s=5.0, command_timeout_s=0.5, poll_s=0.02)
         options = replace(options, **changes)  # type: ignore[arg-type]
         assert options.problems(1) == []
-        made.append(RedisStorage(options, shard_count=1).backend(0))
+        made.append(RedisStorage(options, shard_count=1, archive_dir=tmp_path).backend(0))
         made[-1].listen(lambda: None)
         made[-1].open()
         return made[-1]

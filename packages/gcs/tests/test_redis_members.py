@@ -19,6 +19,7 @@ META = Meta(
     wait=1,
     replid="epoch-3",
     gaps=(),
+    archived=0,
 )
 
 

@@ -49,6 +49,9 @@ class GcsConfig:
         queue_size_max: Bytes of lineage waiting for a shard's thread; beyond it, the same.
         group_ops_max: Most operations in one commit. Larger groups sync less often but make each
             caller wait longer.
+        commit_on_loop: Whether the event loop commits a small write that nothing else waits with,
+            instead of a thread: that saves its caller two hops between them. The loop stands still
+            while the disk syncs, so not where it has other work than the GCS.
         history_count_max: Changes kept on disk for watches to resume from, for each shard.
         history_size_max: The same in bytes of values.
         ring_count_max: Newest changes also kept in memory, for each shard, so that watchers that
@@ -56,7 +59,9 @@ class GcsConfig:
         ring_size_max: The same in bytes of values.
         lineage_memory_max: Most bytes of memory for the indexes of tasks and events, all shards
             together: about 1.5 million. What is over is flushed to files before; when all of it is
-            unfinished, CONTROL_PLANE_FULL.
+            unfinished, CONTROL_PLANE_FULL. In Redis as many rows are kept, which take more there.
+        archive_dir: With Redis, where these files lie. Services of one store on several machines
+            need a folder that they share. None: `archive` in data_dir.
         archive_form: Form of these files: ``parquet``, ``sqlite``, or ``auto`` for Parquet when
             pyarrow (the extra ``archive``) is installed.
         retry_window_s: How long the answer of a request is remembered, so that the same request
@@ -96,11 +101,13 @@ class GcsConfig:
     queue_commands_max: int = 10_000
     queue_size_max: int = 64 * 1024 * 1024
     group_ops_max: int = 5_000
+    commit_on_loop: bool = False
     history_count_max: int = 100_000
     history_size_max: int = 64 * 1024 * 1024
     ring_count_max: int = 10_000
     ring_size_max: int = 16 * 1024 * 1024
     lineage_memory_max: int = 256 * 1024 * 1024
+    archive_dir: Path | None = None
     archive_form: str = "auto"
     retry_window_s: float = 120.0
     node_lease_s_min: float = 0.1

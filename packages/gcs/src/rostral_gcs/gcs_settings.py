@@ -76,6 +76,8 @@ SETTINGS = Settings(
                 ),
                 "port": (6380, None),
                 **TLS_DEFAULTS,
+                # The loop is the service's own.
+                "commit_on_loop": (True, None),
             },
         ),
         *REDIS_SETTINGS,

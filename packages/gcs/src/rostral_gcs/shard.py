@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Final, TypeVar, cast
 
-from rostral_gcs.archive.schema import Filter
 from rostral_gcs.backends.base import (
     Answer,
     Backend,
@@ -27,9 +26,8 @@ from rostral_gcs.backends.base import (
     Gathered,
     Movable,
     Opened,
-    Queryable,
+    Prompt,
     Row,
-    SharedLeases,
     WritesBehind,
 )
 from rostral_gcs.config import GcsConfig
@@ -38,11 +36,10 @@ from rostral_gcs.errors import (
     GcsError,
     GcsInternalError,
     GcsOverloadedError,
-    InvalidArgumentError,
     StateMovedError,
     StorageUnavailableError,
-    TooLargeError,
 )
+from rostral_gcs.loop_commits import LoopCommits
 from rostral_gcs.shard_commands import (
     Append,
     Command,
@@ -60,6 +57,8 @@ from rostral_gcs.shard_core import (
     decode_results,
     encode_results,
 )
+from rostral_gcs.shard_delivery import Delivery, Outcomes, Parcel, Publish
+from rostral_gcs.shard_reads import ShardReads
 from rostral_gcs.tables.registry import TableSpec
 
 __all__ = ["Publish", "Shard"]
@@ -78,15 +77,11 @@ _PLAN_PAUSE_S: Final = 0.002
 _CATCH_UP_COUNT: Final = 1000
 # With nothing to do for so long, what was put off is done.
 _IDLE_S: Final = 0.01
-
-Publish = Callable[[int, list[Change]], None]
-"""Called on the event loop with the shard's new last sequence and its watchable changes."""
-
-
-_Outcomes = list[tuple["asyncio.Future[object]", object]]
+# After so many commits of the loop, the thread looks after the house.
+_LOOP_COMMITS: Final = 64
 
 
-class Shard:
+class Shard(ShardReads):
     """One shard. Made, started, used and closed on one event loop.
 
     Args:
@@ -107,14 +102,21 @@ class Shard:
         publish: Publish,
         restart: Callable[[int], None],
     ) -> None:
+        super().__init__(backend, config)
         self.index = index
-        self._backend = backend
-        self._config = config
         self._publish = publish
         self._restart = restart
         self._queue: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._delivery: Delivery | None = None
+        # Held by who uses the backend: the thread, or the loop for a commit of its own.
+        self._turn = threading.Lock()
+        self._prompt = backend if isinstance(backend, Prompt) and config.commit_on_loop else None
+        self._loop_commits: LoopCommits | None = None
+        self._loop_commit_count = 0
+        self._loop_commit_s = 0.0
+        self._settling: asyncio.TimerHandle | None = None
         self._last_sequence = 0
         self._trimmed_sequence = 0
         self._base_sequence = 0
@@ -153,6 +155,9 @@ class Shard:
             VersionMismatchError: It was written by another version.
         """
         self._loop = asyncio.get_running_loop()
+        self._delivery = Delivery(self._loop, self._publish)
+        if self._prompt is not None:
+            self._loop_commits = LoopCommits(self._loop, self._commit_here, self._queue.put)
         self._backend.listen(self._wake)
         self._take_standing(await asyncio.to_thread(self._backend.open))
         self._thread = threading.Thread(
@@ -164,6 +169,11 @@ class Shard:
         """Finishes the queued commands, closes the backend and ends the thread."""
         # What came after the end mark would wait for ever.
         self._closing = True
+        if self._loop_commits is not None:
+            self._loop_commits.pass_all_on()
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
         if self._thread is not None:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
@@ -213,79 +223,6 @@ class Shard:
         """Takes in and publishes what others have written up to now."""
         await self._query(lambda _: self._catch_up())
 
-    async def read(self, spec: TableSpec, keys: Sequence[bytes]) -> dict[bytes, Row]:
-        """The rows that exist among the keys."""
-        return await self._query(lambda backend: backend.read(spec.number, keys))
-
-    async def read_prefixes(
-        self, spec: TableSpec, prefixes: Sequence[bytes]
-    ) -> dict[bytes, list[Row]]:
-        """All rows that begin with each prefix.
-
-        Raises:
-            TooLargeError: They would not fit in one message.
-        """
-        limit, size_max = self._config.scan_limit_max, self._config.page_size_max
-
-        def query(backend: Backend) -> dict[bytes, list[Row]]:
-            found: dict[bytes, list[Row]] = {}
-            room = limit
-            for prefix in prefixes:
-                rows, more = backend.scan(spec.number, prefix, b"", room, size_max)
-                if more:
-                    raise TooLargeError(
-                        f"more than {limit} rows of table {spec.name} have these "
-                        f"{len(prefixes)} prefixes",
-                        hint="read fewer at once, or scan",
-                    )
-                found[prefix] = rows
-                room -= len(rows)
-            return found
-
-        return await self._query(query)
-
-    async def scan(
-        self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
-    ) -> tuple[list[Row], bool]:
-        """A page of rows in key order, and whether more may follow."""
-        size_max = self._config.page_size_max
-        return await self._query(
-            lambda backend: backend.scan(spec.number, prefix, after_key, limit, size_max)
-        )
-
-    async def query(
-        self, spec: TableSpec, filters: Sequence[Filter], limit: int, token: bytes
-    ) -> tuple[list[Row], bytes]:
-        """A page of rows that meet all filters, read beside the shard's thread.
-
-        Raises:
-            InvalidArgumentError: The backend cannot be asked by column.
-        """
-        backend = self._backend
-        if not isinstance(backend, Queryable):
-            raise InvalidArgumentError(
-                f"table {spec.name} cannot be asked by column on this backend", hint="scan it"
-            )
-        return await asyncio.to_thread(
-            backend.query, spec.number, filters, limit=limit, token=token
-        )
-
-    @property
-    def shares_leases(self) -> bool:
-        """Whether other services may serve the same shard."""
-        return isinstance(self._backend, SharedLeases)
-
-    async def share_leases(self, leases_s: Mapping[bytes, float]) -> None:
-        """Tells other services of renewed leases; nothing, where there are none."""
-        if isinstance(backend := self._backend, SharedLeases):
-            await self._query(lambda _: backend.share_leases(leases_s))
-
-    async def remaining_leases(self, ids: Sequence[bytes]) -> dict[bytes, float]:
-        """Those leases that still run, as other services know them, in seconds."""
-        if isinstance(backend := self._backend, SharedLeases):
-            return await self._query(lambda _: backend.remaining_leases(ids))
-        return {}
-
     async def adopt(self, spec: TableSpec, rows: Sequence[Row], last_sequence: int) -> None:
         """Takes in rows of another shard, with the versions that they have there."""
 
@@ -323,12 +260,61 @@ class Shard:
     def _submit(self, command: Command) -> None:
         if self._closing or self._thread is None:
             raise GcsOverloadedError("the server is stopping", hint="try again in a moment")
-        if self._queue.qsize() >= self._config.queue_commands_max:
+        offered = self._loop_commits
+        waiting = self._queue.qsize() + (len(offered) if offered is not None else 0)
+        if waiting >= self._config.queue_commands_max:
             raise GcsOverloadedError(
                 f"shard {self.index} has {self._config.queue_commands_max} commands waiting",
                 hint="try again after a pause, with larger batches",
             )
-        self._queue.put(command)
+        if offered is not None and isinstance(command, Write):
+            offered.offer(command)
+        else:
+            self._queue.put(command)
+
+    # --- The loop itself -------------------------------------------------------------------------
+
+    def _commit_here(self, writes: Sequence[Write], size: int) -> bool:
+        """Commits on the loop, if the thread has nothing to do and it will not take long."""
+        prompt = self._prompt
+        assert prompt is not None
+        if not self._queue.empty() or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if not prompt.can_commit_at_once(
+                wanted_rows(writes), size=size, last_sequence=self._last_sequence
+            ):
+                return False
+            parcel = self._outcome_of(writes, lambda: self._plan_and_commit(writes, prompt))
+        except StateMovedError:
+            return False  # The thread looks what became of it, and plans anew.
+        finally:
+            self._turn.release()
+        assert self._delivery is not None
+        self._delivery.give(parcel)
+        self._follow_up()
+        return True
+
+    def _follow_up(self) -> None:
+        """Leaves to the thread what it does after commits of its own."""
+        assert self._loop is not None
+        self._loop_commit_s = time.monotonic()
+        self._loop_commit_count += 1
+        if self._loop_commit_count % _LOOP_COMMITS == 0:
+            self._have_done(lambda: self._keep_house(_LOOP_COMMITS))
+        if self._settling is None and isinstance(self._backend, WritesBehind):
+            self._settling = self._loop.call_later(_IDLE_S, self._have_settled)
+
+    def _have_settled(self) -> None:
+        self._settling = None
+        if not self._closing:
+            # It settles when it finds nothing else to do.
+            self._have_done(lambda: None)
+
+    def _have_done(self, work: Callable[[], None]) -> None:
+        assert self._loop is not None
+        future: asyncio.Future[object] = self._loop.create_future()
+        self._queue.put(cast("Read[object]", Read(lambda _: work(), future)))
 
     # --- The thread ------------------------------------------------------------------------------
 
@@ -337,7 +323,8 @@ class Shard:
         while not stopping:
             group, stopping = self._next_group()
             if group:
-                self._handle_group(group)
+                with self._turn:
+                    self._handle_group(group)
 
     def _next_group(self) -> tuple[list[Command], bool]:
         """Waits for a command and takes with it all that wait, up to the group limit."""
@@ -361,8 +348,11 @@ class Shard:
             try:
                 return self._queue.get(timeout=_IDLE_S)
             except queue.Empty:
+                if time.monotonic() - self._loop_commit_s < _IDLE_S:
+                    continue  # The loop is at it, and would have to wait.
                 try:
-                    backend.settle()
+                    with self._turn:
+                        backend.settle()
                 except GcsError:
                     break  # The next call that needs it tries again, and its caller is told.
         return self._queue.get()
@@ -389,7 +379,7 @@ class Shard:
             outcome = error
         except Exception as error:
             outcome = self._internal("query", error)
-        self._deliver([(command.future, outcome)])
+        self._send(Parcel([(command.future, outcome)]))
 
     def _internal(self, what: str, error: Exception) -> GcsInternalError:
         # The thread must outlive any one group, or every later caller would hang.
@@ -397,20 +387,34 @@ class Shard:
         return GcsInternalError(f"{what} failed: {error!r}")
 
     def _handle_writes(self, writes: Sequence[Write]) -> None:
+        self._send(
+            self._outcome_of(
+                writes, lambda: self._until_planned(lambda: self._plan_and_commit(writes, None))
+            )
+        )
+
+    def _outcome_of(
+        self,
+        writes: Sequence[Write],
+        commit: Callable[[], tuple[list[Change], list[list[OpResult]]]],
+    ) -> Parcel:
+        """Commits. Raises only StateMovedError; other errors are the writers'."""
         changes: list[Change] = []
         futures = [cast("asyncio.Future[object]", write.future) for write in writes]
         try:
-            changes, results = self._commit_writes(writes)
-            outcomes: _Outcomes = list(zip(futures, results, strict=True))
+            changes, results = commit()
+            outcomes: Outcomes = list(zip(futures, results, strict=True))
+        except StateMovedError:
+            raise
         except Exception as error:
             outcomes = self._failed(futures, error)
-        self._deliver(outcomes, changes, published=True)
+        return Parcel(outcomes, self._last_sequence, changes)
 
     def _handle_appends(self, appends: Sequence[Append]) -> None:
         futures = [cast("asyncio.Future[object]", append.future) for append in appends]
         try:
             self._commit_appends(appends)
-            outcomes: _Outcomes = [(future, None) for future in futures]
+            outcomes: Outcomes = [(future, None) for future in futures]
         except ControlPlaneFullError as error:
             if len(appends) > 1:
                 # Some of them may be what has its way all the same.
@@ -420,9 +424,9 @@ class Shard:
             outcomes = [(futures[0], error)]
         except Exception as error:
             outcomes = self._failed(futures, error)
-        self._deliver(outcomes, published=True)
+        self._send(Parcel(outcomes, self._last_sequence))
 
-    def _failed(self, futures: Sequence[asyncio.Future[object]], error: Exception) -> _Outcomes:
+    def _failed(self, futures: Sequence[asyncio.Future[object]], error: Exception) -> Outcomes:
         if isinstance(error, GcsError):
             logger.error("shard=%d commit failed: %s", self.index, error)
             return [(future, error) for future in futures]
@@ -440,9 +444,6 @@ class Shard:
         if columns:
             self._backend.append(columns, answers)
         self._last_sequence = sequence
-
-    def _commit_writes(self, writes: Sequence[Write]) -> tuple[list[Change], list[list[OpResult]]]:
-        return self._until_planned(lambda: self._plan_and_commit(writes))
 
     def _until_planned(self, plan: Callable[[], _T]) -> _T:
         """Plans and commits, again when others wrote meanwhile or nobody knows what became of it.
@@ -470,7 +471,7 @@ class Shard:
         return gathered
 
     def _plan_and_commit(
-        self, writes: Sequence[Write]
+        self, writes: Sequence[Write], prompt: Prompt | None
     ) -> tuple[list[Change], list[list[OpResult]]]:
         gathered = self._gather([write.request_id for write in writes], wanted_rows(writes))
         planner = WritePlanner(self._last_sequence, gathered.rows)
@@ -489,7 +490,8 @@ class Shard:
             durable = durable or is_critical(write.ops)
             results.append(done)
         if answers:
-            self._backend.commit(planner.changes, list(answers.values()), durable=durable)
+            commit = self._backend.commit if prompt is None else prompt.commit_at_once
+            commit(planner.changes, list(answers.values()), durable=durable)
         self._last_sequence = planner.last_sequence
         self._history_size += sum(len(c.value or b"") for c in planner.changes if c.watchable)
         return planner.changes, results
@@ -534,9 +536,10 @@ class Shard:
             after = page[-1].sequence
         self._take_standing(standing)
         if jumped:
-            self._call_on_loop(lambda: self._restart(standing.last_sequence))
+            if self._delivery is not None:
+                self._delivery.call(lambda: self._restart(standing.last_sequence))
         else:
-            self._deliver([], changes, published=True)
+            self._send(Parcel([], self._last_sequence, changes))
 
     def _take_standing(self, standing: Opened) -> None:
         self._last_sequence = standing.last_sequence
@@ -547,11 +550,12 @@ class Shard:
 
     # --- Housekeeping ----------------------------------------------------------------------------
 
-    def _keep_house(self) -> None:
+    def _keep_house(self, commits: int = 1) -> None:
         """Trims history over its bounds and drops old answers; a failure is only logged."""
         try:
-            self._commit_count += 1
-            if self._commit_count % _HOUSEKEEPING_COMMITS == 0:
+            self._commit_count += commits
+            if self._commit_count >= _HOUSEKEEPING_COMMITS:
+                self._commit_count = 0
                 self._backend.forget(time.time() - self._config.retry_window_s)
             floor = max(self._trimmed_sequence, self._base_sequence)
             kept = self._last_sequence - floor
@@ -570,29 +574,6 @@ class Shard:
         self._history_size -= self._backend.trim(up_to_sequence)
         logger.debug("shard=%d trimmed history up to sequence=%d", self.index, up_to_sequence)
 
-    def _deliver(
-        self,
-        outcomes: Sequence[tuple[asyncio.Future[object], object]],
-        changes: Sequence[Change] = (),
-        *,
-        published: bool = False,
-    ) -> None:
-        last_sequence = self._last_sequence
-        watchable = [change for change in changes if change.watchable]
-
-        def on_loop() -> None:
-            if published:
-                self._publish(last_sequence, watchable)
-            for future, outcome in outcomes:
-                if future.done():  # The caller was cancelled while it waited.
-                    continue
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-        self._call_on_loop(on_loop)
-
-    def _call_on_loop(self, call: Callable[[], None]) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call)
+    def _send(self, parcel: Parcel) -> None:
+        if self._delivery is not None:
+            self._delivery.send(parcel)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rostral_gcs.archive.files import archive_form
-from rostral_gcs.archive.schema import Filter, check_filters, schema_of
+from rostral_gcs.archive.schema import RECORD_MEMORY, Filter, check_filters, schema_of
 from rostral_gcs.backends.base import Change, Columns, Row
 from rostral_gcs.columns import split_columns
 from rostral_gcs.config import GcsConfig
@@ -591,4 +591,10 @@ def _open_storage(config: GcsConfig) -> DataDir | RedisStorage:
     # Here, so that a server on files imports nothing of it.
     from rostral_gcs.backends.redis_storage import RedisStorage
 
-    return RedisStorage(config.redis, shard_count=config.shard_count)
+    return RedisStorage(
+        config.redis,
+        shard_count=config.shard_count,
+        archive_dir=config.archive_dir or config.data_dir / "archive",
+        archive_form=archive_form(config.archive_form),
+        lineage_rows_max=config.lineage_memory_max // RECORD_MEMORY,
+    )

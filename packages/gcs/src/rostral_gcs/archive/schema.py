@@ -16,7 +16,11 @@ from rostral_gcs.tables.events import EVENTS
 from rostral_gcs.tables.registry import TableSpec, table_spec
 from rostral_gcs.tables.tasks import TASKS, final_codes, task_columns
 
-__all__ = ["SCHEMAS", "Cell", "Filter", "Schema", "check_filters", "schema_of"]
+__all__ = ["RECORD_MEMORY", "SCHEMAS", "Cell", "Filter", "Schema", "check_filters", "schema_of"]
+
+RECORD_MEMORY: Final = 176
+"""Bytes that a record in the log's index is taken to cost, the growth of its dict included; what
+``lineage_memory_max`` is divided by, on each backend."""
 
 Cell = bytes | str | float | int
 Kind = Literal["bytes", "text", "real", "integer"]

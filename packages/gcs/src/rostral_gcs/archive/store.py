@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -75,15 +75,21 @@ class Archive:
         """A file, or None."""
         return self._files.get((table, number))
 
-    def write(self, number: int, schema: Schema, rows: Sequence[Row]) -> None:
+    def write(self, number: int, schema: Schema, rows: Sequence[Row], *, take: bool = True) -> None:
         """Writes a file and its index, safe on disk when it returns; replaces one of that number.
+
+        Args:
+            number: Of the file.
+            schema: Of its rows.
+            rows: Its rows.
+            take: Whether readers see it from now on; else once it is given to ``take``.
 
         Raises:
             StorageError: The disk is full or failed.
         """
         path = self.folder / f"{number:08d}-{schema.name}.{form_at_hand(self._form)}"
         try:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # The index first: a file that is there has one.
             write_index(path.with_suffix(".index"), [row.key for row in rows])
         except OSError as error:
@@ -97,7 +103,15 @@ class Archive:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self._register(schema.table, number, path)
+        if take:
+            self._register(schema.table, number, path)
+
+    def remove_unknown(self, below: int, known: Collection[int]) -> None:
+        """Deletes files of lower numbers that are none of those: their writers died over them."""
+        for path in self.folder.glob("[0-9]*"):
+            found = path.name[:8]
+            if found.isdecimal() and int(found) < below and int(found) not in known:
+                path.unlink(missing_ok=True)
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """The newest row of each key that is archived.
@@ -141,6 +155,22 @@ class Archive:
                 oldest = next(iter(self._indexes))
                 self._indexes.pop(oldest).close()
         return index
+
+    def take(self, table: int, number: int) -> None:
+        """Takes in a file that another service has written.
+
+        Raises:
+            StorageError: It is not there.
+        """
+        for suffix in ("sqlite", "parquet"):
+            path = self.folder / f"{number:08d}-{SCHEMAS[table].name}.{suffix}"
+            if path.exists():
+                self._register(table, number, path)
+                return
+        raise StorageError(
+            f"file {number} of table {SCHEMAS[table].name} is not in {self.folder}",
+            hint="all services of one store need the same archive_dir; mount it, or restore it",
+        )
 
     def _register(self, table: int, number: int, path: Path) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ __all__ = [
     "Gathered",
     "Movable",
     "Opened",
-    "Queryable",
+    "Prompt",
     "Row",
     "SharedLeases",
     "WritesBehind",
@@ -163,6 +163,16 @@ class Backend(Protocol):
         """
         ...
 
+    def query(
+        self, table: int, filters: Sequence[Filter], *, limit: int, token: bytes
+    ) -> tuple[list[Row], bytes]:
+        """A page of rows that meet all filters, and where the next begins; empty after the last.
+
+        Of tables that are appended to. Any thread may call it, beside the other methods. No row is
+        missed that is there all the time; one that is flushed or written meanwhile may come twice.
+        """
+        ...
+
     def commit(
         self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
     ) -> None:
@@ -204,17 +214,6 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class Queryable(Protocol):
-    """A backend that can be asked by column. Its method may be called beside the others."""
-
-    def query(
-        self, table: int, filters: Sequence[Filter], *, limit: int, token: bytes
-    ) -> tuple[list[Row], bytes]:
-        """A page of rows that meet all filters, and where the next begins; empty after the last."""
-        ...
-
-
-@runtime_checkable
 class SharedLeases(Protocol):
     """A backend where services tell each other which leases were renewed."""
 
@@ -240,6 +239,29 @@ class Movable(Protocol):
 
     def drop(self, table: int, keys: Sequence[bytes]) -> None:
         """Deletes rows without a trace."""
+        ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """A backend that does small commits so soon that an event loop may wait for them."""
+
+    def can_commit_at_once(
+        self, keys: Mapping[int, Sequence[bytes]], *, size: int, last_sequence: int
+    ) -> bool:
+        """Whether a commit needs no other work.
+
+        Args:
+            keys: Of the rows that it must know, by table.
+            size: Bytes of the values that it writes.
+            last_sequence: Of the newest change that the shard knows.
+        """
+        ...
+
+    def commit_at_once(
+        self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
+    ) -> None:
+        """As ``commit``; raises StateMovedError where that would have to wait."""
         ...
 
 

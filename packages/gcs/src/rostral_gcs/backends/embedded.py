@@ -27,7 +27,7 @@ from typing import Final
 from rostral_gcs.archive.files import ArchiveForm
 from rostral_gcs.archive.flusher import Flusher
 from rostral_gcs.archive.query import query_rows
-from rostral_gcs.archive.schema import SCHEMAS, Filter
+from rostral_gcs.archive.schema import RECORD_MEMORY, SCHEMAS, Filter
 from rostral_gcs.archive.store import Archive
 from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
 from rostral_gcs.backends.journal import Journal
@@ -70,8 +70,6 @@ _PUT: Final = (
 )
 # SQLite's default limit of bound parameters was 999 for long; stay below it.
 _READ_CHUNK: Final = 500
-RECORD_MEMORY: Final = 176
-"""Bytes of memory that a record in the log is taken to cost, the growth of its dict included."""
 
 # Checked page by page at each start up to this size, which takes a tenth of a second.
 _CHECKED_SIZE_MAX: Final = 64 * 1024 * 1024
@@ -281,6 +279,18 @@ class EmbeddedBackend:
                 return
         self._unsettled.add(changes, answers)
         self._note(changes)
+
+    def can_commit_at_once(
+        self, keys: Mapping[int, Sequence[bytes]], *, size: int, last_sequence: int
+    ) -> bool:
+        """Whether it is one record in the journal, and no more."""
+        return not self._unsettled.is_full and self._journal.has_room(size)
+
+    def commit_at_once(
+        self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
+    ) -> None:
+        """As ``commit``."""
+        self.commit(changes, answers, durable=durable)
 
     @property
     def is_settled(self) -> bool:

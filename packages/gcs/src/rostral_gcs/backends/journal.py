@@ -37,6 +37,7 @@ Commit = tuple[list[Change], list[Answer]]
 
 SIZE_MAX: Final = 8 * 1024 * 1024
 _STEP: Final = 256 * 1024
+_SPARE: Final = 64 * 1024  # More than heads, keys and answers of a few rows take.
 _HEAD: Final = struct.Struct("<8sIII")
 _TURN_SIZE: Final = 8
 _CHECKED: Final = 12  # The checksum covers the turn, and what follows the checksum.
@@ -104,6 +105,10 @@ class Journal:
         if durable:
             self._synced = self._end
         return True
+
+    def has_room(self, size: int) -> bool:
+        """Whether a record of a few rows with so many bytes surely fits into this turn."""
+        return self._end + size + _SPARE <= SIZE_MAX
 
     def begin_turn(self) -> None:
         """Writes from the begin again. All that is in it must be on disk elsewhere."""

@@ -18,7 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from rostral_gcs.archive.schema import Filter
 from rostral_gcs.backends.base import Answer, Change, Columns, Gathered, Opened, Row
+from rostral_gcs.backends.redis_archive import Archiving, RedisArchive
+from rostral_gcs.backends.redis_calls import APPENDED, append_call, commit_call
+from rostral_gcs.backends.redis_flusher import RedisFlusher
 from rostral_gcs.backends.redis_keeper import RedisKeeper, Standing
 from rostral_gcs.backends.redis_known import KnownRows
 from rostral_gcs.backends.redis_layout import (
@@ -34,14 +38,14 @@ from rostral_gcs.backends.redis_layout import (
     Keys,
     Meta,
     pack_changes,
-    pack_row,
-    pack_sizes,
     unpack_changes,
     unpack_row,
+    upper_bound,
 )
 from rostral_gcs.backends.redis_link import (
     Command,
     LinkBrokenError,
+    NotYetError,
     RedisLink,
     ReplyError,
     first_error,
@@ -54,7 +58,6 @@ from rostral_gcs.errors import (
     StorageError,
 )
 from rostral_gcs.redis_options import RedisOptions, Topology
-from rostral_gcs.tables.registry import TABLES
 
 __all__ = ["RedisBackend"]
 
@@ -65,13 +68,14 @@ _PAUSE_S_MAX: Final = 0.1
 # After replicas were missed, how long further requests wait for them only once each.
 _SHORT_S: Final = 1.0
 _HISTORY_PACKS: Final = 64
-# More bytes than any prefix can have below it in one comparison: see _upper_bound.
-_ALL_ABOVE: Final = b"+"
+# When nobody else has heard a hint, none is published for so long.
+_ALONE_S: Final = 0.1
+# How long a reply may take that somebody's event loop waits for.
+_PATIENCE_S: Final = 0.002
 # Batches of appended keys that are put in order at a time, about a millisecond for each.
 _ORDER_BATCHES: Final = 4
 # With more of them waiting, whoever appends puts as many in order as it adds, and more.
 _UNORDERED_MAX: Final = 4096
-_APPENDED: Final = frozenset(spec.number for spec in TABLES.values() if spec.appended)
 
 
 class RedisBackend:
@@ -81,18 +85,27 @@ class RedisBackend:
         options: Checked.
         shard: Its index.
         identity: Of the store, shared by its shards; the first one opened settles it.
+        archiving: Where rows go that are over, and when.
     """
 
-    is_shared = True
-
-    def __init__(self, options: RedisOptions, shard: int, identity: Identity) -> None:
+    def __init__(
+        self, options: RedisOptions, shard: int, identity: Identity, archiving: Archiving
+    ) -> None:
         self._options = options
         self._target = options.target(shard)
         self._keys = Keys(options.prefix, shard)
         self._finder = PrimaryFinder(self._target, options, self._keys, identity)
         self._primary: Primary | None = None
         self._meta: Meta | None = None
-        self._known = KnownRows(leave_out=_APPENDED)
+        self._known = KnownRows(leave_out=APPENDED)
+        self._identity = identity
+        self._archiving = archiving
+        self._shard = shard
+        self._archive = RedisArchive(
+            archiving.form,
+            self._keys,
+            lambda: RedisBackend(options, shard, identity, archiving),
+        )
         # Tables to which rows were appended whose keys may not be in order yet.
         self._unordered: set[int] = set()
         self._opened = False
@@ -101,7 +114,12 @@ class RedisBackend:
         self._short_until_s = 0.0
         # Tells our own hints from others'.
         self._name = os.urandom(8)
+        self.flusher = RedisFlusher(
+            self._archive, self._keys, name=self._name, rows_max=archiving.rows_max
+        )
         self._wake: Callable[[], None] | None = None
+        self._patience_s: float | None = None
+        self._alone_until_s = 0.0
         self._keeper: RedisKeeper | None = None
 
     def listen(self, wake: Callable[[], None]) -> None:
@@ -112,9 +130,13 @@ class RedisBackend:
         """Finds the primary; makes the shard when there is none."""
         self._opened = True
         # Who was here before may have left some.
-        self._unordered = set(_APPENDED)
+        self._unordered = set(APPENDED)
         try:
             opened = self.refresh()
+            self._archive.open(self._archiving.place(self._identity.cluster_id, self._shard))
+            for table in APPENDED:
+                (count,) = self._read([("HLEN", self._keys.rows(table))])
+                self.flusher.note(table, count)
         except BaseException:
             self.close()
             raise
@@ -132,6 +154,8 @@ class RedisBackend:
 
     def close(self) -> None:
         """Closes the connections."""
+        self.flusher.close()
+        self._archive.close()
         self._opened = False
         if self._keeper is not None:
             self._keeper.close()
@@ -142,7 +166,7 @@ class RedisBackend:
     def refresh(self) -> Opened:
         """What there is now, whoever wrote it."""
         self._read([])
-        return _opened(self._known_meta())
+        return self._known_meta().opened
 
     def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
         """Answers and rows that a group of writes must know, in one round trip or in none.
@@ -154,7 +178,7 @@ class RedisBackend:
         if self._opened and self._meta is not None and self._primary is not None:
             known = self._known.find(self._meta.moment, keys)
             if known is not None:
-                return Gathered(answers={}, rows=known, standing=_opened(self._meta))
+                return Gathered(answers={}, rows=known, standing=self._meta.opened)
         work: list[Work] = []
         if request_ids:
             work.append(("HMGET", self._keys.answers, *request_ids))
@@ -173,10 +197,34 @@ class RedisBackend:
         }
         meta = self._known_meta()
         self._known.learn(meta.moment, keys, rows)
-        return Gathered(answers=answers, rows=rows, standing=_opened(meta))
+        return Gathered(answers=answers, rows=rows, standing=meta.opened)
 
     def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
-        """The rows that exist among the keys."""
+        """The rows that exist among the keys, in Redis or in files."""
+        found = self.live_rows(table, keys)
+        if table in APPENDED and len(found) < len(keys) and self.meta.archived:
+            gone = [key for key in keys if key not in found]
+            # A row leaves Redis after its file is known, and that is read after the rows.
+            found |= self._archive.read(table, gone, self.meta.archived, self.ask)
+        return found
+
+    def query(
+        self, table: int, filters: Sequence[Filter], *, limit: int, token: bytes
+    ) -> tuple[list[Row], bytes]:
+        """A page of rows in Redis and in files; see ``RedisArchive.query``."""
+        return self._archive.query(table, filters, limit=limit, token=token)
+
+    @property
+    def meta(self) -> Meta:
+        """The shard's row, as of the last question."""
+        return self._known_meta()
+
+    def ask(self, work: Sequence[Work]) -> list[Any]:
+        """Replies to what may be done twice; asks again while there is no primary."""
+        return self._read(work)
+
+    def live_rows(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows in Redis that exist among the keys."""
         if not keys:
             return {}
         (values,) = self._read([("HMGET", self._keys.rows(table), *keys)])
@@ -191,10 +239,10 @@ class RedisBackend:
     ) -> tuple[list[Row], bool]:
         """A page of rows in key order."""
         lower = b"(" + after_key if after_key >= prefix and after_key else b"[" + prefix
-        while table in _APPENDED and self._order(table):
+        while table in APPENDED and self._order(table):
             pass
         keys = [self._keys.index(table), self._keys.rows(table)]
-        arguments: list[object] = [lower, _upper_bound(prefix), limit, size_max]
+        arguments: list[object] = [lower, upper_bound(prefix), limit, size_max]
         (found,) = self._read([Call(SCAN, keys, arguments)])
         rows = [unpack_row(found[at], found[at + 1]) for at in range(1, len(found), 2)]
         return rows, bool(found[0])
@@ -209,18 +257,41 @@ class RedisBackend:
         """
         del durable
         meta = self._meta_before(changes[0].sequence if changes else None)
-        after, keys, arguments = _commit_call(self._keys, meta, changes, answers)
+        after, keys, arguments = commit_call(self._keys, meta, changes, answers)
         hint = any(change.watchable for change in changes)
         self._commit(meta, after, Call(COMMIT, keys, arguments), hint=hint)
         self._known.apply(meta.moment, after.moment, changes)
 
+    def can_commit_at_once(
+        self, keys: Mapping[int, Sequence[bytes]], *, size: int, last_sequence: int
+    ) -> bool:
+        """Whether it takes one round trip to a primary that is known."""
+        meta = self._meta
+        if meta is None or self._primary is None or meta.last_sequence != last_sequence:
+            return False
+        return self._opened and self._known.find(meta.moment, keys) is not None
+
+    def commit_at_once(
+        self, changes: Sequence[Change], answers: Sequence[Answer], *, durable: bool
+    ) -> None:
+        """As ``commit``; whoever waits longer than a moment looks later what became of it."""
+        self._patience_s = _PATIENCE_S
+        try:
+            self.commit(changes, answers, durable=durable)
+        finally:
+            self._patience_s = None
+
     def append(self, columns: Sequence[Columns], answers: Sequence[Answer]) -> None:
         """Stores the rows as those of any table; they have no history."""
+        self.flusher.poll()
+        self.flusher.check_room(columns)
         meta = self._meta_before(columns[0].first_sequence if columns else None)
-        after, keys, arguments = _append_call(self._keys, meta, columns, answers)
-        waiting = self._commit(meta, after, Call(APPEND, keys, arguments), hint=False)
+        after, keys, arguments = append_call(self._keys, meta, columns, answers)
+        waiting, *counts = self._commit(meta, after, Call(APPEND, keys, arguments), hint=False)
         self._known.apply(meta.moment, after.moment, ())
         self._unordered.update(part.table for part in columns)
+        for part, count in zip(columns, counts, strict=True):
+            self.flusher.note(part.table, count)
         if waiting > _UNORDERED_MAX:
             for part in columns:
                 self._order(part.table)
@@ -251,8 +322,8 @@ class RedisBackend:
             )
         return meta
 
-    def _commit(self, before: Meta, after: Meta, call: Call, *, hint: bool) -> int:
-        applied, wait, waiting = self._commit_once(before, call, hint=hint)
+    def _commit(self, before: Meta, after: Meta, call: Call, *, hint: bool) -> list[int]:
+        applied, wait, told = self._commit_once(before, call, hint=hint)
         if not applied:
             self._meta = None
             raise StateMovedError(
@@ -261,7 +332,7 @@ class RedisBackend:
             )
         self._meta = replace(after, wait=wait)
         self._confirmed = after.generation
-        return waiting
+        return told
 
     def recall(self, request_id: bytes) -> bytes | None:
         """The remembered payload of a request."""
@@ -443,28 +514,39 @@ class RedisBackend:
 
     # --- Committing, once ------------------------------------------------------------------
 
-    def _commit_once(self, before: Meta, call: Call, *, hint: bool) -> tuple[bool, int, int]:
+    def _commit_once(self, before: Meta, call: Call, *, hint: bool) -> tuple[bool, int, list[int]]:
         """Runs the script; whether it was applied, how many replicas it waits for, what else."""
         primary = self._primary
         if primary is None:
             raise StateMovedError("there is no primary just now", hint="gather first")
         wait = before.wait
         behind: list[Work] = [("WAIT", wait, self._wait_ms)] if wait else []
+        # Our own keeper hears it, too: where that is all, it would be woken for nothing.
+        hint = hint and time.monotonic() >= self._alone_until_s
         if hint:
             sharded = self._target.topology is Topology.CLUSTER
             behind.append(("SPUBLISH" if sharded else "PUBLISH", self._keys.hints, self._name))
         try:
-            link, replies = ask_together(primary.link, [call, *behind], self._finder.link_to)
+            link, replies = ask_together(
+                primary.link,
+                [call, *behind],
+                self._finder.link_to,
+                patience_s=self._patience_s,
+            )
             if isinstance(replies[0], ReplyError):
                 raise replies[0]
             applied, text, *more = replies[0]
+            if hint and isinstance(replies[-1], int) and replies[-1] <= 1:
+                self._alone_until_s = time.monotonic() + _ALONE_S
             # The script tells what holds at its own moment; it may be more than we knew of.
             wait_now = int(text or b"0")
             if applied and wait_now:
                 acknowledged = replies[1] if wait and isinstance(replies[1], int) else 0
+                if acknowledged < wait_now and self._patience_s is not None:
+                    raise NotYetError
                 deadline_s = time.monotonic() + self._options.deadline_s
                 self._await_replicas(link, acknowledged, wait_now, deadline_s)
-            return bool(applied), wait_now, more[0] if more else 0
+            return bool(applied), wait_now, more
         except LinkBrokenError as error:
             self._lose(error)
             raise StateMovedError(
@@ -478,6 +560,11 @@ class RedisBackend:
                 self._lose(error)
             raise StateMovedError(
                 f"Redis put a commit off: {error}", hint="plan the writes again"
+            ) from error
+        except NotYetError as error:
+            self._meta = None
+            raise StateMovedError(
+                "a commit takes longer than it may", hint="look what was done"
             ) from error
         except NotReplicatedError:
             # It is applied and not acknowledged: whoever asks again will find its answer.
@@ -508,87 +595,3 @@ class RedisBackend:
         if primary is None or meta is None:
             return None
         return Standing(primary.link.address, primary.replid, meta.epoch, meta.wait)
-
-
-def _opened(meta: Meta) -> Opened:
-    return Opened(
-        last_sequence=meta.last_sequence,
-        trimmed_sequence=meta.trimmed_sequence,
-        history_size=meta.history_size,
-        base_sequence=meta.base_sequence,
-        gaps=meta.gaps,
-    )
-
-
-def _upper_bound(prefix: bytes) -> bytes:
-    """The end of a lexicographic range over the keys with the prefix."""
-    stripped = prefix.rstrip(b"\xff")
-    if not stripped:
-        return _ALL_ABOVE
-    return b"(" + stripped[:-1] + bytes([stripped[-1] + 1])
-
-
-def _commit_call(
-    keys: Keys, meta: Meta, changes: Sequence[Change], answers: Sequence[Answer]
-) -> tuple[Meta, list[bytes], list[object]]:
-    """The shard's row after the commit, and the script's keys and arguments."""
-    # Later changes win, so only the last one of each key is sent.
-    final: dict[int, dict[bytes, Change]] = {}
-    for change in changes:
-        final.setdefault(change.table, {})[change.key] = change
-    watchable = [change for change in changes if change.watchable]
-    size = sum(len(change.value or b"") for change in watchable)
-    after = replace(
-        meta,
-        generation=meta.generation + 1,
-        last_sequence=changes[-1].sequence if changes else meta.last_sequence,
-        history_size=meta.history_size + size,
-    )
-    answer_part: list[object] = []
-    time_part: list[object] = []
-    for answer in answers:
-        answer_part += (answer.request_id, answer.payload)
-        time_part += (repr(answer.time_s), answer.request_id)
-    history_part: list[object] = []
-    for score, pack in pack_changes(watchable):
-        history_part += (score, pack)
-    used = [keys.meta, keys.answers, keys.times, keys.history]
-    counts: list[object] = [len(answer_part), len(time_part), len(history_part)]
-    rest: list[object] = []
-    for table, last in final.items():
-        used += (keys.rows(table), keys.index(table))
-        deletes: list[object] = []
-        rows: list[object] = []
-        index: list[object] = []
-        for key, change in last.items():
-            if change.value is None:
-                deletes.append(key)
-            else:
-                rows += (key, pack_row(change.sequence, change.value))
-                index += (b"0", key)
-        counts += (len(deletes), len(rows), len(index))
-        rest += (*deletes, *rows, *index)
-    head: list[object] = [meta.epoch, meta.generation, meta.last_sequence]
-    head += (after.generation, after.last_sequence, size)
-    parts = [*head, *counts, *answer_part, *time_part, *history_part, *rest]
-    return after, used, parts
-
-
-def _append_call(
-    keys: Keys, meta: Meta, columns: Sequence[Columns], answers: Sequence[Answer]
-) -> tuple[Meta, list[bytes], list[object]]:
-    """As ``_commit_call``, for rows that stay columns until Redis has them."""
-    last_sequence = meta.last_sequence + sum(len(part.sizes) for part in columns)
-    after = replace(meta, generation=meta.generation + 1, last_sequence=last_sequence)
-    used = [keys.meta, keys.answers, keys.times]
-    arguments: list[object] = [meta.epoch, meta.generation, meta.last_sequence]
-    arguments += (after.generation, after.last_sequence, 2 * len(answers), 2 * len(answers))
-    for part in columns:
-        used += (keys.rows(part.table), keys.pending(part.table))
-        arguments += (part.key_size, part.first_sequence, len(part.sizes), part.keys)
-        arguments += (pack_sizes(part.sizes), part.values)
-    for answer in answers:
-        arguments += (answer.request_id, answer.payload)
-    for answer in answers:
-        arguments += (repr(answer.time_s), answer.request_id)
-    return after, used, arguments

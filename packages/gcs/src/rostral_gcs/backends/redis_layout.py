@@ -9,6 +9,7 @@ that they lie in one slot of a cluster, and every script is given each key that 
 ``{P:N}:k:TABLE``    zset   the keys, all with score 0, so that they are scanned in order
 ``{P:N}:p:TABLE``    list   keys that were appended and are not in the zset yet: their width, 4
                             bytes, and the keys, one after the other
+``{P:N}:a:TABLE``    list   keys by age, and ``{P:N}:archive``: see ``redis_archive_layout.py``
 ``{P:N}:history``    zset   packed changes, with the sequence of the last one as the score
 ``{P:N}:answers``    hash   request id to answer
 ``{P:N}:times``      zset   request ids by the time of their answer
@@ -31,7 +32,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rostral_gcs.backends.base import Change, Row
+from rostral_gcs.backends.base import Change, Opened, Row
 
 __all__ = [
     "ADOPT",
@@ -54,6 +55,7 @@ __all__ = [
     "pack_sizes",
     "unpack_changes",
     "unpack_row",
+    "upper_bound",
 ]
 
 FORMAT: Final = "1"
@@ -82,6 +84,7 @@ class Keys:
         self.times = f"{tag}:times".encode()
         self.leases = f"{tag}:leases".encode()
         self.hints = f"{tag}:hints".encode()
+        self.archive = f"{tag}:archive".encode()
 
     def rows(self, table: int) -> bytes:
         """The table's rows."""
@@ -90,6 +93,10 @@ class Keys:
     def pending(self, table: int) -> bytes:
         """Keys that were appended and are not in order yet."""
         return f"{self._tag}:p:{table}".encode()
+
+    def ages(self, table: int) -> bytes:
+        """Keys in the order of their appends."""
+        return f"{self._tag}:a:{table}".encode()
 
     def index(self, table: int) -> bytes:
         """The table's keys in order."""
@@ -106,6 +113,7 @@ META_FIELDS: Final = (
     "wait",
     "replid",
     "gaps",
+    "archived",
 )
 
 
@@ -125,6 +133,7 @@ class Meta:
         replid: The replication id that the primary of this epoch had when it began.
         gaps: Sequences that no change has: from the last that a new primary had, to where it went
             on. What the one before had given out and nobody has any more lies within.
+        archived: The number of the newest file that rows were moved to.
     """
 
     epoch: int
@@ -136,11 +145,23 @@ class Meta:
     wait: int
     replid: str
     gaps: tuple[tuple[int, int], ...]
+    archived: int
 
     @property
     def moment(self) -> tuple[int, int]:
         """What tells this state of the shard from all others."""
         return self.epoch, self.generation
+
+    @property
+    def opened(self) -> Opened:
+        """What a shard is told of it."""
+        return Opened(
+            last_sequence=self.last_sequence,
+            trimmed_sequence=self.trimmed_sequence,
+            history_size=self.history_size,
+            base_sequence=self.base_sequence,
+            gaps=self.gaps,
+        )
 
     @classmethod
     def read(cls, fields: Sequence[bytes | None]) -> Meta | None:
@@ -160,7 +181,16 @@ class Meta:
             wait=numbers[6],
             replid=texts[7].decode(),
             gaps=tuple((int(start), int(end)) for start, end in spans),
+            archived=int(texts[9] or b"0"),
         )
+
+
+def upper_bound(prefix: bytes) -> bytes:
+    """The end of a lexicographic range over the keys with the prefix."""
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return b"+"  # Above all keys.
+    return b"(" + stripped[:-1] + bytes([stripped[-1] + 1])
 
 
 def pack_row(version: int, value: bytes) -> bytes:
@@ -238,10 +268,12 @@ local function each(command, key, from, to)
 end
 """
 
-# KEYS: meta, answers, times, history, then rows and index of each table.
+# KEYS: meta, answers, times, history, then rows and index of each table, then the keys by age of
+# those that have them: a key that does not exist would have a cluster whose slot moves wait.
 # ARGV: epoch, generation, last sequence before; new generation, new last sequence, size of the
-# history's new values; how many answer, time and history values; for each table how many deleted
-# keys, row values and index values; then all these.
+# history's new values; how many answer, time and history values, and tables; for each of these how
+# many deleted keys, row values and index values, and whether its keys are kept by age (1); then all
+# these.
 COMMIT: Final = Script(
     _EACH
     + """
@@ -249,8 +281,8 @@ local meta = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'last_sequence'
 if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] then
   return {0, meta[4] or ''}
 end
-local tables = (#KEYS - 4) / 2
-local at = 10 + 3 * tables
+local tables = tonumber(ARGV[10])
+local at, ages = 11 + 4 * tables, 4 + 2 * tables
 for i = at, at + tonumber(ARGV[7]) - 1, 2 do
   if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 then return {0, meta[4] or ''} end
 end
@@ -266,12 +298,18 @@ take('HSET', KEYS[2], tonumber(ARGV[7]))
 take('ZADD', KEYS[3], tonumber(ARGV[8]))
 take('ZADD', KEYS[4], tonumber(ARGV[9]))
 for i = 1, tables do
-  local counts = 7 + 3 * i
+  local counts = 7 + 4 * i
   local rows, index = KEYS[3 + 2 * i], KEYS[4 + 2 * i]
   local deletes = tonumber(ARGV[counts])
   if deletes > 0 then
     each('HDEL', rows, at, at + deletes - 1)
     take('ZREM', index, deletes)
+  end
+  if ARGV[counts + 3] == '1' then
+    ages = ages + 1
+    for j = at, at + tonumber(ARGV[counts + 1]) - 1, 2 do
+      redis.call('RPUSH', KEYS[ages], struct.pack('<I4', #ARGV[j]) .. ARGV[j])
+    end
   end
   take('HSET', rows, tonumber(ARGV[counts + 1]))
   take('ZADD', index, tonumber(ARGV[counts + 2]))
@@ -280,12 +318,13 @@ return {1, meta[4] or ''}
 """
 )
 
-# KEYS: meta, answers, times, then rows and pending keys of each part.
+# KEYS: meta, answers, times, then rows, pending keys and keys by age of each part.
 # ARGV: epoch, generation, last sequence before; new generation, new last sequence; how many answer
 # and time values; for each part key size, first sequence, how many rows, keys, sizes, values; then
 # the answers and times. Rows come as columns: cut here, they cost the service a fraction.
-# Their keys are put in order later (ORDER), since that costs more than all the rest. The last of
-# the answer is how many batches of keys wait for it, of the table that has most.
+# Their keys are put in order later (ORDER), since that costs more than all the rest. The answer
+# ends with how many batches of keys wait for it, of the table that has most, and how many rows each
+# part's table has now.
 APPEND: Final = Script(
     _EACH
     + """
@@ -293,7 +332,7 @@ local meta = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'last_sequence'
 if meta[1] ~= ARGV[1] or meta[2] ~= ARGV[2] or meta[3] ~= ARGV[3] then
   return {0, meta[4] or ''}
 end
-local parts = (#KEYS - 3) / 2
+local parts = (#KEYS - 3) / 3
 local from = 8 + 6 * parts
 local to = from + tonumber(ARGV[6]) - 1
 for i = from, to, 2 do
@@ -303,8 +342,9 @@ redis.call('HSET', KEYS[1], 'generation', ARGV[4], 'last_sequence', ARGV[5])
 if to >= from then each('HSET', KEYS[2], from, to) end
 if ARGV[7] ~= '0' then each('ZADD', KEYS[3], to + 1, to + tonumber(ARGV[7])) end
 local sub, pack, read, waiting = string.sub, struct.pack, struct.unpack, 0
+local row_counts = {}
 for i = 1, parts do
-  local rows, pending, p = KEYS[2 + 2 * i], KEYS[3 + 2 * i], 2 + 6 * i
+  local rows, pending, p = KEYS[1 + 3 * i], KEYS[2 + 3 * i], 2 + 6 * i
   local width, first, count = tonumber(ARGV[p]), tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
   local keys, sizes, values = ARGV[p + 3], ARGV[p + 4], ARGV[p + 5]
   local at = 1
@@ -321,9 +361,12 @@ for i = 1, parts do
     end
     redis.call('HSET', rows, unpack(pairs_, 1, n))
   end
-  waiting = math.max(waiting, redis.call('RPUSH', pending, pack('<I4', width) .. keys))
+  local batch = pack('<I4', width) .. keys
+  waiting = math.max(waiting, redis.call('RPUSH', pending, batch))
+  redis.call('RPUSH', KEYS[3 + 3 * i], batch)
+  row_counts[i] = redis.call('HLEN', rows)
 end
-return {1, meta[4] or '', waiting}
+return {1, meta[4] or '', waiting, unpack(row_counts)}
 """
 )
 
@@ -374,6 +417,8 @@ elseif redis.call('HGET', KEYS[1], 'replid') ~= ARGV[1] then
     'replid', ARGV[1], 'last_sequence', base, 'base_sequence', base,
     'gaps', table.concat(kept, ','))
   redis.call('HINCRBY', KEYS[1], 'generation', 1)
+  -- Numbers that were given out and are not known here any more must not come again.
+  redis.call('HINCRBY', KEYS[1], 'archive_number', 1000)
   if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'wait', ARGV[3]) end
 end
 return {'ok', redis.call('HGET', KEYS[1], 'format'), redis.call('HGET', KEYS[1], 'cluster_id'),

@@ -10,6 +10,7 @@ command, and did nothing for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,7 +25,7 @@ from rostral_gcs.errors import (
 )
 from rostral_gcs.redis_options import RedisOptions, RedisTarget
 
-__all__ = ["Command", "LinkBrokenError", "RedisLink", "ReplyError", "first_error"]
+__all__ = ["Command", "LinkBrokenError", "NotYetError", "RedisLink", "ReplyError", "first_error"]
 
 Command = tuple[object, ...]
 
@@ -77,6 +78,10 @@ class LinkBrokenError(Exception):
         super().__init__(f"{address}: {text}")
         self.address = address
         self.refused = refused
+
+
+class NotYetError(Exception):
+    """There is no answer yet, and the caller does not want to wait for it; the commands are run."""
 
 
 class ReplyError(Exception):
@@ -141,6 +146,8 @@ class RedisLink:
         timeout_s: float | None = None,
     ) -> None:
         self.address = address
+        # Replies to commands whose caller did not wait for them.
+        self._unread_count = 0
         self._connection = _make_connection(
             address,
             target,
@@ -149,12 +156,17 @@ class RedisLink:
             timeout_s=options.command_timeout_s if timeout_s is None else timeout_s,
         )
 
-    def ask(self, commands: Sequence[Command]) -> list[Any]:
+    def ask(self, commands: Sequence[Command], *, patience_s: float | None = None) -> list[Any]:
         """Sends the commands together and returns their replies in order.
 
         A refused command has a ReplyError in its reply's place; the others were run all the same.
 
+        Args:
+            commands: Any number.
+            patience_s: How long to wait for each reply; by default as long as an answer may take.
+
         Raises:
+            NotYetError: A reply did not come within ``patience_s``. The link can be used further.
             LinkBrokenError: It cannot be connected, broke, or was silent for too long.
             ReplyError: The server does not let us in, or is loading. Later commands may have run.
         """
@@ -163,9 +175,13 @@ class RedisLink:
         connection = self._connection
         try:
             self._connect()
+            self._skip_unread()
             connection.send_packed_command([_pack(commands)], check_health=False)
             replies: list[Any] = []
-            for _ in commands:
+            for at in range(len(commands)):
+                if patience_s is not None and not connection.can_read(patience_s):
+                    self._unread_count = len(commands) - at
+                    raise NotYetError
                 try:
                     # Errors of one reply must not close the connection under the next.
                     replies.append(connection.read_response(disconnect_on_error=False))
@@ -180,10 +196,20 @@ class RedisLink:
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self.close()
             raise LinkBrokenError(self.address, str(error)) from error
+        except NotYetError:
+            raise
         except BaseException:
             # Replies that nobody read would be taken for those of the next commands.
             self.close()
             raise
+
+    def _skip_unread(self) -> None:
+        import redis
+
+        while self._unread_count:
+            self._unread_count -= 1
+            with contextlib.suppress(redis.ResponseError):
+                self._connection.read_response(disconnect_on_error=False)
 
     def ask_one(self, *command: object) -> Any:
         """One command and its reply.
@@ -216,6 +242,7 @@ class RedisLink:
 
     def close(self) -> None:
         """Closes; the next use connects again."""
+        self._unread_count = 0
         self._connection.disconnect()
 
     def _connect(self) -> None:

@@ -1,14 +1,17 @@
 """The shards of one store in Redis: what ``DataDir`` is for the embedded backend.
 
-This file owns the store's identity while its shards are opened. Nothing lies on this machine, so
-that any number of services may serve one store.
+This file owns the store's identity while its shards are opened. Nothing lies on this machine but
+what was flushed to the archive, so that any number of services may serve one store.
 """
 
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
+from rostral_gcs.archive.files import ArchiveForm
 from rostral_gcs.backends.redis import RedisBackend
+from rostral_gcs.backends.redis_archive import Archiving
 from rostral_gcs.backends.redis_primary import Identity
 from rostral_gcs.redis_options import RedisOptions
 
@@ -21,10 +24,23 @@ class RedisStorage:
     Args:
         options: Checked.
         shard_count: Must be what the store was made with.
+        archive_dir: Where finished tasks and old events go; the same for all services.
+        archive_form: Of new files there.
+        lineage_rows_max: Most rows of tasks and events in Redis, all shards together.
     """
 
-    def __init__(self, options: RedisOptions, *, shard_count: int) -> None:
+    def __init__(
+        self,
+        options: RedisOptions,
+        *,
+        shard_count: int,
+        archive_dir: Path,
+        archive_form: ArchiveForm = "auto",
+        lineage_rows_max: int = 1_500_000,
+    ) -> None:
         self._options = options
+        rows_max = max(8, lineage_rows_max // shard_count)
+        self._archiving = Archiving(archive_dir, archive_form, rows_max)
         self._identity = Identity(
             cluster_id=secrets.token_bytes(16), is_proposal=True, shard_count=shard_count
         )
@@ -36,7 +52,7 @@ class RedisStorage:
 
     def backend(self, index: int) -> RedisBackend:
         """The storage of a shard, not yet open."""
-        return RedisBackend(self._options, index, self._identity)
+        return RedisBackend(self._options, index, self._identity, self._archiving)
 
     def close(self) -> None:
         """Does nothing: each shard closes its own connections."""

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rostral_gcs.backends.redis_layout import Script
-from rostral_gcs.backends.redis_link import Command, RedisLink, ReplyError, first_error
+from rostral_gcs.backends.redis_link import (
+    Command,
+    NotYetError,
+    RedisLink,
+    ReplyError,
+    first_error,
+)
 
 __all__ = ["Call", "Follow", "Work", "ask_all", "ask_together"]
 
@@ -50,7 +56,7 @@ def ask_all(link: RedisLink, work: Sequence[Work], follow: Follow) -> list[Any]:
 
 
 def ask_together(
-    link: RedisLink, work: Sequence[Work], follow: Follow
+    link: RedisLink, work: Sequence[Work], follow: Follow, *, patience_s: float | None = None
 ) -> tuple[RedisLink, list[Any]]:
     """Replies, refusals among them, to a write and what must follow it on the same connection.
 
@@ -59,22 +65,38 @@ def ask_together(
 
     Raises:
         LinkBrokenError: As for ``RedisLink.ask``.
+        NotYetError: The same; or the write is to be done at another node.
     """
-    replies = _ask(link, work)
+    replies = _ask(link, work, patience_s=patience_s)
     if isinstance(replies[0], ReplyError) and replies[0].code == "ASK":
+        if patience_s is not None:
+            raise NotYetError
         link = follow(replies[0].moved_to)
         replies = _ask(link, work, asking=True)
     return link, replies
 
 
-def _ask(link: RedisLink, work: Sequence[Work], *, asking: bool = False) -> list[Any]:
-    replies = _send(link, work, whole=False, asking=asking)
+def _ask(
+    link: RedisLink,
+    work: Sequence[Work],
+    *,
+    asking: bool = False,
+    patience_s: float | None = None,
+) -> list[Any]:
+    replies = _send(link, work, whole=False, asking=asking, patience_s=patience_s)
     if any(isinstance(reply, ReplyError) and reply.code == "NOSCRIPT" for reply in replies):
-        replies = _send(link, work, whole=True, asking=asking)
+        replies = _send(link, work, whole=True, asking=asking, patience_s=patience_s)
     return replies
 
 
-def _send(link: RedisLink, work: Sequence[Work], *, whole: bool, asking: bool) -> list[Any]:
+def _send(
+    link: RedisLink,
+    work: Sequence[Work],
+    *,
+    whole: bool,
+    asking: bool,
+    patience_s: float | None,
+) -> list[Any]:
     commands: list[Command] = []
     for item in work:
         if asking:
@@ -84,5 +106,5 @@ def _send(link: RedisLink, work: Sequence[Work], *, whole: bool, asking: bool) -
             commands.append(call(item.keys, item.arguments))
         else:
             commands.append(item)
-    replies = link.ask(commands)
+    replies = link.ask(commands, patience_s=patience_s)
     return replies[1::2] if asking else replies
