@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rostral_gcs import AsyncGcsClient, TaskRow, TaskState, write_token
+from rostral_gcs.errors import GcsOverloadedError
 from rostral_gcs.ids import FunctionID, JobID, TaskID
 
 BATCH = 1000
@@ -63,6 +64,16 @@ def slope(points: list[tuple[int, int]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
 
 
+async def record(client: AsyncGcsClient, rows: list[TaskRow]) -> None:
+    """Records them, however long the flush is behind: a busy machine's disk may take its time."""
+    while True:
+        try:
+            await client.record_tasks(rows)
+            return
+        except GcsOverloadedError:
+            continue  # The client has paused and tried for ten seconds.
+
+
 async def soak(
     client: AsyncGcsClient, memory: Callable[[], int], records: int, spec_size: int
 ) -> dict[str, object]:
@@ -71,7 +82,7 @@ async def soak(
     peak = 0
     began_s = time.monotonic()
     for at in range(0, records, BATCH):
-        await client.record_tasks([task(one, spec_size) for one in range(at, at + BATCH)])
+        await record(client, [task(one, spec_size) for one in range(at, at + BATCH)])
         if at % (max(BATCH, records // 1000 // BATCH * BATCH)) == 0:
             peak = max(peak, memory())
             points.append((at, memory()))

@@ -427,6 +427,10 @@ class Shard(ShardReads):
         self._send(Parcel(outcomes, self._last_sequence))
 
     def _failed(self, futures: Sequence[asyncio.Future[object]], error: Exception) -> Outcomes:
+        if isinstance(error, GcsOverloadedError):
+            # Back-pressure is no failure, and may be told a thousand times a second.
+            logger.debug("shard=%d refuses for now: %s", self.index, error)
+            return [(future, error) for future in futures]
         if isinstance(error, GcsError):
             logger.error("shard=%d commit failed: %s", self.index, error)
             return [(future, error) for future in futures]
