@@ -192,7 +192,7 @@ class NodeView:
                 latest_s = at_s
         return 0.0 if fits and latest_s <= now_s else latest_s
 
-    def place(self, shape: ResourceSet, run_time_s: float, now_s: float, *, count: int = 1) -> None:
+    def place(self, shape: ResourceSet, run_time_s: float, now_s: float, count: int) -> None:
         """Counts so many tasks that were sent there."""
         sent = self._sent
         if sent and sent[-1].at_s == now_s and sent[-1].shape is shape:
@@ -203,8 +203,10 @@ class NodeView:
             if len(sent) >= _PLACED_ENTRIES_MAX:
                 del sent[: _PLACED_ENTRIES_MAX // 2]
             sent.append(_Sent(now_s, shape, run_time_s, count))
-        for _ in range(count):
+        self._take(shape, run_time_s, now_s)
+        while count > 1:
             self._take(shape, run_time_s, now_s)
+            count -= 1
 
     def _take(self, shape: ResourceSet, run_time_s: float, now_s: float) -> None:
         available, free_at_s = self._available, self._free_at_s

@@ -219,8 +219,7 @@ class PlacementPolicy:
         run_time_s = self._run_times_s.get(request.function_id)
         if run_time_s is None:
             run_time_s = request.run_time_s or self.limits.run_time_s
-        shape = request.constraints.shape
-        node.place(shape, run_time_s, now_s, count=self.scheduler_count)
+        node.place(request.constraints.shape, run_time_s, now_s, self.scheduler_count)
         if len(self._placed) >= self.limits.remembered_max:
             self._placed_before, self._placed = self._placed, {}
         self._placed[request[0], request[1]] = node
