@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rostral_objectstore.link import wait_until_served
@@ -43,13 +44,14 @@ class Manager:
         self.said: list[str] = []
         self._daemon: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, hand_back: bool = True, armed: str = "") -> None:
-        """A daemon that serves; `armed` are its failpoints."""
+    def start(self, *, hand_back: bool = True, armed: str = "", more: Sequence[str] = ()) -> None:
+        """A daemon that serves; `armed` are its failpoints, `more` its further arguments."""
         fd = self.parked if hand_back else -1
         self._daemon = subprocess.Popen(
             [
                 *(sys.executable, "-c", START, str(fd)),
                 *("--socket", self.socket, "--memory", "64M", "--spill-dir", str(self.spill)),
+                *more,
             ],
             env={**self._environment, "ROSTRAL_FAILPOINTS": armed},
             pass_fds=[fd] if fd >= 0 else [],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rostral_gcs.auth import write_token
 from rostral_gcs.ids import ObjectID
 from rostral_objectstore import StoreClient
 from rostral_objectstore._native import repair
@@ -159,3 +161,39 @@ def test_a_daemon_that_stops_and_continues_loses_nothing(manager: Manager) -> No
         manager._daemon.send_signal(signal.SIGCONT)
         assert client.stats().clients == 1
         assert client.get(handle).sum() == 1000
+
+
+@pytest.mark.slow
+def test_the_next_daemon_serves_transfers_where_the_dead_one_did(
+    manager: Manager, tmp_path: Path
+) -> None:
+    """1. Others were told where to fetch. 2. The daemon dies. 3. The next answers there, unasked.
+
+    4. A store that begins anew has other objects: it does not.
+    """
+    pytest.importorskip("pyarrow")
+    token_file = tmp_path / "token"
+    write_token(token_file)
+    manager.kill()
+    manager.start(hand_back=False, more=["--token-file", str(token_file)])
+    note = Path(f"{manager.socket}.transfers")
+    with StoreClient.connect(manager.socket) as client:
+        address = client.transfer_address()
+        host, _, port = address.rpartition(":")
+        assert note.read_text() == f"{port}\n"
+        manager.kill()
+        manager.start(more=["--token-file", str(token_file)])
+        until(lambda: is_answered(host, int(port)), "somebody listens there")
+        assert client.transfer_address() == address
+    manager.kill()
+    manager.start(hand_back=False)
+    assert not note.exists()
+
+
+def is_answered(host: str, port: int) -> bool:
+    """Whether anybody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True

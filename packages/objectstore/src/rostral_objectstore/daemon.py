@@ -15,10 +15,10 @@ import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
-from rostral_gcs.errors import ConfigError
+from rostral_gcs.errors import ConfigError, PortInUseError, RostralError
 from rostral_gcs.ids import ObjectID
 from rostral_gcs.services.users import uid_of
-from rostral_objectstore import takeover
+from rostral_objectstore import takeover, transfer_port
 from rostral_objectstore._native import (
     elsewhere,
     events,
@@ -84,6 +84,8 @@ class StoreDaemon:
     def __init__(self, config: StoreConfig, segment: Segment | None = None) -> None:
         config.validate()
         self.config = config
+        if segment is None:
+            transfer_port.forget(config.socket_path)
         self._unburied = [] if segment is None else takeover.bury_former_daemons(segment)
         if segment is None:
             segment = Segment.create(
@@ -132,6 +134,8 @@ class StoreDaemon:
             self.transfer = TransferService(
                 self.segment, self.config.transfer, room=self.room, keep=self.cache
             )
+        elif transfer_port.recalled(self.config.socket_path):
+            self._spawn(self._resume_transfers())
         await self._server.start()
         self._pages_ahead.start()
         self._spawn(self._upkeep())
@@ -151,6 +155,7 @@ class StoreDaemon:
         self._stopping = True
         await self._server.stop()
         if not self.is_parked:
+            transfer_port.forget(self.config.socket_path)
             await self._devices.stop()
         if self.transfer is not None:
             await self.transfer.close()
@@ -237,17 +242,33 @@ class StoreDaemon:
             tls_key_file=tls.tls_key_file,
             tls_ca_file=tls.tls_ca_file,
         )
-        address = f"{config.transfer_host}:0"
-        service: TransferService = transfer.TransferService(
-            self.segment,
-            transfer.TransferConfig(
-                server=transfer.TransferServerConfig(credentials=credentials, address=address),
-                fetch=transfer.FetchConfig(credentials=credentials),
-            ),
-            room=self.room,
-            keep=self.cache,
-        )
+
+        def serve(port: int) -> TransferService:
+            address = f"{config.transfer_host}:{port}"
+            server = transfer.TransferServerConfig(credentials=credentials, address=address)
+            fetch = transfer.FetchConfig(credentials=credentials)
+            service: TransferService = transfer.TransferService(
+                self.segment,
+                transfer.TransferConfig(server=server, fetch=fetch),
+                room=self.room,
+                keep=self.cache,
+            )
+            return service
+
+        try:
+            service = serve(transfer_port.recalled(config.socket_path))
+        except PortInUseError as error:
+            logger.warning("transfers move to another port: %s", error)
+            service = serve(0)
+        transfer_port.remember(config.socket_path, int(service.address.rpartition(":")[2]))
         return service
+
+    async def _resume_transfers(self) -> None:
+        """Others ask where the daemon before this one has answered."""
+        try:
+            await self._transfers()
+        except RostralError as error:
+            logger.warning("transfers do not go on: %s", error)
 
     def _attach(self, session: Session, body: Body) -> Body:
         if "slot" in session.state:
