@@ -138,7 +138,11 @@ class Switch:
                 source.ip("route", "del", "blackhole", target.address)
         self._cuts.clear()
         while self._hosts:
-            _run("ip", "netns", "del", self._hosts.pop().name)
+            host = self._hosts.pop()
+            # A namespace goes some time after its last process, and its cable with it.
+            if Path("/sys/class/net", host.cable).exists():
+                _run("ip", "link", "del", host.cable)
+            _run("ip", "netns", "del", host.name)
         if Path("/sys/class/net", self._name).exists():
             _run("ip", "link", "del", self._name)
 
