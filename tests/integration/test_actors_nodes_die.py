@@ -72,6 +72,13 @@ def recipes(cluster: Cluster) -> list[bytes]:
         return gcs.kv_keys(namespace="rostral.actors")
 
 
+def is_alive(node: ClusterNode | None, count: int) -> bool:
+    """Whether so many actors of a node have a process that takes calls."""
+    assert node is not None
+    states = [actor["state"] for actor in status_of(node)["actors"]]
+    return states == ["ALIVE"] * count
+
+
 def kill_node(cluster: Cluster, index: int) -> ClusterNode:
     """Ends a node at once, with all that runs there."""
     victim = cluster.worker_nodes[index]
@@ -116,6 +123,8 @@ def test_an_actor_comes_to_the_node_of_its_caller_and_calls_keep_their_order(
         assert rostral.get(told, timeout=TIMEOUT_S) == list(range(1, 51))
         with pytest.raises(ActorUnavailableError, match="being restarted"):
             rostral.get(out, timeout=TIMEOUT_S)
+        # A call that comes while it has no process would raise, too.
+        until(lambda: is_alive(cluster.head_node, 2), "both are there")
         assert rostral.get(once.tell.remote(1), timeout=TIMEOUT_S) == 1
         assert rostral.get(rostral.get_actor("once").tell.remote(1), timeout=TIMEOUT_S) == 2
         rostral.kill(once)

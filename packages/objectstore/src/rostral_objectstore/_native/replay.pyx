@@ -7,12 +7,15 @@ takes nothing away. A checkpoint ends the calls that it covers. After a death th
 the records over (`retake`), so that the dead one's slot can be used again, and the actor's next
 process takes them from it (`take`).
 """
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 
 from rostral_objectstore._native.layout cimport *
 from rostral_objectstore._native.objects cimport undo_created
+from rostral_objectstore._native.records cimport Records
 from rostral_objectstore._native.segment cimport Segment, at, attachment
-from rostral_objectstore._native.task cimport ClaimedTask, Tasks, has_all_results, returns_of
+from rostral_objectstore._native.task cimport (
+    ClaimedTask, Tasks, dependencies_of, has_all_results, payload_of, returns_of)
 
 
 cdef bint is_claimed_by(uint64_t word, uint32_t slot) noexcept nogil:
@@ -108,3 +111,51 @@ def is_kept(Segment segment not None, uint32_t loc):
     """Whether a claimed call is done, and kept for replay."""
     cdef uint64_t word = load64(&(<task *>at(&segment.a, loc)).word)
     return (word & 0xff) == TASK_CLAIMED and ((word >> 8) & TASK_FLAG_LOGGED) != 0
+
+
+def kept_after(Segment segment not None, uint32_t slot, uint32_t place):
+    """(place, locator) of each call that the process of the slot keeps, after that place."""
+    cdef Records walk = Records.over(segment, CHUNK_TASKS)
+    cdef uint32_t loc
+    cdef uint64_t word
+    cdef task *t
+    found = []
+    while True:
+        loc = walk.next()
+        if loc == 0:
+            return sorted(found)
+        t = <task *>at(&segment.a, loc)
+        word = load64(&t.word)
+        if is_claimed_by(word, slot) and (word >> 8) & TASK_FLAG_LOGGED and t.attempt > place:
+            found.append((t.attempt, loc))
+
+
+def specification(Segment segment not None, uint32_t loc):
+    """What a kept call is made of, to have it made once more elsewhere; None: it is not kept.
+
+    Returns (place, id, parent, function, payload, flags, locators of its inputs, how many results).
+    Nobody keeps the actor from ending it meanwhile: whoever has taken holds on its inputs asks
+    again, and has what he was told if the answer is the same.
+    """
+    cdef attachment *a = &segment.a
+    cdef task *t = <task *>at(a, loc)
+    cdef uint64_t word = load64(&t.word)
+    cdef uint32_t i, inputs = t.dependency_count, size = t.payload_size
+    cdef char *payload = payload_of(a, t)
+    if (word & 0xff) != TASK_CLAIMED or not (word >> 8) & TASK_FLAG_LOGGED:
+        return None
+    # A moment's view may mix two tasks, but it must not run out of the segment.
+    if <char *>(dependencies_of(t) + inputs) > a.chunks_end or payload + size > a.chunks_end:
+        return None
+    found = (
+        t.attempt,
+        PyBytes_FromStringAndSize(<char *>t.id, 16),
+        PyBytes_FromStringAndSize(<char *>&t.parent, 8),
+        t.function,
+        PyBytes_FromStringAndSize(payload, size),
+        (word >> 8) & 0xff,
+        [dependencies_of(t)[i].loc for i in range(inputs)],
+        t.return_count,
+    )
+    # A canceller may have added its flag; anything else ends what was read.
+    return found if (load64(&t.word) | 0xff00) == (word | 0xff00) else None

@@ -19,15 +19,16 @@ from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.actor_questions import ActorQuestions
 from rostral_scheduler.between.living_nodes import LivingNodes
 from rostral_scheduler.between.messages import (
+    SHAPELESS,
     ActorFacts,
     ActorHeld,
     ActorMade,
     ActorMoved,
     ActorUsed,
+    Done,
     EndActor,
     HoldActor,
     ReleaseActor,
-    Shape,
     Stub,
 )
 from rostral_scheduler.between.outgoing import Peer, Sent, stream_error
@@ -57,7 +58,6 @@ __all__ = ["ActorCalls"]
 logger = logging.getLogger("rostral.scheduler.actor_calls")
 
 _NOTHING = ResourceSet.of({})
-_SHAPELESS = Shape({}, "", 0, 0)
 _ADOPT_S = 5.0
 """Between telling a process here where an actor's object lies, and its hold on that."""
 
@@ -100,6 +100,8 @@ class ActorCalls:
         self._made: Callable[[ActorMade], None]
         self.look_for_actors: Callable[[], None] = lambda: None
         """Finds out where actors of dead nodes live on."""
+        self.ask_replays: Callable[[Sent, Callable[[Done], None]], bool] = lambda _, __: False
+        """Calls back with the results of a call that its actor ran before it came to this node."""
 
     @property
     def held_count(self) -> int:
@@ -199,7 +201,7 @@ class ActorCalls:
                 return
             for task in self._transit.claim(mailbox, room):
                 claimed = self._transit.describe(task)
-                sent = Sent(claimed, job_id, _NOTHING, _SHAPELESS, mailbox, actor.host, actor)
+                sent = Sent(claimed, job_id, _NOTHING, SHAPELESS, mailbox, actor.host, actor)
                 if actor.is_late(sent) or not self._send(actor, peer, sent):
                     actor.put_late(sent)
 
@@ -217,10 +219,12 @@ class ActorCalls:
             for task in self._transit.claim(mailbox, self._memory.queue_length(mailbox)):
                 claimed = self._transit.describe(task)
                 waiting.append(
-                    Sent(claimed, job_id, _NOTHING, _SHAPELESS, mailbox, actor.host, actor)
+                    Sent(claimed, job_id, _NOTHING, SHAPELESS, mailbox, actor.host, actor)
                 )
         for sent in waiting:
             claimed = sent.claimed
+            if self.ask_replays(sent, partial(self._forwarded.arrive_here, sent)):
+                continue
             if actor.is_late(sent):
                 actor.put_late(sent)
             elif self._transit.requeue(claimed, record.mailbox, claimed.retries):
@@ -581,7 +585,7 @@ class ActorCalls:
         for job_id, mailbox in actor.mailboxes.items():
             for task in self._transit.claim(mailbox, self._memory.queue_length(mailbox)):
                 claimed = self._transit.describe(task)
-                sent = Sent(claimed, job_id, _NOTHING, _SHAPELESS, mailbox, actor.host, actor)
+                sent = Sent(claimed, job_id, _NOTHING, SHAPELESS, mailbox, actor.host, actor)
                 self._forwarded.end(sent, error)
 
     def job_ended(self, job_id: bytes) -> None:

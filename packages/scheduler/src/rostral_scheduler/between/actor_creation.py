@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rostral_gcs.errors import RostralError
@@ -64,8 +64,15 @@ class ActorCreation:
 
     # ---- which node
 
-    def choose(self, shape: ResourceSet, where: Where) -> bytes:
+    def choose(
+        self, shape: ResourceSet, where: Where, given: Sequence[tuple[bytes, ResourceSet]] = ()
+    ) -> bytes:
         """The node for one more actor: one that has room for it now, if any, with the fewest.
+
+        Args:
+            shape: What it needs.
+            where: Which nodes it may live on.
+            given: Nodes to which other actors went just now, which they do not report yet.
 
         Raises UnschedulableError.
         """
@@ -75,24 +82,29 @@ class ActorCreation:
         able = [node for node in where.among(nodes) if node.can_ever(shape)]
         if not able:  # Where it should be, it cannot be.
             able = [node for node in nodes if node.can_ever(shape)]
-        free = [node for node in able if self._has_free(node, shape)]
+        free = [node for node in able if self._has_free(node, shape, given)]
         here = Counter(actor.host for actor in self._calls.by_id.values() if not actor.death)
         here[self._own_id] = len(self._actors.by_id)
+        here.update(node_id for node_id, _ in given)
         return min(free or able, key=lambda node: (here[node.node_id], node.node_id)).node_id
 
     def _leaves(self, node: NodeFacts) -> bool:
         row = self._view.by_id.get(node.node_id)
         return row is not None and row.report.is_draining
 
-    def _has_free(self, node: NodeFacts, shape: ResourceSet) -> bool:
+    def _has_free(
+        self, node: NodeFacts, shape: ResourceSet, given: Sequence[tuple[bytes, ResourceSet]]
+    ) -> bool:
         if node.node_id == self._own_id:
             available = self._available()
         else:
             row = self._view.by_id.get(node.node_id)
             available = {} if row is None else row.resources_available
-        return all(
-            amount <= available.get(name, 0.0) + 1e-9 for name, amount in shape.as_floats().items()
-        )
+        wanted = Counter(shape.as_floats())
+        for node_id, other in given:
+            if node_id == node.node_id:
+                wanted.update(other.as_floats())
+        return all(wanted[name] <= available.get(name, 0.0) + 1e-9 for name in shape.as_floats())
 
     # ---- making
 

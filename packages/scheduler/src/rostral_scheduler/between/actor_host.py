@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from rostral_gcs.errors import RostralError
+from rostral_scheduler.between.actor_logs import ActorLogs
+from rostral_scheduler.between.actor_pasts import Past
 from rostral_scheduler.between.messages import (
     ActorFacts,
     ActorHeld,
@@ -39,10 +41,12 @@ from rostral_scheduler.local.node_memory import Body, pickled
 
 if TYPE_CHECKING:
     from rostral_scheduler.between.guest import Guest, Origin
+    from rostral_scheduler.between.replays import Replays
 
 __all__ = ["ActorHost"]
 
 _FETCHES_MAX = 4
+_HOLD_GRACE_S = 5.0
 
 
 class ActorHost:
@@ -53,6 +57,7 @@ class ActorHost:
         transit: The node's memory.
         actors: The node's.
         making: Makes one more.
+        logs: What those with checkpoints do.
         environment: How a runtime environment's text is known here.
     """
 
@@ -62,10 +67,12 @@ class ActorHost:
         transit: TransitMemory,
         actors: Actors,
         making: ActorMaking,
+        logs: ActorLogs,
         environment: Callable[[str], bytes],
     ) -> None:
         self._node_id, self._transit, self._actors = node_id, transit, actors
         self._making, self._environment = making, environment
+        self.logs = logs
         self._crowded: dict[bytes, deque[Guest]] = {}
         self._fetching: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, "rostral-actors")
@@ -93,8 +100,17 @@ class ActorHost:
             error = pickled(failure)
         origin.outbox.send(ActorMade(message.actor_id, error))
 
-    async def adopt(self, message: CreateActor, restarts: int, nodes: set[bytes]) -> None:
+    async def adopt(
+        self,
+        message: CreateActor,
+        restarts: int,
+        nodes: set[bytes],
+        past: Past | None,
+        replays: Replays,
+    ) -> None:
         """Makes an actor again whose node is dead; each of the nodes may refer to it.
+
+        With what it has been through, if it has checkpoints.
 
         Raises what making an actor does, and RequestError when what it is made from is lost.
         """
@@ -115,7 +131,32 @@ class ActorHost:
             "stub": self._transit.place_of(stub),
             "restarts": restarts,
         }
-        self._making.adopt(body)
+        if past is None:
+            self._making.adopt(body)
+            return
+        body |= await loop.run_in_executor(self._thread, self._checkpoint, past)
+        job_id = message.actor_id if message.is_detached else message.job_id
+        capacity = max(message.mailbox_capacity, len(past.calls) + 1)
+        mailbox = self._actors.make_mailbox(job_id, message.actor_id, capacity)
+        try:
+            guests = await replays.submit(past, mailbox)
+            self.logs.resume(message.actor_id, past)
+            replays.begin(message.actor_id, past, guests)
+            self._making.adopt(body | {"mailbox": mailbox})
+        except BaseException as error:
+            self._actors.drop_mailbox(mailbox, pickled(RequestError(f"it is not made: {error}")))
+            raise
+
+    def _checkpoint(self, past: Past) -> Body:
+        """In a thread that may wait for room: what its process restores, held."""
+        value = past.saved.value
+        if value is None:
+            return {}
+        beside = [self._transit.hold(given) for given in past.saved.beside]
+        hold = self._transit.hold(value)
+        del beside
+        at = {**self._transit.place_of(hold), "covers": past.covers}
+        return {"checkpoint": at, "checkpoint_hold": hold}
 
     async def _create(self, origin: Origin, message: CreateActor) -> ActorRecord:
         loop = asyncio.get_running_loop()
@@ -260,7 +301,14 @@ class ActorHost:
             actor.holders.discard(origin.node_id)
 
     def origin_died(self, node_id: bytes) -> None:
-        """Nobody of that node refers to anything."""
+        """Soon nobody of that node refers to anything.
+
+        Not at once: actors of that node that have handles of ours may come to life elsewhere.
+        """
+        loop = asyncio.get_running_loop()
+        loop.call_later(_HOLD_GRACE_S, self._let_go, node_id)
+
+    def _let_go(self, node_id: bytes) -> None:
         for actor in self._actors.by_id.values():
             actor.holders.discard(node_id)
 

@@ -17,15 +17,26 @@ from dataclasses import replace
 
 from rostral_gcs import ActorRow, ActorState, AsyncGcsClient
 from rostral_gcs.errors import ConflictError, GcsError, RostralError
-from rostral_gcs.ids import NodeID
+from rostral_gcs.ids import ActorID, NodeID
 from rostral_scheduler.between.actor_calls import ActorCalls
 from rostral_scheduler.between.actor_creation import ActorCreation
 from rostral_scheduler.between.actor_host import ActorHost
+from rostral_scheduler.between.actor_logs import GIVEN_AWAY, ActorLogs
+from rostral_scheduler.between.actor_pasts import ActorPasts, Past
 from rostral_scheduler.between.actor_recipes import ActorRecipes
 from rostral_scheduler.between.forwarded import Forwarded
 from rostral_scheduler.between.living_nodes import LivingNodes
-from rostral_scheduler.between.messages import ActorMoved, CreateActor, Job, LookForActors
+from rostral_scheduler.between.messages import (
+    ActorMoved,
+    CreateActor,
+    Job,
+    LookForActors,
+    Stub,
+    YieldActors,
+)
+from rostral_scheduler.between.outgoing import stubs_of
 from rostral_scheduler.between.remote_actor import forgotten
+from rostral_scheduler.between.replays import Replays
 from rostral_scheduler.between.transit_memory import NotSealedError
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import Where
@@ -58,6 +69,9 @@ class ActorRecovery:
         host: The actors of this node, for others.
         creation: Chooses nodes, and says how an actor is made.
         actors: Those of this node.
+        logs: What those of them with checkpoints do.
+        pasts: What actors with checkpoints have been through.
+        replays: Calls that they ran on dead nodes.
         describe_job: What another node must know of a job.
         begin_job: Makes a job known here whose driver is elsewhere; False: it has ended.
         end_job: Ends the job of a detached actor that could not be made here.
@@ -73,6 +87,9 @@ class ActorRecovery:
         host: ActorHost,
         creation: ActorCreation,
         actors: Actors,
+        logs: ActorLogs,
+        pasts: ActorPasts,
+        replays: Replays,
         *,
         describe_job: Callable[[bytes], Job],
         begin_job: Callable[[Job, CreateActor], bool],
@@ -81,6 +98,10 @@ class ActorRecovery:
         self._own_id, self._client, self._view = own_id, client, view
         self._forwarded, self._calls, self._host = forwarded, calls, host
         self._creation, self._actors = creation, actors
+        self._logs, self._pasts, self._replays = logs, pasts, replays
+        # To which nodes actors were given in this look, which do not report them yet.
+        self._given: list[tuple[bytes, ResourceSet]] = []
+        self._yielding: dict[bytes, asyncio.Future[None]] = {}
         self._describe_job = describe_job
         self._begin_job, self._end_job = begin_job, end_job
         self._recipes = ActorRecipes(client)
@@ -106,11 +127,8 @@ class ActorRecovery:
     # ---- while all live
 
     def made(self, actor: ActorRecord, body: Body) -> None:
-        """An actor was made here: how is written down, if another node could ever make it again.
-
-        What another actor here has made ends with that one, and a bundle is this node's.
-        """
-        if actor.max_restarts != 0 and actor.group_id is None and actor.creator is None:
+        """An actor was made here: how is written down, if another node could ever make it again."""
+        if actor.may_move:
             self._unwritten[actor.actor_id] = body
 
     def tick(self) -> None:
@@ -127,13 +145,26 @@ class ActorRecovery:
     async def _write(self, ended: list[bytes]) -> None:
         try:
             for actor_id in ended:
-                await self._recipes.remove(actor_id)
+                self._logs.end(actor_id)
+                self._replays.end(actor_id)
+                if await self._is_ours(actor_id):
+                    await self._remove(actor_id)
                 self._written.discard(actor_id)
             for actor_id, body in list(self._unwritten.items()):
                 if await self._write_one(actor_id, body):
                     self._unwritten.pop(actor_id, None)
         except GcsError as error:
             logger.info("cannot write how actors are made: %s", error)
+
+    async def _is_ours(self, actor_id: bytes) -> bool:
+        """False: another node has the actor. Raises GcsError."""
+        row = await self._client.get_actor(ActorID(actor_id))
+        return row is None or row.node_id is None or row.node_id.binary() == self._own_id
+
+    async def _remove(self, actor_id: bytes) -> None:
+        """Nobody shall make the actor again. Raises GcsError."""
+        await self._recipes.remove(actor_id)
+        await self._pasts.remove(actor_id)
 
     async def _write_one(self, actor_id: bytes, body: Body) -> bool:
         """False: at a later tick. Raises GcsError."""
@@ -143,18 +174,22 @@ class ActorRecovery:
         try:
             message = self._creation.recipe(body)
             if message is None:
+                self._logs.give_up(actor_id)
                 return True
             await self._recipes.write(self._describe_job(actor.job_id), message)
         except NotSealedError:
             return False
         except JobNotFoundError:
+            self._logs.give_up(actor_id)
             return True
         except GcsError:
             raise
         except RostralError as error:
             logger.warning("actor=%s cannot be made again elsewhere: %s", actor_id.hex(), error)
+            self._logs.give_up(actor_id)
             return True
         self._written.add(actor_id)
+        self._logs.begin(actor_id)
         return True
 
     # ---- after a death
@@ -173,6 +208,7 @@ class ActorRecovery:
     async def _look(self) -> None:
         passes, begun_at_s = 0, asyncio.get_running_loop().time()
         is_left = True
+        self._given.clear()
         while is_left or passes < _PASSES_MIN:
             self._again.clear()
             passes += 1
@@ -196,6 +232,7 @@ class ActorRecovery:
         """Does what is to be done. True: something is left."""
         rows = {row.actor_id.binary(): row for row in await self._client.list_actors()}
         given: set[bytes] = set()
+        adopted: list[ActorRow] = []
         is_left = False
         for actor_id, row in rows.items():
             if row.node_id is None or row.state is ActorState.DEAD:
@@ -203,11 +240,16 @@ class ActorRecovery:
             node_id = row.node_id.binary()
             if node_id == self._own_id:
                 if actor_id not in self._actors.by_id and row.state is ActorState.RESTARTING:
-                    await self._adopt(row)
+                    adopted.append(row)
             elif self._view.death_cause(node_id) is not None:
                 is_left = True
                 if decides and (to := await self._give(row, node_id)) is not None:
                     given.add(to)
+        if adopted:
+            # Whoever has heard of what their dead node did has told us so, or the log does.
+            await self._have_yielded([row.actor_id.binary() for row in adopted])
+            for row in adopted:
+                await self._adopt(row)
         if self._own_id in given:
             given.discard(self._own_id)
             self._again.set()
@@ -268,13 +310,15 @@ class ActorRecovery:
             return None  # Somebody else was first.
         logger.info("actor=%s of a dead node goes to %s", actor_id.hex(), to and to.hex())
         if to is None:
-            await self._recipes.remove(actor_id)
+            await self._remove(actor_id)
         return to
 
     def _choose(self, message: CreateActor) -> bytes:
         shape = ResourceSet.of(message.placement_resources)
         shape = shape.maximum(ResourceSet.of(message.resources))
-        return self._creation.choose(shape, Where.of(message.where))
+        to = self._creation.choose(shape, Where.of(message.where), self._given)
+        self._given.append((to, shape))
+        return to
 
     async def _adopt(self, row: ActorRow) -> None:
         """Makes an actor here that was given to this node."""
@@ -293,7 +337,47 @@ class ActorRecovery:
         new = replace(row, state=ActorState.DEAD, death_cause=ending)
         with contextlib.suppress(ConflictError):
             await self._client.update_actor(new)
-            await self._recipes.remove(actor_id)
+            await self._remove(actor_id)
+
+    async def _have_yielded(self, actor_ids: list[bytes]) -> None:
+        """Returns when no living node hears of these actors but from us.
+
+        What its callers have heard is then in the GCS, and what is there is all that they will.
+        """
+        others = [node.node_id.binary() for node in self._view]
+        asked = [self._ask_to_yield(one, actor_ids) for one in others if one != self._own_id]
+        await asyncio.gather(*asked)
+
+    async def _ask_to_yield(self, node_id: bytes, actor_ids: list[bytes]) -> None:
+        """Until it has answered, or is dead itself."""
+        answer = self._yielding[node_id] = asyncio.get_running_loop().create_future()
+        try:
+            while node_id in self._view.by_id and not answer.done():
+                peer = self._forwarded.open_peer(node_id)
+                if peer is None:
+                    await asyncio.sleep(_CONNECT_PAUSE_S)
+                    continue
+                peer.link.send(YieldActors(actor_ids))
+                await asyncio.wait([answer], timeout=_PASS_S)
+        finally:
+            del self._yielding[node_id]
+
+    def yielded(self, node_id: bytes, _: list[bytes]) -> None:
+        """A node's answer."""
+        answer = self._yielding.get(node_id)
+        if answer is not None and not answer.done():
+            answer.set_result(None)
+
+    def yield_up(self, actor_ids: list[bytes], giver: bytes) -> None:
+        """Another node was given these actors: nobody else is heard of them from here on."""
+        for actor_id in actor_ids:
+            actor = self._calls.by_id.get(actor_id)
+            known = actor is not None and not actor.death
+            if actor is not None and known and actor.host not in (giver, self._own_id):
+                # The cluster knows better than we do by now.
+                self._view.bury(actor.host, "its actors were given to other nodes")
+            # We were taken for dead.
+            self._actors.end_for(actor_id, GIVEN_AWAY)
 
     async def _begin(self, row: ActorRow, job: Job, message: CreateActor) -> bool:
         """Makes it, and tells the others. False: its job has ended."""
@@ -302,12 +386,19 @@ class ActorRecovery:
         actor_id = row.actor_id.binary()
         nodes = {node.node_id.binary() for node in self._view}
         try:
-            await self._host.adopt(message, row.restarts, nodes)
+            past = await self._pasts.take_over(actor_id) if message.is_checkpointed else None
+            stubs = _stubs_of(message, past)
+            self._calls.expect(stubs)
+            try:
+                await self._host.adopt(message, row.restarts, nodes, past, self._replays)
+            finally:
+                self._calls.settled(stubs, lambda: None)
         except BaseException:
             if message.is_detached:
                 self._end_job(actor_id)
             raise
         self._written.add(actor_id)
+        self._logs.begin(actor_id)
         logger.info("actor=%s goes on here", actor_id.hex())
         moved = ActorMoved(actor_id, job.job_id, job.home)
         self._calls.moved(moved, self._own_id)
@@ -322,3 +413,16 @@ class ActorRecovery:
                 peer.link.send(message)
                 return
             await asyncio.sleep(_CONNECT_PAUSE_S)
+
+
+def _stubs_of(message: CreateActor, past: Past | None) -> list[Stub]:
+    """The actors that it is made from handles of, or has been given handles of."""
+    values = list(message.beside)
+    if past is not None:
+        values += past.saved.beside
+        if past.saved.value is not None:
+            values.append(past.saved.value)
+    stubs = [given.stub for given in values if given.stub is not None]
+    for call in () if past is None else past.calls:
+        stubs += stubs_of(call.task)
+    return stubs

@@ -106,7 +106,7 @@ class Arrivals:
             if sent.to_actor is not None:
                 continue
             if not sealed.inputs:
-                sealed.inputs = sent.held or self._transit.hold_inputs(claimed)
+                sealed.inputs = sent.held or self._transit.hold_inputs(claimed.inputs)
             key = self._transit.seal_elsewhere(claimed, index, result)
             sealed.stayed[claimed.result_id(index)] = key
         self._transit.finish(claimed)

@@ -17,6 +17,8 @@ from rostral_gcs.tokens import Tokens
 from rostral_scheduler.between.actor_calls import ActorCalls
 from rostral_scheduler.between.actor_creation import ActorCreation
 from rostral_scheduler.between.actor_host import ActorHost
+from rostral_scheduler.between.actor_logs import ActorLogs
+from rostral_scheduler.between.actor_pasts import ActorPasts
 from rostral_scheduler.between.actor_recovery import ActorRecovery
 from rostral_scheduler.between.forwarded import Forwarded, ForwardQueue
 from rostral_scheduler.between.guest import OriginSession
@@ -29,6 +31,7 @@ from rostral_scheduler.between.messages import Job as JobMessage
 from rostral_scheduler.between.peer_link import PeerIdentity
 from rostral_scheduler.between.peer_server import PeerServer
 from rostral_scheduler.between.recovery import Recovery
+from rostral_scheduler.between.replays import Replays
 from rostral_scheduler.between.transit_memory import TransitMemory
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.core.lanes import Rank
@@ -129,7 +132,11 @@ class Crossing:
             actors_max=config.actors_max,
         )
         actors.end_elsewhere = self.actor_calls.end_children
-        self.actor_host = ActorHost(memory.node_id, transit, actors, making, environments.intern)
+        pasts = ActorPasts(memory.node_id, client)
+        self.actor_logs = ActorLogs(pasts, transit, memory, actors)
+        self.actor_host = ActorHost(
+            memory.node_id, transit, actors, making, self.actor_logs, environments.intern
+        )
         transit.stub_of = self._stub_of
         self.forwarded = Forwarded(
             config,
@@ -166,6 +173,9 @@ class Crossing:
             drain=drain,
             holders=self.forwarded.elsewhere.holders,
         )
+        replays = Replays(memory.node_id, self.hosted, memory, transit, config.peer_grace_s)
+        self.actor_calls.ask_replays = replays.ask
+        self.actor_logs.answers_of = replays.answers_of
         self.leaving = Leaving(
             transit,
             self.forwarded.choice,
@@ -189,11 +199,16 @@ class Crossing:
             self.actor_host,
             self.actor_creation,
             actors,
+            self.actor_logs,
+            pasts,
+            replays,
             describe_job=self._describe_job,
             begin_job=self._begin_again,
             end_job=self._end_detached,
         )
         making.on_made = self.actor_recovery.made
+        self.hosted.yield_actors = self.actor_recovery.yield_up
+        self.forwarded.on_yielded = self.actor_recovery.yielded
         self.actor_calls.look_for_actors = self.actor_recovery.look
         cancellations.on_forwarded(memory.slot, self._cancel)
         self.server = PeerServer(
@@ -221,6 +236,7 @@ class Crossing:
         await self.view.stop()
         await self.lost_jobs.stop()
         await self.actor_recovery.stop()
+        await self.actor_logs.stop()
         await self.forwarded.stop()
         await self.recovery.stop()
         await self.server.stop()
@@ -240,6 +256,7 @@ class Crossing:
         self.actor_calls.tick()
         self.recovery.tick()
         self.actor_recovery.tick()
+        self.actor_logs.tick()
         self.leaving.tick(time.monotonic())
         self._watch_neighbour()
 

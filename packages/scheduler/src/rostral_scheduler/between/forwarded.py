@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from functools import partial
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.arrivals import Arrivals, Arrived
+from rostral_scheduler.between.bring_inputs import bring_inputs
 from rostral_scheduler.between.choice import NodeChoice
 from rostral_scheduler.between.elsewhere import Elsewhere
 from rostral_scheduler.between.living_nodes import LivingNodes
@@ -23,10 +23,10 @@ from rostral_scheduler.between.messages import (
     ActorFacts,
     ActorHeld,
     ActorMade,
+    ActorsYielded,
     ActorUsed,
     Back,
     Call,
-    Cancel,
     Done,
     Drain,
     EndJob,
@@ -45,6 +45,7 @@ from rostral_scheduler.between.outgoing import (
     ForwardQueue,
     Peer,
     Sent,
+    cancel_of,
     fail_for_sure,
     lost_error,
     missing,
@@ -56,15 +57,13 @@ from rostral_scheduler.between.peer_link import PeerIdentity, PeerLink
 from rostral_scheduler.between.placing import Placing
 from rostral_scheduler.between.recovery import Recovery
 from rostral_scheduler.between.speculating import Speculating
+from rostral_scheduler.between.store_address import StoreAddress
 from rostral_scheduler.between.transit_memory import (
-    CANCEL_CHILDREN,
     CANCELLED,
     LATE,
     RETRY_FOREVER,
     ClaimedTask,
-    MissingExtraError,
     NotSealedError,
-    ObjectFetchError,
     TransitMemory,
 )
 from rostral_scheduler.config import LocalSchedulerConfig
@@ -77,9 +76,6 @@ __all__ = ["ForwardQueue", "Forwarded"]
 logger = logging.getLogger("rostral.scheduler.forwarded")
 
 _FETCHES_MAX = 16
-_GIVEN_BACK_PAUSE_S = 0.1
-_GIVEN_BACK_MAX = 8
-"""Times that hosts may fail to get a task's inputs, though those are there."""
 
 
 class Forwarded:
@@ -139,9 +135,12 @@ class Forwarded:
         )
         recovery.begin(self.elsewhere)
         self._arrivals = Arrivals(transit, view, self.elsewhere, recovery)
+        self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
+        self._store = StoreAddress(config, transit, self._fetchers)
+        self.find_store = self._store.find
         self.by_id: dict[bytes, Sent] = {}
         self._peers: dict[bytes, Peer] = {}
-        self._packing = Packing(config, transit, self.elsewhere, recovery)
+        self._packing = Packing(config, transit, self._store, self.elsewhere, recovery)
         self.speculating = Speculating(
             transit,
             self.choice,
@@ -158,9 +157,10 @@ class Forwarded:
         self._arrived: deque[Arrived] = deque()
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "rostral-forwarded")
-        self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls = calls
+        self.on_yielded: Callable[[bytes, list[bytes]], None] = lambda _, __: None
+        """A node answers that it waits for nothing of these actors from elsewhere."""
 
     def start(self) -> None:
         """Takes in results from here on."""
@@ -297,23 +297,12 @@ class Forwarded:
         if self._is_out(sent):
             self._submit(peer, sent)
 
-    async def find_store(self) -> None:
-        """Finds out where others fetch from this node. Raises RostralError if they never can."""
-        loop = asyncio.get_running_loop()
-        try:
-            address = self._transit.transfer_address
-            self._packing.store = await loop.run_in_executor(self._fetchers, address)
-        except MissingExtraError:
-            if self._packing.inline_bytes == self._config.forward_inline_bytes_max:
-                raise
-            self._packing.inline_bytes = self._config.forward_inline_bytes_max
-
     # ---- actors
 
     @property
     def travel_terms(self) -> tuple[int, str]:
         """Up to what size values travel in messages, and where others fetch, if that is known."""
-        return self._packing.inline_bytes, self._packing.store
+        return self._store.inline_bytes, self._store.address
 
     def tell_job(self, peer: Peer, job_id: bytes) -> None:
         """Before its first task or actor there. Raises JobNotFoundError."""
@@ -401,6 +390,8 @@ class Forwarded:
                         self._submit(peer, sent)
                     elif sent is not None:
                         self._calls.unknown(sent)
+            case ActorsYielded(actor_ids=actor_ids):
+                self.on_yielded(peer.node_id, actor_ids)
             case ActorHeld() | ActorMade() | ActorFacts() | ActorUsed():
                 self._calls.answered(peer, message)
             case Push():
@@ -412,6 +403,11 @@ class Forwarded:
             self.speculating.ended(message.task_id, peer.node_id)
             self._arrivals.expect(sent, message)
         self._arrived.append((sent, message, peer.node_id))
+        self._wake.set()
+
+    def arrive_here(self, sent: Sent, message: Done) -> None:
+        """A call of an actor that has come to this node: it was made before, and ended so."""
+        self._arrived.append((sent, message, self._own_id))
         self._wake.set()
 
     async def _take_in(self) -> None:
@@ -477,27 +473,13 @@ class Forwarded:
             peer.link.send(Taken([sent.claimed.task_id]))
 
     async def _bring_inputs(self, sent: Sent, object_ids: list[bytes]) -> None:
-        """A host could not get inputs of a task: once they are here, or expected, it goes again.
-
-        So where two nodes cannot reach each other, what they would exchange comes by this one.
-        """
-        sent.given_back += 1
+        """A host could not get inputs of a task: once they are here, or expected, it goes again."""
         try:
-            for object_id in object_ids:
-                handle = self._transit.find(object_id)
-                if handle is not None and self._transit.is_away(handle):
-                    await self.elsewhere.bring(handle)
-            if sent.given_back > _GIVEN_BACK_MAX:
-                names = ", ".join(object_id.hex() for object_id in object_ids)
-                raise ObjectFetchError(
-                    f"no host could get inputs of task {sent.claimed.task_id.hex()}: {names}",
-                    hint="look at the network between the nodes",
-                )
+            await bring_inputs(self._transit, self.elsewhere, sent, object_ids)
         except RostralError as error:
             self.end(sent, error)
-            return
-        await asyncio.sleep(_GIVEN_BACK_PAUSE_S * (sent.given_back - 1))
-        self._put_back(sent, sent.claimed.retries)
+        else:
+            self._put_back(sent, sent.claimed.retries)
 
     def _release(self, node_id: bytes, object_ids: list[bytes]) -> None:
         peer = self._peers.get(node_id)
@@ -552,9 +534,7 @@ class Forwarded:
         if not peer.is_open:
             self.end(sent, TaskCancelledError.of(task_id, is_late=bool(flags & LATE)))
             return
-        grace_s = ladder.grace_s if math.isfinite(ladder.grace_s) else None
-        recursive = bool(flags & CANCEL_CHILDREN)
-        peer.link.send(Cancel(task_id, flags, ladder.force, recursive, grace_s))
+        peer.link.send(cancel_of(task_id, flags, ladder))
 
     def host_died(self, node_id: bytes, cause: str) -> None:
         """Each task that the node had runs again elsewhere, if it may."""
@@ -575,6 +555,7 @@ class Forwarded:
                 self.end(sent, lost_error(sent, cause))
                 continue
             self._put_back(sent, retries if retries == RETRY_FOREVER else retries - 1)
+        peer.outstanding.clear()  # What it still says is heard by nobody.
         self.look()
 
     def job_ended(self, job_id: bytes) -> None:

@@ -96,6 +96,10 @@ class Guest:
     cancelled: Cancel | None = None
     call: Call | None = None
     """Of an actor's call."""
+    outcome: Done | None = None
+    """Once it has ended; `done` when others may know."""
+    is_replay: bool = False
+    """Its actor ran it on a node that is dead."""
     stubs: list[Stub] = field(default_factory=list)
     """The actors of others that its inputs stand for, until it has ended."""
 

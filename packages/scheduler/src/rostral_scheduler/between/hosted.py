@@ -11,14 +11,17 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from rostral_gcs.errors import RostralError
 from rostral_scheduler.between.actor_host import ActorHost
+from rostral_scheduler.between.bringing import Bringing
 from rostral_scheduler.between.guest import Guest, Origin, OriginSession, tell_begun
 from rostral_scheduler.between.messages import (
     NO_CODE,
     ActorMoved,
+    ActorsYielded,
     AskActor,
     Back,
     Beat,
@@ -45,14 +48,16 @@ from rostral_scheduler.between.messages import (
     Taken,
     Unfetched,
     Unknown,
+    YieldActors,
     parts_of,
 )
 from rostral_scheduler.between.outgoing import Calls, located, stubs_of
+from rostral_scheduler.between.parted_values import VALUE_BYTES_MAX
+from rostral_scheduler.between.store_address import StoreAddress
 from rostral_scheduler.between.stream import BEAT_INTERVAL_S, Outbox
 from rostral_scheduler.between.transit_memory import (
     LATE,
     ClaimedTask,
-    MissingExtraError,
     NotSealedError,
     ObjectFetchError,
     QueueClosedError,
@@ -114,12 +119,12 @@ class Hosted:
         self._wake = asyncio.Event()
         self._unsealed: list[Guest] = []
         # Calls whose records stay for replay: they have ended when their results are sealed.
-        self._logged: list[Guest] = []
-        self._fetching: dict[bytes, set[bytes]] = {}
-        self._store = ""
-        self._inline_bytes = config.forward_inline_bytes
-        self._thread = ThreadPoolExecutor(1, "rostral-hosted")
+        self.logged: list[Guest] = []
+        self.yield_actors: Callable[[list[bytes], bytes], None] = lambda _, __: None
+        self.thread = ThreadPoolExecutor(1, "rostral-hosted")
         self._fetchers = ThreadPoolExecutor(_FETCHES_MAX, "rostral-fetch")
+        self._store = StoreAddress(config, transit, self._fetchers)
+        self._bringing = Bringing(transit, self._fetchers, self._not_fetched)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -139,10 +144,11 @@ class Hosted:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._bringing.stop()
         for origin in self._origins.values():
             if origin.grace is not None:
                 origin.grace.cancel()
-        for threads in (self._thread, self._fetchers):
+        for threads in (self.thread, self._fetchers):
             threads.shutdown(wait=False, cancel_futures=True)
         self.by_id.clear()
         self._functions.clear()
@@ -158,8 +164,7 @@ class Hosted:
         """The Host protocol of peer_server.py."""
         known = self._origins.get(origin)
         if known is None:
-            was_dropped = origin in self._dropped
-            self._origins[origin] = Origin(origin, outbox, was_dropped=was_dropped)
+            self._origins[origin] = Origin(origin, outbox, was_dropped=origin in self._dropped)
             return
         if known.grace is not None:
             known.grace.cancel()
@@ -203,7 +208,8 @@ class Hosted:
 
     async def _take_some(self) -> None:
         # What found its actor's mailbox full comes before all that has come since.
-        guests = [(guest, self._mailbox_again(guest)) for guest in self._waiting_calls()]
+        waiting = [one for one in self._actors.take_waiting() if self._is_known(one)]
+        guests = [(guest, self._mailbox_again(guest)) for guest in waiting]
         while self._incoming and isinstance(self._incoming[0][1], Submit | Call):
             origin, message = self._incoming.popleft()
             assert isinstance(message, Submit | Call)
@@ -240,6 +246,9 @@ class Hosted:
                 self._cancel(message)
             case ActorMoved():
                 origin.outbox.send(self._calls.moved(message, origin.node_id))
+            case YieldActors(actor_ids=actor_ids):
+                self.yield_actors(actor_ids, origin.node_id)
+                origin.outbox.send(ActorsYielded(actor_ids))
             case LookForActors():
                 self._calls.look_for_actors()
             case EndActor():
@@ -301,9 +310,8 @@ class Hosted:
         self._calls.expect(guest.stubs)
         return guest, queue
 
-    def _waiting_calls(self) -> list[Guest]:
-        waiting = self._actors.take_waiting()
-        return [guest for guest in waiting if self.by_id.get(guest.message.task_id) is guest]
+    def _is_known(self, guest: Guest) -> bool:
+        return self.by_id.get(guest.message.task_id) is guest
 
     def _mailbox_again(self, guest: Guest) -> int:
         assert guest.call is not None
@@ -312,7 +320,7 @@ class Hosted:
 
     async def _submit_all(self, guests: list[tuple[Guest, int]]) -> None:
         loop = asyncio.get_running_loop()
-        errors = await loop.run_in_executor(self._thread, self._submit_now, guests)
+        errors = await loop.run_in_executor(self.thread, self._submit_now, guests)
         for (guest, _), error in zip(guests, errors, strict=True):
             if guest.call is not None and isinstance(error, QueueFullError):
                 self._actors.wait_for_room(guest)
@@ -326,10 +334,10 @@ class Hosted:
             wanted = [*guest.message.inputs, *guest.message.beside]
             for given, handle in zip(wanted, guest.inputs, strict=True):
                 if given.holders and not self._transit.is_here(handle):
-                    self._bring(guest, given)
+                    self._bringing.bring(guest.message.task_id, given)
             guest.inputs = []
             if guest.call is not None and self._actors.is_logged(guest.call):
-                self._logged.append(guest)
+                self.logged.append(guest)
             if guest.cancelled is not None:
                 self._cancel(guest.cancelled)
             if guest.has_ended:
@@ -379,25 +387,8 @@ class Hosted:
             held.append(handle)
         return [*held, *held_beside]
 
-    def _bring(self, guest: Guest, given: Input) -> None:
-        """Has the store fetch an input. Its tasks wait for it like for any other."""
-        waiting = self._fetching.setdefault(given.id, set())
-        waiting.add(guest.message.task_id)
-        if len(waiting) == 1:
-            self._spawn(self._fetch(given))
-
-    async def _fetch(self, given: Input) -> None:
-        loop = asyncio.get_running_loop()
-        fetch = self._transit.fetch
-        try:
-            await loop.run_in_executor(self._fetchers, fetch, given.id, given.holders, given.size)
-        except RostralError as error:
-            self._not_fetched(given, error)
-        finally:
-            del self._fetching[given.id]
-
-    def _not_fetched(self, given: Input, error: RostralError) -> None:
-        for task_id in self._fetching[given.id]:
+    def _not_fetched(self, given: Input, error: RostralError, task_ids: set[bytes]) -> None:
+        for task_id in task_ids:
             guest = self.by_id.get(task_id)
             if guest is None or guest.task is None or guest.has_ended:
                 continue
@@ -418,8 +409,7 @@ class Hosted:
         for task_id in ours & outstanding:
             if self.by_id[task_id].done is not None:
                 self._send(self.by_id[task_id])
-        unknown = outstanding - ours
-        if unknown:
+        if unknown := outstanding - ours:
             origin.outbox.send(Unknown(sorted(unknown)))
 
     def _cancel(self, message: Cancel) -> None:
@@ -453,7 +443,7 @@ class Hosted:
         guest = self.by_id.pop(claimed.task_id)
         guest.origin.outbox.send(Back([claimed.task_id]))
         error = SchedulerError(f"task {claimed.task_id.hex()} went back to its origin")
-        self._thread.submit(self._transit.fail, claimed, error)
+        self.thread.submit(self._transit.fail, claimed, error)
 
     # ---- the end of tasks
 
@@ -465,16 +455,16 @@ class Hosted:
                 guest.has_ended = True
                 if guest.task is not None:
                     self._report(guest)
-        logged, self._logged = self._logged, []
+        logged, self.logged = self.logged, []
         for guest in logged:
             assert guest.task is not None
-            if guest.has_ended or self.by_id.get(guest.message.task_id) is not guest:
+            if guest.has_ended or not self._is_known(guest):
                 continue
             if self._transit.all_sealed(guest.task):
                 guest.has_ended = True
                 self._report(guest)
             else:
-                self._logged.append(guest)
+                self.logged.append(guest)
 
     def tick(self) -> None:
         """Reports what was, or is, made without a record of ours."""
@@ -484,7 +474,7 @@ class Hosted:
             self._wake.set()
         unsealed, self._unsealed = self._unsealed, []
         for guest in unsealed:
-            if self.by_id.get(guest.message.task_id) is guest:
+            if self._is_known(guest):
                 self._report(guest)
         for guest in list(self.by_id.values()):
             if guest.has_ended or guest.task is None or guest.task.task:
@@ -496,13 +486,14 @@ class Hosted:
     def _report(self, guest: Guest) -> None:
         assert guest.task is not None
         if guest.unfetched:
-            self._forget(guest)
+            self.forget(guest)
             if guest.origin.is_connected:
                 guest.origin.outbox.send(Unfetched(guest.message.task_id, guest.unfetched))
             return
-        held = guest.task.results
+        # Nobody can fetch what a replay has made: it has another id.
+        inline_bytes = VALUE_BYTES_MAX if guest.is_replay else self._store.inline_bytes
         try:
-            results = [self._transit.result(handle, self._inline_bytes) for handle in held]
+            results = [self._transit.result(one, inline_bytes) for one in guest.task.results]
             beside = self._beside(results)
         except NotSealedError:
             self._unsealed.append(guest)
@@ -510,13 +501,22 @@ class Hosted:
         except RostralError as error:
             self._refuse(guest, error)
             return
-        done = Done(guest.message.task_id, results, self._store, beside)
-        if any(part.data is None for part in parts_of(done)) and not self._store:
+        done = Done(guest.message.task_id, results, self._store.address, beside)
+        if any(part.data is None for part in parts_of(done)) and not self._store.address:
             self._spawn(self._report_later(guest))
             return
         self._end(guest, done)
 
     def _end(self, guest: Guest, done: Done) -> None:
+        """Says so, once an actor's call will not be forgotten."""
+        guest.outcome = done
+        say = partial(self._say, guest, done)
+        if guest.call is None or guest.task is None:
+            say()
+        else:
+            self._actors.logs.when_safe(guest.call.actor_id, guest.task, say)
+
+    def _say(self, guest: Guest, done: Done) -> None:
         """Says so, once the actors that it may have kept handles of are held for this node."""
 
         def say() -> None:
@@ -528,23 +528,17 @@ class Hosted:
 
     def _beside(self, results: list[Result]) -> list[Input]:
         """What results refer to; where that has its bytes on other nodes, it is fetched there."""
-        beside = self._transit.beside(results, self._inline_bytes)
+        beside = self._transit.beside(results, self._store.inline_bytes)
         return [located(given, self._holders(given.id)) for given in beside]
 
     async def _report_later(self, guest: Guest) -> None:
         """Once it is known where others fetch from this node's store."""
-        loop = asyncio.get_running_loop()
         try:
-            self._store = await loop.run_in_executor(self._fetchers, self._transit.transfer_address)
-        except MissingExtraError as error:
-            if self._inline_bytes == self._config.forward_inline_bytes_max:
-                self._refuse(guest, error)
-                return
-            self._inline_bytes = self._config.forward_inline_bytes_max
+            await self._store.find()
         except RostralError as error:
             self._refuse(guest, error)
-            return
-        self._report(guest)
+        else:
+            self._report(guest)
 
     def _refuse(self, guest: Guest, error: Exception | bytes) -> None:
         """Its results are the error."""
@@ -560,14 +554,15 @@ class Hosted:
 
     def _drop(self, guest: Guest) -> None:
         """Nobody wants it any more."""
-        self._forget(guest)
+        self.forget(guest)
         if guest.task is None or guest.has_ended or guest.call is not None:
             return  # An actor's calls are not undone by their callers' deaths.
         task_id = guest.message.task_id
         if self._transit.cancel(guest.task, 0, TaskCancelledError.of(task_id, is_late=False)):
             self._cancellations.climb(guest.task.task, task_id, Ladder(force=True))
 
-    def _forget(self, guest: Guest) -> None:
+    def forget(self, guest: Guest) -> None:
+        """Nobody waits for its end any more."""
         self.by_id.pop(guest.message.task_id, None)
         stubs, guest.stubs = guest.stubs, []
         self._calls.settled(stubs, lambda: None)
@@ -590,6 +585,6 @@ class Hosted:
         """Its workers are being ended; nothing of it is reported."""
         self._functions.pop(job_id, None)
         for guest in [g for g in self.by_id.values() if g.message.job_id == job_id]:
-            self._forget(guest)
+            self.forget(guest)
         for origin in self._origins.values():
             origin.job_ended(job_id)

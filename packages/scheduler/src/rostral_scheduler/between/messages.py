@@ -17,6 +17,7 @@ from rostral_scheduler.errors import RequestError
 
 __all__ = [
     "NO_CODE",
+    "SHAPELESS",
     "VERSION",
     "Back",
     "Begun",
@@ -25,6 +26,7 @@ __all__ = [
     "ActorMade",
     "ActorMoved",
     "ActorUsed",
+    "ActorsYielded",
     "AskActor",
     "Beat",
     "Call",
@@ -51,6 +53,7 @@ __all__ = [
     "Taken",
     "Unfetched",
     "Unknown",
+    "YieldActors",
     "decode",
     "encode_into",
     "parts_of",
@@ -75,6 +78,10 @@ class Shape(Struct, frozen=True, array_like=True):
     environment: str
     priority: int
     depth: Count
+
+
+SHAPELESS = Shape({}, "", 0, 0)
+"""Of a call: the actor has what it needs."""
 
 
 class Stub(Struct, frozen=True, array_like=True):
@@ -254,6 +261,21 @@ class ActorUsed(Struct, frozen=True, array_like=True, tag=True):
     is_over: bool = False
 
 
+class YieldActors(Struct, frozen=True, array_like=True, tag=True):
+    """These were given to the origin: the host waits for nothing of theirs from elsewhere any more.
+
+    `ActorsYielded` answers. So what a node says that has lost them is heard by nobody from then on.
+    """
+
+    actor_ids: list[ActorBytes]
+
+
+class ActorsYielded(Struct, frozen=True, array_like=True, tag=True):
+    """The answer, with the same."""
+
+    actor_ids: list[ActorBytes]
+
+
 class HoldActor(Struct, frozen=True, array_like=True, tag=True):
     """Somebody on the origin refers to an actor of the host's; `ActorHeld` answers."""
 
@@ -396,6 +418,8 @@ Message = (
     | LookForActors
     | ActorMoved
     | ActorUsed
+    | YieldActors
+    | ActorsYielded
     | HoldActor
     | ReleaseActor
     | ActorHeld

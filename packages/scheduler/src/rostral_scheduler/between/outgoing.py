@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from rostral_scheduler.between.messages import (
     ActorMade,
     ActorMoved,
     ActorUsed,
+    Cancel,
     Done,
     Input,
     Result,
@@ -24,6 +26,7 @@ from rostral_scheduler.between.messages import (
 )
 from rostral_scheduler.between.peer_link import PeerLink
 from rostral_scheduler.between.transit_memory import (
+    CANCEL_CHILDREN,
     CANCELLED,
     LATE,
     ClaimedTask,
@@ -36,6 +39,7 @@ from rostral_scheduler.core.placement_request import Affinity, Constraints, Stra
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import Where
 from rostral_scheduler.errors import NodeDiedError, TaskCancelledError
+from rostral_scheduler.local.cancellations import Ladder
 
 __all__ = [
     "ActorTraffic",
@@ -44,6 +48,7 @@ __all__ = [
     "Peer",
     "Sealed",
     "Sent",
+    "cancel_of",
     "fail_for_sure",
     "located",
     "lost_error",
@@ -249,6 +254,12 @@ def stream_error(claimed: ClaimedTask) -> NotTransferableError:
         "travel between nodes",
         hint="have it run where it is submitted, or collect in a list what it yields",
     )
+
+
+def cancel_of(task_id: bytes, flags: int, ladder: Ladder) -> Cancel:
+    """What ends a task on another node, which has these flags here."""
+    grace_s = ladder.grace_s if math.isfinite(ladder.grace_s) else None
+    return Cancel(task_id, flags, ladder.force, bool(flags & CANCEL_CHILDREN), grace_s)
 
 
 def located(given: Input, holders: tuple[str, ...]) -> Input:

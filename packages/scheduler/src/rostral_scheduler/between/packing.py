@@ -11,6 +11,7 @@ from rostral_scheduler.between.elsewhere import Elsewhere
 from rostral_scheduler.between.messages import NO_CODE, Input, Submit
 from rostral_scheduler.between.outgoing import Peer, Sent, located
 from rostral_scheduler.between.recovery import Recovery
+from rostral_scheduler.between.store_address import StoreAddress
 from rostral_scheduler.between.transit_memory import ERROR, NotSealedError, TransitMemory
 from rostral_scheduler.config import LocalSchedulerConfig
 
@@ -27,25 +28,22 @@ class Packing:
     Args:
         config: Of the scheduler.
         transit: The node's memory.
+        store: Where others fetch from this node.
         elsewhere: Where inputs are whose bytes are on other nodes.
         recovery: Has inputs made again that are lost.
-
-    Attributes:
-        store: Where others fetch from this node's store; empty while nobody knows.
-        inline_bytes: Inputs up to this size travel in the message.
     """
 
     def __init__(
         self,
         config: LocalSchedulerConfig,
         transit: TransitMemory,
+        store: StoreAddress,
         elsewhere: Elsewhere,
         recovery: Recovery,
     ) -> None:
         self._config, self._transit = config, transit
         self._elsewhere, self._recovery = elsewhere, recovery
-        self.store = ""
-        self.inline_bytes = config.forward_inline_bytes
+        self._store = store
         self._function_ids: dict[int, bytes] = {}
 
     def message(self, peer: Peer, sent: Sent) -> Submit | None:
@@ -62,7 +60,9 @@ class Packing:
                 inputs.append(self._code(peer, sent, loc))
                 continue
             # Of thousands of small inputs, those that would make a message too large are fetched.
-            inline_bytes = self.inline_bytes if room > 0 else min(self.inline_bytes, _TINY_BYTES)
+            inline_bytes = (
+                self._store.inline_bytes if room > 0 else min(self._store.inline_bytes, _TINY_BYTES)
+            )
             given = self._transit.input(loc, inline_bytes)
             room -= len(given.data or b"")
             inputs.append(given)
@@ -71,7 +71,7 @@ class Packing:
         if missing and not failed:
             self._recovery.need([one for one in missing if self._transit.is_elsewhere_id(one)])
             raise NotSealedError("an object that the task only refers to is not sealed yet")
-        beside = self._transit.beside(inputs, self.inline_bytes)
+        beside = self._transit.beside(inputs, self._store.inline_bytes)
         large = [given for given in (*inputs, *beside) if given.size and given.data is None]
         if large:
             stores = {given.id: self._stores_of(given.id) for given in large}
@@ -105,7 +105,7 @@ class Packing:
         """
         holders = self._elsewhere.holders(object_id)
         if not self._transit.is_elsewhere_id(object_id):
-            return (*holders, self.store) if self.store else ()
+            return (*holders, self._store.address) if self._store.address else ()
         if not holders:
             self._recovery.need([object_id])
             raise NotSealedError("an input is to be made again")
@@ -120,4 +120,4 @@ class Packing:
             self._function_ids[sent.claimed.function] = function_id
         if (sent.job_id, function_id) in peer.functions:
             return Input(function_id, known=True)
-        return self._transit.input(loc, self.inline_bytes)
+        return self._transit.input(loc, self._store.inline_bytes)

@@ -142,7 +142,7 @@ class Speculating:
             claimed,
             queue,
             TaskRequest(claimed.task_id, 0, queue.constraints, function),
-            self._transit.hold_inputs(claimed),
+            self._transit.hold_inputs(claimed.inputs),
             time.monotonic(),
         )
 

@@ -327,10 +327,10 @@ class TransitMemory:
             return None
         return handle.loc, handle.version
 
-    def hold_inputs(self, claimed: ClaimedTask) -> list[Handle]:
-        """Holds on what a claimed task needs; none if some of it is gone with its submitter."""
+    def hold_inputs(self, locs: Sequence[int]) -> list[Handle]:
+        """Holds on what a task needs; none if some of it is gone with its submitter."""
         try:
-            return [self._table.adopt_held(Handle, loc) for loc in claimed.inputs]
+            return [self._table.adopt_held(Handle, loc) for loc in locs]
         except ObjectNotFoundError:
             return []
 

@@ -125,6 +125,14 @@ class ActorRecord:
         return not self.ending and (self.max_restarts < 0 or self.restarts < self.max_restarts)
 
     @property
+    def may_move(self) -> bool:
+        """Whether it lives on elsewhere when its node dies.
+
+        What another actor here has made ends with that one, and a bundle is this node's.
+        """
+        return self.max_restarts != 0 and self.group_id is None and self.creator is None
+
+    @property
     def title(self) -> str:
         """How texts name it."""
         name = f" {self.name!r}" if self.name else ""

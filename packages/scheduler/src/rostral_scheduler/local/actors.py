@@ -90,6 +90,8 @@ class Actors:
         self._next_look = 0
         self.end_elsewhere: Callable[[bytes, str], None] = lambda _, __: None
         """Ends what an actor has made on other nodes; given its id, and why."""
+        self.on_checkpoint: Callable[[ActorRecord], None] = lambda _: None
+        """Told when an actor has saved its state."""
 
     # ---- making and finding
 
@@ -125,9 +127,9 @@ class Actors:
         stub = body.get("stub") or creation
         hold = self._memory.hold(stub["loc"], stub["version"], stub["id"])
         kept = self._memory.hold(creation["loc"], creation["version"], creation["id"])
-        mailbox = self._memory.make_queue(
-            QUEUE_MAILBOX, job.job_id, actor_id, self._capacity(int(body["mailbox_capacity"]))
-        )
+        mailbox = body.get("mailbox")
+        if mailbox is None:
+            mailbox = self.make_mailbox(job.job_id, actor_id, int(body["mailbox_capacity"]))
         actor = ActorRecord(
             actor_id=actor_id,
             job_id=job.job_id,
@@ -149,6 +151,8 @@ class Actors:
             stub=stub,
             creation_kept=kept,
             holders=set(body.get("holders", ())),
+            checkpoint=body.get("checkpoint"),
+            checkpoint_hold=body.get("checkpoint_hold"),
         )
         self.by_id[actor_id] = actor
         self.by_creation[bytes(stub["id"])] = actor
@@ -194,6 +198,22 @@ class Actors:
                 f"{self._config.mailbox_capacity_max} (mailbox_capacity_max)"
             )
         return 1 << (wanted - 1).bit_length()
+
+    def make_mailbox(self, job_id: bytes, actor_id: bytes, capacity: int) -> int:
+        """Where calls of an actor are queued. Raises LimitReachedError, ObjectStoreFullError."""
+        return self._memory.make_queue(QUEUE_MAILBOX, job_id, actor_id, self._capacity(capacity))
+
+    def drop_mailbox(self, mailbox: int, error: bytes) -> None:
+        """Frees one that no actor has come to have; what is in it fails with the error."""
+        self._memory.close_queue(mailbox)
+        self._repair.fail(self._memory.drain_queue(mailbox), error)
+        self._memory.free_queue(mailbox)
+
+    def slot_of(self, actor_id: bytes) -> int | None:
+        """The slot of the process that an actor has now, if it has one that is attached."""
+        actor = self.by_id.get(actor_id)
+        worker = None if actor is None else self._process_of(actor)
+        return None if worker is None else worker.slot
 
     def place(self, actor: ActorRecord) -> None:
         """Asks for a process for it."""
@@ -258,6 +278,7 @@ class Actors:
         # The new one is held before the old one is let go.
         hold = self._memory.hold(at["loc"], at["version"], at["id"])
         actor.checkpoint_hold, actor.checkpoint = hold, at
+        self.on_checkpoint(actor)
 
     def failed(self, actor_id: bytes, worker: WorkerProcess, error: bytes) -> None:
         """Its constructor has raised; the exception, pickled, is what its callers get."""

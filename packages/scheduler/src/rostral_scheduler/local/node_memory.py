@@ -393,6 +393,27 @@ class NodeMemory:
         """Claims what a dead actor with checkpoints had claimed, for its next process to take."""
         return [task for task in tasks if replay.retake(self._segment, task, slot)]
 
+    def kept_place(self, task: int, task_id: bytes) -> int | None:
+        """The place of a call that is kept for replay; None: it has none yet, 0: it is over."""
+        info = repair.task_info(self._segment, task)
+        if info["id"] != task_id or info["state"] in (layout.TaskState.FREE, layout.TaskState.DONE):
+            return 0
+        return int(info["attempt"]) if info["flags"] & layout.TaskFlag.LOGGED else None
+
+    def kept_call(
+        self, task: int
+    ) -> tuple[int, bytes, bytes, int, bytes, int, list[int], int] | None:
+        """What a call that is kept is made of, as `replay.specification` says; None: it is not."""
+        return replay.specification(self._segment, task)
+
+    def kept_after(self, slot: int, place: int) -> list[tuple[int, int]]:
+        """(place, task) of the calls that an actor's process keeps, in places after that one."""
+        return list(replay.kept_after(self._segment, slot, place))
+
+    def finished_count(self, slot: int) -> int:
+        """Tasks that the process has ended so far."""
+        return int(self._segment.slot_info(slot)["finished_count"])
+
     def take_over(self, slot: int) -> int:
         """What the dead process had submitted is the scheduler's to free from here on."""
         return int(repair.take_over(self._tasks, slot))
