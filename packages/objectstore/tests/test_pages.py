@@ -75,7 +75,7 @@ def segment(request: pytest.FixtureRequest) -> Iterator[Segment]:
 
 
 @pytest.mark.parametrize("ahead", [0, MEMORY_BYTES])
-@pytest.mark.parametrize("size", [40_000, 65_536, 1_000_001, (9 << 20) + 7])
+@pytest.mark.parametrize("size", [40_000, 65_536, 1_000_001, (9 << 20) + 7, (20 << 20) + 7])
 def test_bytes_are_the_same_by_every_way_in(segment: Segment, size: int, ahead: int) -> None:
     """The first put writes, the second maps, the third copies; mixed where runs overlap."""
     table = ObjectTable(segment)
@@ -90,6 +90,18 @@ def test_bytes_are_the_same_by_every_way_in(segment: Segment, size: int, ahead: 
             assert bytes(inband) == value
             assert other.find(value) >= 0
             del inband, handle, kept
+
+
+def test_a_copy_that_idle_cores_share_leaves_no_thread(segment: Segment) -> None:
+    table, value = ObjectTable(segment), os.urandom(20 << 20)
+    threads = os.listdir("/proc/self/task")
+    for _ in range(3):
+        handle = table.put(Handle, os.urandom(20), 2, value, [], [])
+        _, _, inband, _ = table.read(handle) or (0, False, b"", [])
+        assert bytes(inband) == value
+        del inband, handle
+    # Who waits for a thread goes on a little before the kernel forgets it.
+    until(lambda: os.listdir("/proc/self/task") == threads, "the end of the threads")
 
 
 def test_the_store_begins_where_a_huge_page_could() -> None:
