@@ -114,7 +114,7 @@ def test_inherited_descriptors_are_given_by_name_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [("ours:others", "127.0.0.1\n"), ("ours:ours", "at 2 addresses\n")]
+    ("names", "said"), [("ours:others", "127.0.0.1"), ("ours:ours", "listens at 2 addresses")]
 )
 def test_a_socket_that_the_manager_holds_is_taken_over(names: str, said: str) -> None:
     program = (
@@ -122,7 +122,7 @@ def test_a_socket_that_the_manager_holds_is_taken_over(names: str, said: str) ->
         "from rostral_gcs.services.systemd import inherited_socket\n"
         "os.environ['LISTEN_PID'] = str(os.getpid())\n"
         "try: print(inherited_socket('ours').getsockname()[0])\n"
-        "except ConfigError as error: print(str(error)[24:38])\n"
+        "except ConfigError as error: print(error)\n"
         "assert inherited_socket('ours') is None\n"
     )
     local = ("127.0.0.1", 0)
@@ -137,7 +137,8 @@ def test_a_socket_that_the_manager_holds_is_taken_over(names: str, said: str) ->
             text=True,
             check=False,
         )
-    assert (result.stdout, result.stderr) == (said, "")
+    assert result.stderr == ""
+    assert said in result.stdout
 
 
 def test_a_credential_may_be_roots_with_an_access_list(
