@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import rostral
 from rostral.cluster_utils import Cluster, ClusterNode
 from rostral.exceptions import ActorDiedError, ActorUnavailableError
 from rostral.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rostral_gcs import GcsClient
+from rostral_gcs import ActorState, GcsClient
 from rostral_gcs.auth import load_token
+from rostral_gcs.ids import NodeID
 
 from .nodes import Marks, cluster_of, log_of, nothing_left, status_of, until
 
@@ -63,12 +65,17 @@ def test_the_death_of_its_node_ends_an_actor(tmp_path: Path) -> None:
         cluster.remove_node(node, allow_graceful=False)
 
 
-def recipes(cluster: Cluster) -> list[bytes]:
-    """The keys under which the cluster knows how to make actors again."""
+def gcs_of(cluster: Cluster) -> GcsClient:
+    """A client of the cluster's GCS."""
     assert cluster.head_node is not None
     record = cluster.head_node.process.record
     assert record.token_file
-    with GcsClient(record.address, load_token(record.token_file)) as gcs:
+    return GcsClient(record.address, load_token(record.token_file))
+
+
+def recipes(cluster: Cluster) -> list[bytes]:
+    """The keys under which the cluster knows how to make actors again."""
+    with gcs_of(cluster) as gcs:
         return gcs.kv_keys(namespace="rostral.actors")
 
 
@@ -134,6 +141,30 @@ def test_an_actor_comes_to_the_node_of_its_caller_and_calls_keep_their_order(
         until(lambda: not status_of(head)["actors"], "they end")
         until(lambda: not recipes(cluster), "nobody could make them again")
         cluster.remove_node(first, allow_graceful=False)
+
+
+def test_an_actor_that_was_given_to_a_full_node_lives_on_where_there_is_room() -> None:
+    with cluster_of({"num_cpus": 2}, ARM, ARM, ARM) as cluster:
+        full, first, _ = (node.node_id for node in cluster.worker_nodes)
+        kind = Log.options(resources={"arm": 2}, max_restarts=-1, max_task_retries=-1)
+        actors = [
+            kind.options(scheduling_strategy=NodeAffinitySchedulingStrategy(at, soft=True)).remote()
+            for at in (full, first)
+        ]
+        told = rostral.get([actor.tell.remote(0) for actor in actors], timeout=TIMEOUT_S)
+        assert told == [1, 1]
+        until(lambda: len(recipes(cluster)) == 2, "it is known how to make them again")
+        with gcs_of(cluster) as gcs:
+            until(lambda: {row.state for row in gcs.list_actors()} == {ActorState.ALIVE}, "so too")
+            (row,) = [row for row in gcs.list_actors() if row.node_id == NodeID.from_hex(first)]
+            # As a node decides that has an old report of what the other has free.
+            to = NodeID.from_hex(full)
+            gcs.update_actor(replace(row, node_id=to, state=ActorState.RESTARTING, restarts=1))
+        died = kill_node(cluster, 1)
+        told = rostral.get([actor.tell.remote(1) for actor in actors], timeout=TIMEOUT_S)
+        assert told == [2, 1]
+        assert [len(status_of(cluster.worker_nodes[at])["actors"]) for at in (0, 2)] == [1, 1]
+        cluster.remove_node(died, allow_graceful=False)
 
 
 def test_an_actor_is_restarted_no_more_often_than_it_may_be() -> None:

@@ -21,7 +21,8 @@ from rostral_scheduler.between.remote_actor import RemoteActor
 from rostral_scheduler.between.transit_memory import Handle, NotSealedError, TransitMemory
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.core.where import NodeFacts, Where, refusal
-from rostral_scheduler.errors import LimitReachedError, RequestError
+from rostral_scheduler.errors import LimitReachedError, RequestError, UnschedulableError
+from rostral_scheduler.local.actor_record import ActorStage
 from rostral_scheduler.local.actors import Actors
 from rostral_scheduler.local.fields import binary
 from rostral_scheduler.local.node_memory import Body, pickled
@@ -82,27 +83,54 @@ class ActorCreation:
         able = [node for node in where.among(nodes) if node.can_ever(shape)]
         if not able:  # Where it should be, it cannot be.
             able = [node for node in nodes if node.can_ever(shape)]
-        free = [node for node in able if self._has_free(node, shape, given)]
+        free = [node for node in able if self._has_free(node.node_id, shape, given)]
         here = Counter(actor.host for actor in self._calls.by_id.values() if not actor.death)
         here[self._own_id] = len(self._actors.by_id)
         here.update(node_id for node_id, _ in given)
         return min(free or able, key=lambda node: (here[node.node_id], node.node_id)).node_id
+
+    def roomier(
+        self, shape: ResourceSet, where: Where, given: Sequence[tuple[bytes, ResourceSet]]
+    ) -> bytes | None:
+        """Another node that has room now for an actor for which this one has none; None: no.
+
+        Args:
+            shape: What it needs.
+            where: Which nodes it may live on.
+            given: Other nodes to which actors went just now, which they do not report yet.
+        """
+        waiting = (ActorStage.PENDING, ActorStage.RESTARTING)
+        taken = [
+            *given,
+            *(
+                (self._own_id, actor.placement.maximum(actor.held))
+                for actor in self._actors.by_id.values()
+                if actor.stage in waiting
+            ),
+        ]
+        if self._has_free(self._own_id, shape, taken):
+            return None
+        try:
+            to = self.choose(shape, where, taken)
+        except UnschedulableError:
+            return None
+        return to if self._has_free(to, shape, taken) else None
 
     def _leaves(self, node: NodeFacts) -> bool:
         row = self._view.by_id.get(node.node_id)
         return row is not None and row.report.is_draining
 
     def _has_free(
-        self, node: NodeFacts, shape: ResourceSet, given: Sequence[tuple[bytes, ResourceSet]]
+        self, node_id: bytes, shape: ResourceSet, given: Sequence[tuple[bytes, ResourceSet]]
     ) -> bool:
-        if node.node_id == self._own_id:
+        if node_id == self._own_id:
             available = self._available()
         else:
-            row = self._view.by_id.get(node.node_id)
+            row = self._view.by_id.get(node_id)
             available = {} if row is None else row.resources_available
         wanted = Counter(shape.as_floats())
-        for node_id, other in given:
-            if node_id == node.node_id:
+        for other_id, other in given:
+            if other_id == node_id:
                 wanted.update(other.as_floats())
         return all(wanted[name] <= available.get(name, 0.0) + 1e-9 for name in shape.as_floats())
 

@@ -282,13 +282,15 @@ class ActorRecovery:
         cause = self._view.death_cause(dead)
         actor_id, ending = row.actor_id.binary(), f"its node {dead.hex()} died: {cause}"
         to: bytes | None = None
+        shape = ResourceSet.of({})
         if row.max_restarts < 0 or row.restarts < row.max_restarts:
             recipe = await self._recipes.read(actor_id)
             if recipe is None:
                 ending += "; how it was made is not known elsewhere"
             else:
                 try:
-                    to = self._choose(recipe[1])
+                    shape, where = _needs(recipe[1])
+                    to = self._creation.choose(shape, where, self._given)
                 except UnschedulableError as error:
                     ending += f"; {error.message}"
         elif row.max_restarts:
@@ -311,13 +313,8 @@ class ActorRecovery:
         logger.info("actor=%s of a dead node goes to %s", actor_id.hex(), to and to.hex())
         if to is None:
             await self._remove(actor_id)
-        return to
-
-    def _choose(self, message: CreateActor) -> bytes:
-        shape = ResourceSet.of(message.placement_resources)
-        shape = shape.maximum(ResourceSet.of(message.resources))
-        to = self._creation.choose(shape, Where.of(message.where), self._given)
-        self._given.append((to, shape))
+        else:
+            self._given.append((to, shape))
         return to
 
     async def _adopt(self, row: ActorRow) -> None:
@@ -326,6 +323,8 @@ class ActorRecovery:
         recipe = await self._recipes.read(actor_id)
         ending = "how it was made is lost"
         if recipe is not None:
+            if await self._hand_on(row, recipe[1]):
+                return
             try:
                 if await self._begin(row, *recipe):
                     return
@@ -338,6 +337,29 @@ class ActorRecovery:
         with contextlib.suppress(ConflictError):
             await self._client.update_actor(new)
             await self._remove(actor_id)
+
+    async def _hand_on(self, row: ActorRow, message: CreateActor) -> bool:
+        """Gives an actor to a node with room that would wait for some here. False: it stays.
+
+        Who gave it here knew what this node had free when it last reported, which may be long ago,
+        and not what others gave it meanwhile.
+        """
+        shape, where = _needs(message)
+        # What was given to this node waits here by now, has its room, or comes behind this one.
+        given = [(node_id, other) for node_id, other in self._given if node_id != self._own_id]
+        to = self._creation.roomier(shape, where, given)
+        if to is None:
+            return False
+        try:
+            await self._client.update_actor(replace(row, node_id=NodeID(to)))
+        except ConflictError:
+            self._again.set()  # Its row says something else by now.
+            return True
+        # However old the reports are, what goes from here comes to an end: each is counted.
+        self._given.append((to, shape))
+        logger.info("no room for actor=%s: it goes on to %s", row.actor_id.hex(), to.hex())
+        self._spawn(self._say(to, LookForActors()))
+        return True
 
     async def _have_yielded(self, actor_ids: list[bytes]) -> None:
         """Returns when no living node hears of these actors but from us.
@@ -413,6 +435,12 @@ class ActorRecovery:
                 peer.link.send(message)
                 return
             await asyncio.sleep(_CONNECT_PAUSE_S)
+
+
+def _needs(message: CreateActor) -> tuple[ResourceSet, Where]:
+    """What an actor needs of a node, and which ones it may live on."""
+    shape = ResourceSet.of(message.placement_resources)
+    return shape.maximum(ResourceSet.of(message.resources)), Where.of(message.where)
 
 
 def _stubs_of(message: CreateActor, past: Past | None) -> list[Stub]:
