@@ -14,6 +14,8 @@ import rostral
 from rostral_objectstore.gpu import fake_backend
 from rostral_objectstore.gpu.backend import BACKEND_VARIABLE
 
+from .waiting import until
+
 # Workers cannot import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -30,6 +32,17 @@ def node(runtime_dir: str) -> Iterator[rostral.Context]:
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with rostral.init(num_cpus=2, num_gpus=2, object_store_memory=64 << 20) as context:
             yield context
+
+
+def until_free() -> None:
+    """A task's GPU is free again a little after its result is there."""
+    until(lambda: rostral.available_resources().get("GPU") == 2, "the end of who had a GPU")
+
+
+@pytest.fixture(autouse=True)
+def free_gpus(node: rostral.Context) -> None:
+    del node
+    until_free()
 
 
 @rostral.remote(num_gpus=1)
@@ -98,6 +111,7 @@ def kind_of_weights(model: dict[str, Any]) -> tuple[list[int], str]:
 
 def test_a_task_gets_the_gpu_that_its_argument_lies_on() -> None:
     for number in (1, 0, 1):
+        until_free()
         model = on_gpu(number)
         found = rostral.get(kind_of_weights.remote(model), timeout=GET_TIMEOUT_S)
         assert found == ([number], "FakeArray")
@@ -123,6 +137,7 @@ def test_a_task_runs_on_another_gpu_while_that_of_its_argument_is_held() -> None
 
 def test_an_actor_gets_the_gpu_that_its_argument_lies_on() -> None:
     for number in (1, 0):
+        until_free()
         actor: Any = rostral.remote(Holder).options(num_gpus=1).remote(on_gpu(number))
         found = rostral.get([actor.held.remote(), actor.kinds.remote()], timeout=GET_TIMEOUT_S)
         assert found == [[number], ["FakeArray"]]
