@@ -22,6 +22,8 @@ from rostral_rl.train.parts.memory import Memory
 from rostral_rl.train.parts.shared import SharedActorCritic
 from rostral_rl.train.trainer import net_spec, spaces_of
 
+from .beacon import Beacon
+
 
 class Recall(gymnasium.Env[Any, Any]):
     """Shows a bit, then nothing for a while, then asks for it: a guess is worth 0."""
@@ -48,29 +50,6 @@ class Recall(gymnasium.Env[Any, Any]):
         reward = (1.0 if int(action) == self.bit else -1.0) if last else 0.0
         self.at += 1
         return self._obs(), reward, last, False, {}
-
-
-class Beacon(gymnasium.Env[Any, Any]):
-    """A bright column on the left or the right of a noisy picture: go there."""
-
-    def __init__(self) -> None:
-        self.observation_space = spaces.Box(0, 255, (8, 10, 1), np.uint8)
-        self.action_space = spaces.Discrete(2)
-        self.right = False
-
-    def _obs(self) -> Any:
-        picture = self.np_random.integers(100, size=(8, 10, 1), dtype=np.uint8)
-        self.right = bool(self.np_random.integers(2))
-        picture[:, 5 * self.right + int(self.np_random.integers(5))] = 250
-        return picture
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        return self._obs(), {}
-
-    def step(self, action: Any) -> Any:
-        reward = 1.0 if bool(action) == self.right else -1.0
-        return self._obs(), reward, True, False, {}
 
 
 def next_step_vector(count: int) -> Any:
