@@ -122,12 +122,6 @@ def test_an_actor_goes_on_elsewhere_from_its_checkpoint_and_the_calls_since(
         nothing_left(left, code=True)
 
 
-@pytest.mark.xfail(
-    reason="seen once in four runs, on a loaded machine: a caller was told that the actor is dead "
-    "and why is forgotten, where it should have come back on another node",
-    raises=ActorDiedError,
-    strict=False,
-)
 def test_calls_under_way_when_nodes_die_have_their_effect_once(tmp_path: Path) -> None:
     """Node after node dies under a stream of calls, once right after another."""
     with cluster_of({"num_cpus": 2}, ARM, ARM, ARM, ARM) as cluster:

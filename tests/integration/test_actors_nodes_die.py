@@ -143,6 +143,22 @@ def test_an_actor_comes_to_the_node_of_its_caller_and_calls_keep_their_order(
         cluster.remove_node(first, allow_graceful=False)
 
 
+def test_an_actor_lives_on_whose_node_dies_before_the_cluster_has_heard_of_it() -> None:
+    with cluster_of({"num_cpus": 2}, ARM, ARM, ARM) as cluster:
+        kind = Log.options(max_restarts=-1, max_task_retries=-1)
+        for node in cluster.worker_nodes[:2]:
+            there = NodeAffinitySchedulingStrategy(node.node_id, soft=True)
+            log = kind.options(scheduling_strategy=there).remote()
+            assert rostral.get(log.tell.remote(0), timeout=TIMEOUT_S) == 1
+            # At once: what a node says of its actors it gathers for a moment.
+            os.kill(node.process.record.pid, signal.SIGKILL)
+            assert rostral.get(log.tell.remote(1), timeout=TIMEOUT_S) == 1
+            assert rostral.get(log.tell.remote(2), timeout=TIMEOUT_S) == 2
+            cluster.remove_node(node, allow_graceful=False)
+            del log
+        until(lambda: not recipes(cluster), "nobody could make them again")
+
+
 def test_an_actor_that_was_given_to_a_full_node_lives_on_where_there_is_room() -> None:
     with cluster_of({"num_cpus": 2}, ARM, ARM, ARM) as cluster:
         full, first, _ = (node.node_id for node in cluster.worker_nodes)

@@ -532,7 +532,7 @@ class ActorCalls:
         if not actor.may_return:
             self.bury(actor, pickled(died(actor.actor_id, actor.host, cause)))
             return
-        actor.is_away, actor.is_held, actor.unseen = True, False, 0
+        actor.is_away, actor.is_held, actor.unseen_since_s = True, False, None
         actor.made_by, actor.make, actor.is_made = None, None, True
         for sent in reversed(again):
             actor.put_first(sent)  # Before what waited for them.

@@ -166,6 +166,7 @@ class ActorCreation:
                     may_return=int(body["max_restarts"]) != 0,
                     is_asked=True,
                     is_held=True,
+                    body=body if int(body["max_restarts"]) else None,
                     made_by=lambda actor, peer: self._send(actor, peer, body),
                 )
             )

@@ -175,6 +175,10 @@ class ActorPasts:
 
     # ---- reading
 
+    async def actor_ids(self) -> set[bytes]:
+        """Of which actors a checkpoint or a call is kept."""
+        return {key[: ActorID.SIZE] for key in await self._values.keys(b"")}
+
     async def take_over(self, actor_id: bytes) -> Past | None:
         """From here on it is this node's to write; returns what it has been through.
 

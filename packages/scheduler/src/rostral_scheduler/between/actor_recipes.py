@@ -42,6 +42,10 @@ class ActorRecipes:
             return found[0], found[1]
         return None
 
+    async def actor_ids(self) -> set[bytes]:
+        """Of which actors there is one."""
+        return set(await self._values.keys(b""))
+
     async def remove(self, actor_id: bytes) -> None:
         """Removes an actor's, if there is one."""
         await self._values.remove(actor_id)

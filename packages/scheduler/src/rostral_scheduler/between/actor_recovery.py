@@ -16,8 +16,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 
 from rostral_gcs import ActorRow, ActorState, AsyncGcsClient
-from rostral_gcs.errors import ConflictError, GcsError, RostralError
-from rostral_gcs.ids import ActorID, NodeID
+from rostral_gcs.errors import AlreadyExistsError, ConflictError, GcsError, RostralError
+from rostral_gcs.ids import ActorID, JobID, NodeID
 from rostral_scheduler.between.actor_calls import ActorCalls
 from rostral_scheduler.between.actor_creation import ActorCreation
 from rostral_scheduler.between.actor_host import ActorHost
@@ -54,7 +54,10 @@ _TURN_S = 1.0
 _PASS_S = 1.0
 _PASSES_MIN = 5
 _CONNECT_PAUSE_S = 0.01
-_UNSEEN_MAX = 3
+_RECIPE_WAIT_S = 2.0
+"""Before an actor ends of which nobody knows how it was made: its maker may be about to say."""
+_UNSEEN_S = 3.0
+"""Before an actor is taken for dead of which the cluster knows nothing."""
 
 
 class ActorRecovery:
@@ -75,6 +78,7 @@ class ActorRecovery:
         describe_job: What another node must know of a job.
         begin_job: Makes a job known here whose driver is elsewhere; False: it has ended.
         end_job: Ends the job of a detached actor that could not be made here.
+        is_registered: Whether the cluster has heard of an actor of this node.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class ActorRecovery:
         describe_job: Callable[[bytes], Job],
         begin_job: Callable[[Job, CreateActor], bool],
         end_job: Callable[[bytes], None],
+        is_registered: Callable[[bytes], bool],
     ) -> None:
         self._own_id, self._client, self._view = own_id, client, view
         self._forwarded, self._calls, self._host = forwarded, calls, host
@@ -104,6 +109,7 @@ class ActorRecovery:
         self._yielding: dict[bytes, asyncio.Future[None]] = {}
         self._describe_job = describe_job
         self._begin_job, self._end_job = begin_job, end_job
+        self._is_registered = is_registered
         self._recipes = ActorRecipes(client)
         self._unwritten: dict[bytes, Body] = {}
         self._written: set[bytes] = set()
@@ -171,6 +177,8 @@ class ActorRecovery:
         actor = self._actors.by_id.get(actor_id)
         if actor is None or actor.stage is ActorStage.DEAD:
             return True
+        if not self._is_registered(actor_id):
+            return False  # What has no row is given to nobody, however it is made.
         try:
             message = self._creation.recipe(body)
             if message is None:
@@ -214,7 +222,7 @@ class ActorRecovery:
             passes += 1
             waited_s = asyncio.get_running_loop().time() - begun_at_s
             try:
-                is_left = await self._pass(decides=waited_s >= _TURN_S * self._place_in_line())
+                is_left = await self._pass(waited_s)
             except GcsError as error:
                 logger.info("cannot look for actors of dead nodes: %s", error)
                 is_left = True
@@ -228,9 +236,11 @@ class ActorRecovery:
     def _place_in_line(self) -> int:
         return sum(1 for node_id in self._view.by_id if node_id < self._own_id)
 
-    async def _pass(self, *, decides: bool) -> bool:
-        """Does what is to be done. True: something is left."""
+    async def _pass(self, waited_s: float) -> bool:
+        """Does what is to be done after such a wait. True: something is left."""
+        decides = waited_s >= _TURN_S * self._place_in_line()
         rows = {row.actor_id.binary(): row for row in await self._client.list_actors()}
+        await self._make_known(rows)
         given: set[bytes] = set()
         adopted: list[ActorRow] = []
         is_left = False
@@ -243,8 +253,10 @@ class ActorRecovery:
                     adopted.append(row)
             elif self._view.death_cause(node_id) is not None:
                 is_left = True
-                if decides and (to := await self._give(row, node_id)) is not None:
+                if decides and (to := await self._give(row, node_id, waited_s)) is not None:
                     given.add(to)
+        if decides:
+            await self._remove_leftovers(rows)
         if adopted:
             # Whoever has heard of what their dead node did has told us so, or the log does.
             await self._have_yielded([row.actor_id.binary() for row in adopted])
@@ -258,13 +270,21 @@ class ActorRecovery:
         self._follow(rows)
         return is_left or any(actor.is_away for actor in self._calls.by_id.values())
 
+    async def _remove_leftovers(self, rows: Mapping[bytes, ActorRow]) -> None:
+        """Of actors that are dead, what a node that was dying as well has left or still written."""
+        for actor_id in await self._recipes.actor_ids() | await self._pasts.actor_ids():
+            if (row := rows.get(actor_id)) is not None and row.state is ActorState.DEAD:
+                await self._remove(actor_id)
+
     def _follow(self, rows: Mapping[bytes, ActorRow]) -> None:
         """Looks for actors that are called from here, and of which it is not known where."""
         for actor in [actor for actor in self._calls.by_id.values() if actor.is_away]:
             row = rows.get(actor.actor_id)
             if row is None:
-                actor.unseen += 1
-                if actor.unseen >= _UNSEEN_MAX:
+                now_s = asyncio.get_running_loop().time()
+                if actor.unseen_since_s is None:
+                    actor.unseen_since_s = now_s
+                elif now_s - actor.unseen_since_s >= _UNSEEN_S:
                     self._calls.bury(actor, pickled(forgotten(actor.actor_id)))
             elif row.state is ActorState.DEAD:
                 error = ActorDiedError(
@@ -277,7 +297,57 @@ class ActorRecovery:
                 if self._view.death_cause(host) is None:
                     self._calls.go_on_at(actor, host)
 
-    async def _give(self, row: ActorRow, dead: bytes) -> bytes | None:
+    async def _make_known(self, rows: Mapping[bytes, ActorRow]) -> None:
+        """Tells the cluster of actors that were made from here, whose nodes died before they had.
+
+        A row says what the dead node would have said: from then on they are as all others are.
+        """
+        for actor in [actor for actor in self._calls.by_id.values() if actor.is_away]:
+            row, body = rows.get(actor.actor_id), actor.body
+            if body is None:
+                continue
+            if row is None or (row.restarts == 0 and row.state is not ActorState.DEAD):
+                try:
+                    await self._make_one_known(actor.job_id, body, actor.host, row)
+                except NotSealedError:
+                    continue
+                except GcsError:
+                    raise
+                except RostralError as error:
+                    logger.warning("actor=%s cannot be made again: %s", actor.actor_id.hex(), error)
+            actor.body = None
+
+    async def _make_one_known(
+        self, job_id: bytes, body: Body, dead: bytes, row: ActorRow | None
+    ) -> None:
+        """Raises NotSealedError, GcsError, and what says that it can never be made again."""
+        message = self._creation.recipe(body)
+        if message is None:
+            return
+        if await self._recipes.read(message.actor_id) is None:
+            await self._recipes.write(self._describe_job(job_id), message)
+        if row is None:
+            logger.info("actor=%s: its node died before it was known", message.actor_id.hex())
+            with contextlib.suppress(AlreadyExistsError):
+                await self._client.register_actor(
+                    ActorRow(
+                        actor_id=ActorID(message.actor_id),
+                        job_id=JobID(job_id),
+                        name=message.name,
+                        namespace=message.namespace,
+                        class_name=message.class_name,
+                        node_id=NodeID(dead),
+                        detached=message.is_detached,
+                        max_restarts=message.max_restarts,
+                    )
+                )
+        # Whoever ends it removes how it is made after that: maybe just before we wrote it.
+        row = await self._client.get_actor(ActorID(message.actor_id))
+        if row is not None and row.state is ActorState.DEAD:
+            await self._remove(message.actor_id)
+        self._again.set()
+
+    async def _give(self, row: ActorRow, dead: bytes, waited_s: float) -> bytes | None:
         """Gives an actor of a dead node to a living one, or ends it. Returns to which one."""
         cause = self._view.death_cause(dead)
         actor_id, ending = row.actor_id.binary(), f"its node {dead.hex()} died: {cause}"
@@ -285,6 +355,8 @@ class ActorRecovery:
         shape = ResourceSet.of({})
         if row.max_restarts < 0 or row.restarts < row.max_restarts:
             recipe = await self._recipes.read(actor_id)
+            if recipe is None and waited_s < _RECIPE_WAIT_S:
+                return None
             if recipe is None:
                 ending += "; how it was made is not known elsewhere"
             else:

@@ -79,6 +79,7 @@ class Crossing:
         drain: Has this node leave, within so many seconds.
         has_actors: Whether there is any actor on this node.
         confirm: Renews this node's lease. Raises FencedError, GcsError.
+        is_registered: Whether the cluster has heard of an actor of this node.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Crossing:
         drain: Callable[[float], None],
         has_actors: Callable[[], bool],
         confirm: Callable[[], Awaitable[None]],
+        is_registered: Callable[[bytes], bool],
     ) -> None:
         self._memory, self._policy, self._jobs = memory, policy, jobs
         self._client = client
@@ -205,6 +207,7 @@ class Crossing:
             describe_job=self._describe_job,
             begin_job=self._begin_again,
             end_job=self._end_detached,
+            is_registered=is_registered,
         )
         making.on_made = self.actor_recovery.made
         self.hosted.yield_actors = self.actor_recovery.yield_up

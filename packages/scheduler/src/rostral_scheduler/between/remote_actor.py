@@ -10,6 +10,7 @@ from rostral_scheduler.between.messages import EndActor
 from rostral_scheduler.between.outgoing import Peer, Sent
 from rostral_scheduler.between.transit_memory import Handle
 from rostral_scheduler.errors import ActorDiedError, ActorUnavailableError
+from rostral_scheduler.local.node_memory import Body
 
 __all__ = ["RemoteActor", "died", "forgotten", "unavailable"]
 
@@ -53,8 +54,10 @@ class RemoteActor:
     """It may be restarted elsewhere when its host dies, as far as is known."""
     is_away: bool = False
     """Its host is dead, and it is not known where it lives on, if it does."""
-    unseen: int = 0
-    """While it is away: how often the cluster was asked, and knew nothing of it."""
+    unseen_since_s: float | None = None
+    """While it is away, and the cluster knows nothing of it: since when, by the loop's clock."""
+    body: Body | None = None
+    """The request that made it, where that was asked, until the cluster must know how itself."""
     is_asked: bool = False
     """Its host was told that somebody here refers to it."""
     is_held: bool = False

@@ -262,6 +262,7 @@ class LocalScheduler:
             drain=lambda within_s: self.draining.begin(within_s),
             has_actors=lambda: bool(self.actors.by_id),
             confirm=self._confirm,
+            is_registered=lambda actor_id: self.gcs is None or self.gcs.is_registered(actor_id),
         )
 
     async def _listen(self) -> str:

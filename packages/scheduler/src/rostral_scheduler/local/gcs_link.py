@@ -321,6 +321,10 @@ class GcsLink:
         self._unregistered.add(actor.actor_id)
         self.actor_changed(actor, 0)
 
+    def is_registered(self, actor_id: bytes) -> bool:
+        """Whether the cluster has heard of an actor that was made here."""
+        return actor_id not in self._unregistered
+
     def actor_changed(self, actor: ActorRecord, pid: int) -> None:
         """Writes the actor's state."""
         actor_id = actor.actor_id
