@@ -120,15 +120,17 @@ class RedisProcess:
         return RedisLink(self.address, target, options, timeout_s=5.0)
 
     def ask(self, *command: object) -> Any:
-        """One command on a connection of its own; None when it does not answer."""
+        """One command on a connection of its own; None when it does not answer, or not yet."""
         link = self.link()
         try:
             return link.ask_one(*command)
         except LinkBrokenError:
             return None
         except ReplyError as error:
-            if error.code in ("LOADING", "NOAUTH") and command == ("PING",):
-                return None if error.code == "LOADING" else error
+            if error.code == "LOADING":
+                return None
+            if error.code == "NOAUTH" and command == ("PING",):
+                return error
             raise
         finally:
             link.close()
