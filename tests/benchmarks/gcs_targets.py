@@ -62,3 +62,24 @@ ROWS: tuple[StoreRow, ...] = (
         note="from the start of the process until it has answered a read of one of them",
     ),
 )
+
+FAILOVERS: dict[str, StoreRow] = {
+    row.name: row
+    for row in (
+        _time(
+            "failover: primary killed",
+            "ms",
+            "failover",
+            Must(value=30.0),
+            note="the longest request of all rounds, detection and recovery included; no "
+            "acknowledged write may be lost",
+        ),
+        _time(
+            "failover: primary silent (partition)",
+            "ms",
+            "failover",
+            note="published beside it: it takes as long as the GCS waits for an answer; no "
+            "acknowledged write may be lost",
+        ),
+    )
+}
