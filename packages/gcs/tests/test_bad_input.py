@@ -57,6 +57,16 @@ async def _raw(client: AsyncGcsClient, method: str, request: object) -> object:
 
 
 @dataclass(frozen=True)
+class _Body:
+    """A request that is sent as it is."""
+
+    body: bytes
+
+    def SerializeToString(self) -> bytes:
+        return self.body
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A call, and how it must be refused."""
 
@@ -121,6 +131,30 @@ REFUSALS = [
         lambda c: c.renew_node_lease(FENCED, 1),
         errors.FencedError,
         "stop all work",
+    ),
+    Refusal(
+        "heartbeat with a negative load",
+        lambda c: c.renew_node_lease(FENCED, 2, report=NodeReport(run_time_s=-1.0)),
+        errors.InvalidArgumentError,
+        "report.",
+    ),
+    Refusal(
+        "heartbeat with resources that are no number",
+        lambda c: c.renew_node_lease(FENCED, 2, resources_available={"CPU": float("nan")}),
+        errors.InvalidArgumentError,
+        "a number from 0 to 1e6",
+    ),
+    *(
+        Refusal(
+            f"body with {what}",
+            lambda c, body=body: _raw(c, "Read", _Body(body)),  # type: ignore[misc]
+            errors.InvalidArgumentError,
+            "the body of a call of Read cannot be read",
+        )
+        for what, body in (
+            ("text that is not UTF-8", b"\x0a\x02\xff\xfe"),
+            ("bytes behind its end", gcs_pb2.ReadRequest(table="kv").SerializeToString() + b"\x0a"),
+        )
     ),
     Refusal(
         "immutable row with other bytes",
@@ -427,7 +461,7 @@ def test_every_refusal_is_typed_prompt_and_without_effect(
 ) -> None:
     async def scenario(server: GcsServer, client: AsyncGcsClient) -> None:
         await _prepare(client)
-        before = await _state(server)
+        before = await state_of(server)
         for refusal in REFUSALS:
             started_s = time.monotonic()
             with pytest.raises(refusal.error) as caught:
@@ -441,7 +475,7 @@ def test_every_refusal_is_typed_prompt_and_without_effect(
             assert len(text) < 400, refusal.name
             # Far above the 50 ms that a refusal may take, for loaded machines.
             assert took_s < 2.0, refusal.name
-            assert await _state(server) == before, refusal.name
+            assert await state_of(server) == before, refusal.name
             # Whatever came, the next good call is answered.
             assert await client.get_node(FENCED) is not None, refusal.name
         assert await client.kv_put(b"still", b"well") > 0
@@ -450,7 +484,7 @@ def test_every_refusal_is_typed_prompt_and_without_effect(
     play(scenario, history_count_max=1, **backend)
 
 
-async def _state(server: GcsServer) -> str:
+async def state_of(server: GcsServer) -> str:
     """A hash over every row of every table, and over how many writes there were."""
     digest = hashlib.sha256()
     for spec in TABLES.values():

@@ -1,6 +1,7 @@
 """The command ``rostral-gcs``: the only place where its command line is read.
 
-Exit status: 0 done, 2 wrong usage, 78 wrong configuration, 1 any other typed error.
+Exit status: 0 done, 2 wrong usage, 3 nothing answers, 78 wrong configuration, 1 any other typed
+error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import click
 
 from rostral_gcs.auth import load_token, write_token
-from rostral_gcs.cli_status import status
+from rostral_gcs.cli_status import EXIT_UNREACHABLE, status
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import StorageError
 from rostral_gcs.gcs_settings import SETTINGS, default_data_dir, with_token
@@ -74,7 +75,10 @@ def add_shards(shard_count: int, address: str, token_file: Path) -> None:
     # Here, so that `--help` and usage errors do not wait for grpc.
     from rostral_gcs.sync_client import GcsClient
 
-    with errors_shown("rostral-gcs"), GcsClient(address, load_token(token_file)) as client:
+    with (
+        errors_shown("rostral-gcs", unreachable=EXIT_UNREACHABLE),
+        GcsClient(address, load_token(token_file)) as client,
+    ):
         done = client.add_shards(shard_count)
     click.echo(
         f"{done.shard_count} shards; {done.moved_rows} rows moved, writes to them waited for "

@@ -15,10 +15,10 @@ import click
 
 from rostral_gcs.errors import GcsError, GcsUnavailableError
 
-__all__ = ["status"]
+__all__ = ["EXIT_UNREACHABLE", "status"]
 
 _EXIT_NOT_SERVING: Final = 1
-_EXIT_UNREACHABLE: Final = 3
+EXIT_UNREACHABLE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def status(*, address: str, timeout: float, as_json: bool) -> None:
             if answer.error:
                 click.echo(f"rostral-gcs: {answer.error}", err=True)
     if any(answer.status == "UNREACHABLE" for answer in answers):
-        sys.exit(_EXIT_UNREACHABLE)
+        sys.exit(EXIT_UNREACHABLE)
     if any(answer.status != "SERVING" for answer in answers):
         sys.exit(_EXIT_NOT_SERVING)
 

@@ -17,10 +17,15 @@ from rostral_gcs.archive.files import ArchiveForm
 from rostral_gcs.backends.embedded import EmbeddedBackend
 from rostral_gcs.errors import ConfigError, DataDirLockedError, StorageError
 
-__all__ = ["RESTORING", "DataDir", "lock_directory"]
+__all__ = ["NO_DATA_HINT", "RESTORING", "DataDir", "lock_directory"]
 
 RESTORING: Final = "restoring"
 """The file that is there while a restore changes the files over."""
+
+NO_DATA_HINT: Final = (
+    "check the path; a store in Redis has none: Redis keeps, copies and flushes what is there"
+)
+"""What to do where a folder holds no data."""
 
 
 class DataDir:

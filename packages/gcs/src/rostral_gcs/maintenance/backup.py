@@ -25,7 +25,7 @@ from typing import Final
 
 from rostral_gcs import __version__
 from rostral_gcs.backends.journal import whole_part
-from rostral_gcs.data_dir import RESTORING, lock_directory
+from rostral_gcs.data_dir import NO_DATA_HINT, RESTORING, lock_directory
 from rostral_gcs.errors import (
     AlreadyExistsError,
     ClusterMismatchError,
@@ -67,7 +67,7 @@ def backup(data_dir: Path, target: Path) -> BackupSummary:
         StorageError: Reading or writing failed; the target does not exist.
     """
     if not (data_dir / "cluster.json").exists():
-        raise NotFoundError(f"{data_dir} is no data directory", hint="check the path")
+        raise NotFoundError(f"{data_dir} is no data directory", hint=NO_DATA_HINT)
     if target.exists():
         raise AlreadyExistsError(f"{target} exists already", hint="name a new folder")
     scratch = target.with_name(f".{target.name}.{os.getpid()}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from rostral_gcs.data_dir import DataDir
+from rostral_gcs.data_dir import NO_DATA_HINT, DataDir
 from rostral_gcs.errors import NotFoundError
 from rostral_gcs.maintenance.backup import backup, restore
 from rostral_gcs.maintenance.verify import cut_segment, verify_folder
@@ -98,7 +98,7 @@ def _flush(data_dir: Path) -> int:
     try:
         shard_count = int(json.loads((data_dir / "cluster.json").read_bytes())["shard_count"])
     except FileNotFoundError as error:
-        raise NotFoundError(f"{data_dir} is no data directory", hint="check the path") from error
+        raise NotFoundError(f"{data_dir} is no data directory", hint=NO_DATA_HINT) from error
     directory = DataDir(data_dir, shard_count=shard_count)
     try:
         count = 0

@@ -17,6 +17,7 @@ from rostral_gcs.archive.files import open_file
 from rostral_gcs.archive.key_index import verify_index
 from rostral_gcs.backends.journal import read_journal
 from rostral_gcs.backends.segment import read_frames
+from rostral_gcs.data_dir import NO_DATA_HINT
 from rostral_gcs.errors import CorruptError, GcsError, NotFoundError
 
 __all__ = ["Damage", "check_database", "cut_segment", "verify_folder"]
@@ -47,9 +48,7 @@ def verify_folder(folder: Path) -> tuple[int, list[Damage]]:
         NotFoundError: It is neither a data directory nor a backup.
     """
     if not (folder / "cluster.json").exists():
-        raise NotFoundError(
-            f"{folder} is neither a data directory nor a backup", hint="check the path"
-        )
+        raise NotFoundError(f"{folder} is neither a data directory nor a backup", hint=NO_DATA_HINT)
     damages: list[Damage] = []
     count = 0
     for path in _files(folder):

@@ -15,7 +15,13 @@ from typing import Any, Final
 
 import click
 
-from rostral_gcs.errors import ConfigError, InsecureBindError, RostralError, TokenFileError
+from rostral_gcs.errors import (
+    ConfigError,
+    GcsUnavailableError,
+    InsecureBindError,
+    RostralError,
+    TokenFileError,
+)
 from rostral_gcs.services.settings import Configured, Settings
 from rostral_gcs.services.unit_files import UnitFiles
 
@@ -50,13 +56,18 @@ config_option = click.option(
 
 
 @contextlib.contextmanager
-def errors_shown(command: str) -> Iterator[None]:
-    """Says what went wrong on standard error and exits: 78 wrong configuration, 1 all else."""
+def errors_shown(command: str, *, unreachable: int = EXIT_FAILED) -> Iterator[None]:
+    """Says what went wrong on standard error and exits: 78 wrong configuration, 1 all else.
+
+    ``unreachable``: the status when nothing answers, for commands that ask a service.
+    """
     try:
         yield
     except RostralError as error:
         click.echo(f"{command}: {error}", err=True)
         wrong_config = isinstance(error, ConfigError | InsecureBindError | TokenFileError)
+        if isinstance(error, GcsUnavailableError):
+            sys.exit(unreachable)
         sys.exit(EXIT_CONFIG if wrong_config else EXIT_FAILED)
 
 
