@@ -2,7 +2,7 @@
 
 This file owns the statuses, how often they are looked at, and the question of a client. A status
 needs no token, since whoever asks (an orchestrator, a load balancer) has none; it says nothing but
-that. ``SERVING`` means that a read has just gone through every shard.
+that. ``SERVING`` means that what the server needs has just answered: of a GCS, every shard.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ class Health:
     Args:
         probe: Returns when a read has gone through; raises when it cannot.
         interval_s: How often it is probed, and how long a probe may take.
+        service: By which name it is asked for, beside the empty one.
     """
 
-    def __init__(self, probe: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    def __init__(
+        self, probe: Callable[[], Awaitable[None]], interval_s: float, service: str = SERVICE
+    ) -> None:
         self._probe = probe
+        self._service = service
         self._interval_s = interval_s
         self._servicer: Any = _make_servicer()
         self._task: asyncio.Task[None] | None = None
@@ -49,7 +53,7 @@ class Health:
         add: Any = health_pb2_grpc.add_HealthServicer_to_server
         add(self._servicer, server)
         await self._set(_SERVING)
-        self._task = asyncio.create_task(self._run(), name="gcs-health")
+        self._task = asyncio.create_task(self._run(), name="health")
 
     async def stop(self) -> None:
         """Says NOT_SERVING, so that callers go elsewhere. May be called twice."""
@@ -74,7 +78,7 @@ class Health:
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         self.is_serving = status == _SERVING
-        for name in ("", SERVICE):
+        for name in ("", self._service):
             await self._servicer.set(name, status)
 
 
@@ -85,12 +89,13 @@ def _make_servicer() -> object:
     return made
 
 
-async def ask_health(address: str, timeout_s: float) -> str:
+async def ask_health(address: str, timeout_s: float, service: str = SERVICE) -> str:
     """What a server says of itself: ``SERVING``, ``NOT_SERVING`` or ``SERVICE_UNKNOWN``.
 
     Args:
         address: ``host:port``.
         timeout_s: For the answer.
+        service: The name to ask for.
 
     Raises:
         GcsUnavailableError: Nothing answers.
@@ -102,7 +107,7 @@ async def ask_health(address: str, timeout_s: float) -> str:
         make: Any = health_pb2_grpc.HealthStub
         try:
             reply = await make(channel).Check(
-                health_pb2.HealthCheckRequest(service=SERVICE), timeout=timeout_s
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s
             )
         except grpc.aio.AioRpcError as failure:
             if failure.code() is grpc.StatusCode.NOT_FOUND:

@@ -6,13 +6,11 @@ scrape reads what the daemon knows at that moment; nothing is counted on the pat
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from rostral_gcs.errors import ConfigError
 from rostral_gcs.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -39,28 +37,6 @@ METRICS = {
     "lost": ("lost_objects_total", "Spilled objects that the disk lost."),
 }
 PREFIX = "rostral_objectstore_"
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """HOST:PORT, on this machine only. Raises ConfigError.
-
-    What a store holds is its user's own business, and the page has no TLS.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    try:
-        number = int(port)
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError as error:
-        raise ConfigError(
-            f"the address {text[:80]!r} is not HOST:PORT", hint="write 127.0.0.1:9108"
-        ) from error
-    if not address.is_loopback or not 0 <= number < 1 << 16:
-        raise ConfigError(
-            f"metrics are served on this machine alone, not at {text[:80]}",
-            hint="write 127.0.0.1:PORT and let a collector on the machine fetch them",
-        )
-    return str(address), number
 
 
 class Collector:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from rostral_gcs.credentials import tls_files
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
+from rostral_gcs.services.page_address import METRICS_ADDRESS, metrics_of
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import credential, directory
 from rostral_gcs.services.users import worker_user_of_unit
-from rostral_objectstore import metrics
 from rostral_objectstore.addresses import SOCKET_NAME, SOCKET_VARIABLE, default_socket_path
 from rostral_objectstore.config import StoreConfig, default_memory_bytes
 
@@ -117,11 +117,9 @@ def _build(values: Mapping[str, Any]) -> Serving:
         transfer_tls=tls_files(values["tls_certificate"], values["tls_key"], values["tls_ca"]),
     )
     config.validate()
-    address = values["metrics_address"]
-    if address is None:
+    where = metrics_of(values)
+    if where is None:
         return Serving(config=config, metrics=None)
-    with _named("metrics_address: "):
-        where = metrics.parse_address(address)
     if values["token_file"] is None:
         problem = "metrics_address is given without token_file"
         raise ConfigError(problem, hint=_MAKE_TOKEN, problems=[f"{problem}; {_MAKE_TOKEN}"])
@@ -197,13 +195,7 @@ SETTINGS = Settings(
             },
         ),
         *_TRANSFER,
-        Setting(
-            name="metrics_address",
-            kind=KINDS["str"],
-            default=None,
-            about="HOST:PORT of a page for Prometheus, on this machine alone, whose readers show "
-            "the token. Without it, there is none.",
-        ),
+        METRICS_ADDRESS,
         Setting(
             name="log_level",
             kind=LOG_LEVEL,

@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -30,6 +31,8 @@ from rostral_objectstore.errors import StoreUnavailableError
 from rostral_scheduler import global_settings, local_settings
 from rostral_scheduler.config import LocalSchedulerConfig
 from rostral_scheduler.global_.config import GlobalSchedulerConfig
+from rostral_scheduler.metrics import global_figures, local_figures
+from rostral_scheduler.metrics import serve as serve_metrics
 
 __all__ = ["main"]
 
@@ -98,6 +101,7 @@ systemd_.add_command(
         "--tls-key": "tls_key_file",
         "--tls-ca": "tls_ca_file",
         "--delegated-cgroup": "delegated_cgroup",
+        "--metrics": "metrics_address",
         "--log-level": "log_level",
     },
 )
@@ -139,7 +143,13 @@ async def _serve_local(
         if scheduler is None:
             return
         passing_on = asyncio.create_task(_pass_on(scheduler.stopping, life.stopping))
+        page = None
         try:
+            if serving.metrics is not None:
+                figures = partial(local_figures, scheduler)
+                page = serve_metrics(
+                    "local_scheduler", serving.metrics, str(serving.token_file), figures
+                )
             if serving.node_file is not None:
                 write_node_file(serving.node_file, config, scheduler.memory.node_id)
             life.ready(f"serving at {config.socket_path}")
@@ -151,6 +161,8 @@ async def _serve_local(
                 await scheduler.drain(config.drain_timeout_s)
         finally:
             passing_on.cancel()
+            if page is not None:
+                await asyncio.to_thread(page.close)
             if serving.node_file is not None:
                 await asyncio.to_thread(serving.node_file.unlink, missing_ok=True)
             await scheduler.stop()
@@ -176,6 +188,7 @@ async def _pass_on(wanted: asyncio.Event, stopping: asyncio.Event) -> None:
         "--tls-certificate": "tls_certificate_file",
         "--tls-key": "tls_key_file",
         "--tls-ca": "tls_ca_file",
+        "--metrics": "metrics_address",
         "--log-level": "log_level",
     },
 )
@@ -191,10 +204,13 @@ def global_(config_file: Path | None, **_: object) -> None:
         configured = _GLOBAL.read(config_file, flags=flags)
         configure_logging(configured.values["log_level"])
         config = global_settings.with_token(configured.config)
-        asyncio.run(_serve_global(config, Reloader(_GLOBAL, config_file, flags, configured)))
+        reload = Reloader(_GLOBAL, config_file, flags, configured)
+        asyncio.run(_serve_global(configured.config, config, reload))
 
 
-async def _serve_global(config: GlobalSchedulerConfig, reload: Callable[[], str]) -> None:
+async def _serve_global(
+    serving: global_settings.Serving, config: GlobalSchedulerConfig, reload: Callable[[], str]
+) -> None:
     # Here, so that `--help` and usage errors do not wait for grpc.
     from rostral_scheduler.global_.daemon import GlobalScheduler
 
@@ -208,10 +224,18 @@ async def _serve_global(config: GlobalSchedulerConfig, reload: Callable[[], str]
         scheduler = await life.patiently(started, GcsUnavailableError)
         if scheduler is None:
             return
+        page = None
         try:
+            if serving.metrics is not None:
+                figures, times = partial(global_figures, scheduler), scheduler.placer.times
+                page = serve_metrics(
+                    "global_scheduler", serving.metrics, str(serving.token_file), figures, times
+                )
             life.ready(f"serving at {scheduler.address}")
             click.echo(f"READY rostral-scheduler global at {scheduler.address}")
             sys.stdout.flush()
             await life.wait()
         finally:
+            if page is not None:
+                await asyncio.to_thread(page.close)
             await scheduler.stop()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL
+from rostral_gcs.services.page_address import METRICS_ADDRESS, metrics_of
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import TLS_DEFAULTS, credential
 from rostral_gcs.tokens import Tokens
@@ -31,10 +32,13 @@ class Serving:
     Attributes:
         config: Of the scheduler, without the token; see ``with_token``.
         token_file: The cluster token.
+        metrics: Where the page for Prometheus is, of which readers show a token of `token_file`;
+            None: there is none.
     """
 
     config: GlobalSchedulerConfig
     token_file: Path
+    metrics: tuple[str, int] | None
 
 
 def _build(values: Mapping[str, Any]) -> Serving:
@@ -46,14 +50,14 @@ def _build(values: Mapping[str, Any]) -> Serving:
     if problems:
         raise ConfigError("; ".join(problems), problems=problems)
     limits = {field.name for field in fields(PlacementLimits)}
-    ours = {"token_file", "log_level"} | limits
+    ours = {"token_file", "metrics_address", "log_level"} | limits
     config = GlobalSchedulerConfig(
         **{name: value for name, value in values.items() if name not in ours},
         token=_NO_TOKEN,
         limits=PlacementLimits(**{name: values[name] for name in limits}),
     )
     config.validate()
-    return Serving(config=config, token_file=values["token_file"])
+    return Serving(config=config, token_file=values["token_file"], metrics=metrics_of(values))
 
 
 SETTINGS: Final = Settings(
@@ -70,6 +74,7 @@ SETTINGS: Final = Settings(
             default_text="the unit's credential",
             about="The cluster token, a file of mode 0600 that is ours.",
         ),
+        METRICS_ADDRESS,
         Setting(
             name="log_level",
             kind=LOG_LEVEL,

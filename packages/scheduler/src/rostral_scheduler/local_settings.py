@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from rostral_gcs.errors import ConfigError
 from rostral_gcs.services.kinds import KINDS, LOG_LEVEL, SIZE
+from rostral_gcs.services.page_address import METRICS_ADDRESS, metrics_of
 from rostral_gcs.services.settings import Setting, Settings, settings_of
 from rostral_gcs.services.systemd import TLS_DEFAULTS, credential, directory
 from rostral_gcs.services.users import worker_user_of_unit
@@ -44,6 +45,8 @@ class Serving:
         delegated_cgroup: Whether the service's control group is ours to divide.
         workers_memory_max_bytes: The kernel's limit for all workers together.
         node_file: Where drivers of this user find the node; None: they are told.
+        metrics: Where the page for Prometheus is, of which readers show a token of `token_file`;
+            None: there is none.
     """
 
     config: LocalSchedulerConfig
@@ -51,6 +54,7 @@ class Serving:
     delegated_cgroup: bool
     workers_memory_max_bytes: int | None
     node_file: Path | None
+    metrics: tuple[str, int] | None
 
 
 def _in(kind: str, *parts: str) -> Path | None:
@@ -100,6 +104,7 @@ _OURS: Final = (
         default_text="node.json in the unit's runtime directory, else none",
         about="Where drivers of this user find the node.",
     ),
+    METRICS_ADDRESS,
     Setting(
         name="log_level",
         kind=LOG_LEVEL,
@@ -119,6 +124,8 @@ def _build(values: Mapping[str, Any]) -> Serving:
         problems.append("gcs_address is given without token_file; allowed: both or neither")
     if values["workers_memory_max_bytes"] is not None and not values["delegated_cgroup"]:
         problems.append("workers_memory_max_bytes is given without delegated_cgroup")
+    if values["metrics_address"] is not None and values["token_file"] is None:
+        problems.append("metrics_address is given without token_file")
     if problems:
         raise ConfigError("; ".join(problems), problems=problems)
     ours = {setting.name for setting in _OURS}
@@ -133,6 +140,7 @@ def _build(values: Mapping[str, Any]) -> Serving:
         delegated_cgroup=values["delegated_cgroup"],
         workers_memory_max_bytes=values["workers_memory_max_bytes"],
         node_file=values["node_file"],
+        metrics=metrics_of(values),
     )
 
 

@@ -55,7 +55,7 @@ class GlobalScheduler:
         self._owns_gcs = gcs is None
         self.placer = Placer(self._gcs, config.limits)
         self.groups = GroupPlacer(self._gcs, self.placer.policy)
-        self._server = PlacementServer(config, self.placer)
+        self._server = PlacementServer(config, self.placer, self._probe)
         self._row = SchedulerRow(
             key=secrets.token_bytes(16), address="", pid=os.getpid(), lease_s=config.row_lease_s
         )
@@ -97,6 +97,10 @@ class GlobalScheduler:
     async def stop(self) -> None:
         """Withdraws the row, lets calls under way finish, and closes. May be called twice."""
         await self._exit_stack.aclose()
+
+    async def _probe(self) -> None:
+        """Whether the GCS answers: placements from a table that nobody renews go stale."""
+        await self._gcs.kv_get(self._row.key, namespace=rows.NAMESPACE)
 
     async def _beat(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 
 from rostral_gcs import NODES, AsyncGcsClient, NodeRow, NodeState, WatchEvent, WatchKind
@@ -21,6 +22,7 @@ from rostral_scheduler.core.placement import PlacementLimits, PlacementPolicy
 from rostral_scheduler.core.placement_request import Answer, Later, TaskRequest
 from rostral_scheduler.core.resources import ResourceSet
 from rostral_scheduler.errors import RequestError
+from rostral_scheduler.global_.placement_times import PlacementTimes
 
 __all__ = ["Placer", "load_of"]
 
@@ -60,12 +62,18 @@ class Placer:
     Args:
         gcs: A connected client; stays the caller's.
         limits: Of the policy.
+
+    Attributes:
+        answers: How many were given since the start, by kind.
+        times: Of batches of placements.
     """
 
     def __init__(self, gcs: AsyncGcsClient, limits: PlacementLimits | None = None) -> None:
         self._gcs = gcs
         self.policy = PlacementPolicy(limits, salt=secrets.token_bytes(16))
         self.synced = asyncio.Event()
+        self.answers: Counter[str] = Counter()
+        self.times = PlacementTimes()
         self._following: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -85,7 +93,11 @@ class Placer:
         if not self.synced.is_set():
             later = Later(self.policy.limits.retry_s, "the node table has not been read yet")
             return [later] * len(requests)
-        return self.policy.place(requests, time.monotonic())
+        now_s = time.monotonic()
+        answers = self.policy.place(requests, now_s)
+        self.times.add(time.monotonic() - now_s)
+        self.answers.update(type(answer).__name__.lower() for answer in answers)
+        return answers
 
     async def _follow_nodes(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The gRPC face of a global scheduler: one call, answered from the placer.
+"""The gRPC face of a global scheduler: one call, answered from the placer, and its health.
 
 This file owns the call, its bounds and the listening socket. What it answers is decided in
 ``core/placement.py``; who may call is the GCS's interceptor's matter.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -18,13 +18,17 @@ from rostral_gcs import TokenInterceptor
 from rostral_gcs.channels import add_port
 from rostral_gcs.error_wire import abort_with
 from rostral_gcs.errors import ConfigError, GcsError, GcsInternalError, TooLargeError
+from rostral_gcs.health import Health
 from rostral_scheduler._proto import scheduler_pb2, scheduler_pb2_grpc
 from rostral_scheduler.core.placement_request import Answer
 from rostral_scheduler.global_.config import GlobalSchedulerConfig
 from rostral_scheduler.global_.placer import Placer
 from rostral_scheduler.global_.wire import encode_answers, requests_of
 
-__all__ = ["PlacementServer"]
+__all__ = ["SERVICE", "PlacementServer"]
+
+SERVICE = "rostral.scheduler.GlobalScheduler"
+_HEALTH_S = 1.0
 
 logger = logging.getLogger("rostral.scheduler.global")
 
@@ -37,12 +41,16 @@ class PlacementServer:
     Args:
         config: Checked by who makes it.
         placer: Started and stopped by who makes it.
+        probe: Returns when the GCS has answered; raises when it does not.
     """
 
-    def __init__(self, config: GlobalSchedulerConfig, placer: Placer) -> None:
+    def __init__(
+        self, config: GlobalSchedulerConfig, placer: Placer, probe: Callable[[], Awaitable[None]]
+    ) -> None:
         self._config = config
         self._placer = placer
         self._server: grpc.aio.Server | None = None
+        self._health = Health(probe, _HEALTH_S, SERVICE)
 
     async def start(self) -> int:
         """Listens, and returns the bound port.
@@ -74,6 +82,7 @@ class PlacementServer:
             raise _bind_error(address) from error
         if port == 0:
             raise _bind_error(address)
+        await self._health.start(server)
         await server.start()
         self._server = server
         return port
@@ -82,6 +91,7 @@ class PlacementServer:
         """Lets calls under way finish, and closes. May be called twice."""
         if self._server is not None:
             server, self._server = self._server, None
+            await self._health.stop()
             await server.stop(self._config.shutdown_grace_s)
 
 

@@ -321,6 +321,11 @@ class GcsLink:
         self._unregistered.add(actor.actor_id)
         self.actor_changed(actor, 0)
 
+    @property
+    def writes_queued(self) -> int:
+        """How many wait to be written."""
+        return len(self._writes)
+
     def is_registered(self, actor_id: bytes) -> bool:
         """Whether the cluster has heard of an actor that was made here."""
         return actor_id not in self._unregistered
