@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from rostral_objectstore._native.pages import reserved_bytes
+import pytest
+
+from rostral_objectstore._native.pages import reserve_ahead, reserved_bytes
 from rostral_objectstore._native.queue import Queue
 from rostral_objectstore._native.segment import Segment
 from rostral_objectstore._native.table import Handle, ObjectTable
 from rostral_objectstore._native.task import TaskContext, Tasks
+from rostral_objectstore.errors import ObjectStoreFullError
+from rostral_objectstore.layout import CHUNK_BYTES
 from rostral_objectstore.serialization import KIND_BYTES
 
 # 512 KiB: eight chunks, of which the tasks below fill three.
@@ -49,13 +53,27 @@ def test_a_ring_takes_pages_as_it_fills(table: ObjectTable, tasks: Tasks) -> Non
     assert (made, filled) == (64 << 10, 3 * 64 << 10)
 
 
+def test_a_ring_takes_no_pages_back_where_some_chunks_have_none(table: ObjectTable) -> None:
+    while reserve_ahead(table.segment, 4 << 20, 2 << 20, 1 << 20):
+        pass
+    before = reserved_bytes(table.segment)
+    long_queue(table.segment)
+    assert reserved_bytes(table.segment) - before == CHUNK_BYTES
+
+
+def use_all_memory(table: ObjectTable) -> None:
+    used = []
+    full = b"\xff" * CHUNK_BYTES
+    with pytest.raises(ObjectStoreFullError):
+        for number in range(table.segment.capacity // CHUNK_BYTES + 1):
+            used.append(table.put(Handle, number.to_bytes(20), KIND_BYTES, full, [], []))
+    assert reserved_bytes(table.segment) == table.segment.capacity
+
+
 def test_a_ring_of_memory_that_was_used_is_empty(table: ObjectTable, tasks: Tasks) -> None:
-    full = b"\xff" * (1 << 20)
-    lowest = table.put(Handle, bytes(20), KIND_BYTES, full, [], [])
-    start = table.read(lowest)
-    assert start is not None
-    del start, lowest
+    use_all_memory(table)
     queue = long_queue(table.segment)
+    assert reserved_bytes(table.segment) == table.segment.capacity - 8 * CHUNK_BYTES
     fill_and_empty(tasks, queue)
 
 

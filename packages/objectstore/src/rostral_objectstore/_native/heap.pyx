@@ -13,7 +13,8 @@ Several tricky aspects:
     mapped: several processes that put in turn would else pass theirs round. Failing that the
     lowest free ones, the likeliest to have pages. Slabs take the highest: one small block keeps a
     chunk, and at that end it is in nobody's way who needs many chunks in a row. Records stay for
-    ever: the very top is theirs.
+    ever: the very top is theirs. A queue lies below the slabs, where there are no pages yet: all
+    of it but its first chunk must read 0, and mostly is never used.
  3. Freeing a run first turns its head back into CLAIMED by the one who frees, so that nobody can
     see a run whose body already belongs to others.
  4. Only its owner allocates from a slab, so only the owner can know that it stays empty and give

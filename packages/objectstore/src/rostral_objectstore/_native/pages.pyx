@@ -51,7 +51,7 @@ cdef enum:
     WRITE_MIN = 16 << 10
 
 
-cdef inline bint has_pages(attachment *a, uint64_t chunk) noexcept nogil:
+cdef bint has_pages(attachment *a, uint64_t chunk) noexcept nogil:
     return load64(&a.page_bits[chunk >> 6]) >> (chunk & 63) & 1
 
 

@@ -79,7 +79,7 @@ class Deaths:
                 self._bury_stranger(slot)
             elif self._is_reported(worker):
                 self._bury_worker(worker, slot)
-        for worker in [w for w in self._pool.by_number.values() if w.status is not None]:
+        for worker in list(self._pool.ended.values()):
             # One that never attached, or that the store has buried without waiting for us.
             if self._memory.slot_of_worker(worker.worker_id) is None:
                 self._bury_worker(worker, None)

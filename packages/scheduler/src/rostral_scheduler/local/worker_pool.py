@@ -151,6 +151,8 @@ class WorkerPool:
         self._postponed: list[tuple[WorkerProcess, WorkerPlace]] = []
         self.by_number: dict[int, WorkerProcess] = {}
         self.by_id: dict[bytes, WorkerProcess] = {}
+        self.ended: dict[int, WorkerProcess] = {}
+        """By number, those whose process is dead and that are not removed yet: looked at often."""
         self._by_pid: dict[int, WorkerProcess] = {}
         self._starting: dict[int, WorkerProcess] = {}
         self._closed_logs: deque[WorkerOutput] = deque()
@@ -202,7 +204,7 @@ class WorkerPool:
         logger.warning("a zygote died")
         for worker in list(self.by_number.values()):
             if worker.status is None and worker.zygote is zygote:
-                worker.status = signal.SIGKILL
+                self._end(worker, signal.SIGKILL)
                 worker.kill_reason = worker.kill_reason or "the process that forks workers died"
                 _kill_group(worker.pid)
                 self._exited(worker)
@@ -319,7 +321,7 @@ class WorkerPool:
         if worker is not None:
             logger.error("cannot fork a worker error=%s", error)
             worker.kill_reason = f"it could not be forked: {error}"
-            worker.status = UNKNOWN_STATUS
+            self._end(worker, UNKNOWN_STATUS)
             asyncio.get_running_loop().call_soon(self._exited, worker)
 
     def register(self, session: Session, worker_id: bytes, pid: int, slot: int) -> WorkerProcess:
@@ -409,12 +411,17 @@ class WorkerPool:
         """ZygoteListener: the process is dead."""
         worker = self._by_pid.get(pid)
         if worker is not None and worker.status is None:
-            worker.status = status
+            self._end(worker, status)
             self._exited(worker)
+
+    def _end(self, worker: WorkerProcess, status: int) -> None:
+        worker.status = status
+        self.ended[worker.number] = worker
 
     def remove(self, worker: WorkerProcess) -> None:
         """Forgets a dead worker; its last output is read before."""
         self.by_number.pop(worker.number, None)
+        self.ended.pop(worker.number, None)
         self._starting.pop(worker.number, None)
         self.by_id.pop(worker.worker_id, None)
         self._by_pid.pop(worker.pid, None)
