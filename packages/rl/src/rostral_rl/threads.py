@@ -65,4 +65,4 @@ def flushed_denormals() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _libraries() -> ThreadpoolController:
     # Finding the loaded libraries takes milliseconds, limiting them microseconds.
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")

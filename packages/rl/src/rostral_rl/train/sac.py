@@ -82,6 +82,8 @@ class SACTrainer(OffPolicyTrainer[SAC]):
         )
         self._temperature = LogNumber(settings.temperature)
         self._temperature_adam = FlatAdam(self._temperature)
+        # Views of what the optimiser moves.
+        self._acts = self._actor.weights()
         self._gradient = SoftGradient(self._actor, self._critic, self._target, inputs=spec.inputs)
         wanted = settings.entropy
         self._entropy = -float(spec.actions) if wanted is None else wanted
@@ -90,7 +92,7 @@ class SACTrainer(OffPolicyTrainer[SAC]):
         return self.settings.minibatch * (self._critic_adam.size + self._actor_adam.size)
 
     def _acting(self) -> Weights:
-        weights = self._actor.weights()
+        weights = dict(self._acts)
         if self.env_steps < self.settings.start:
             weights["act.uniform"] = np.ones((), np.float32)
         return weights
@@ -98,30 +100,34 @@ class SACTrainer(OffPolicyTrainer[SAC]):
     def _draw(self) -> Sample:
         return self._replay.draw(self.settings.minibatch, self._draws)
 
-    def _noise(self) -> Tensor:
+    def _noise(self) -> FloatArray:
         """(2 N, A) standard normals: those of the next states first."""
         shape = (2 * self.settings.minibatch, self.spec.actions)
-        noise: FloatArray = self._draws.standard_normal(shape, dtype=np.float32)
-        return torch.from_numpy(noise)
+        return self._draws.standard_normal(shape, dtype=np.float32)
 
     def _gradient_step(self, sample: Sample) -> dict[str, float] | None:
-        batch = self._minibatch(sample)
+        batch, rows = self._minibatch(sample), sample.rows
         lr = at(self.settings.lr, self.fraction)
-        gradient, temperature = self._gradient, self._temperature().detach()
-        gradient.draw(batch.features, batch.next_features, self._noise())
-        critic_loss, q_mean = gradient.critics(
-            batch.actions, batch.reward, batch.discount, temperature
-        )
-        self._critic_adam.descend(critic_loss.item(), lr=lr)
-        actor_loss, logp = gradient.actor(temperature)
-        self._actor_adam.descend(actor_loss.item(), lr=lr)
+        gradient, temperature = self._gradient, self._temperature().item()
+        # What is not finite shows in a loss or a gradient, whose error says more than a warning.
+        with np.errstate(all="ignore"):
+            gradient.draw(batch.features, batch.next_features, self._noise())
+            critic_loss, q_mean = gradient.critics(
+                batch.actions, rows.reward, rows.discount, temperature
+            )
+            self._critic_adam.descend(critic_loss, lr=lr)
+            self._critic_adam.copy_to(self._target_adam, self.settings.tau)
+            actor_loss, logp = gradient.actor(temperature)
+        self._actor_adam.descend(actor_loss, lr=lr)
         # The gradient of log temperature: up where there is too little entropy.
-        self._temperature_adam.step(self._temperature.log * (-logp - self._entropy), lr=lr)
-        self._critic_adam.copy_to(self._target_adam, self.settings.tau)
+        excess = -logp - self._entropy
+        assert self._temperature.log.grad is not None
+        self._temperature.log.grad.fill_(excess)
+        self._temperature_adam.descend(excess, lr=lr)
         if self.gradient_steps % self.settings.updates:
             return None
         tell = (critic_loss, actor_loss, q_mean, -logp, temperature)
-        return {name: value.item() for name, value in zip(METRICS, tell, strict=True)}
+        return dict(zip(METRICS, tell, strict=True))
 
     def _idle_metrics(self) -> dict[str, float]:
         return {**super()._idle_metrics(), **no_metrics(METRICS)}

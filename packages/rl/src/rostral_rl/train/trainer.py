@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
-
-import numpy as np
 
 from rostral_rl import forward, spaces
 from rostral_rl.arrays import IntArray, SpaceArray, Weights
@@ -319,7 +318,7 @@ class Trainer(abc.ABC, Generic[S]):
             metrics={
                 "update": float(self.update),
                 "env_steps": float(self.env_steps),
-                "return_mean": float(np.mean(self._recent)) if self._recent else float("nan"),
+                "return_mean": fmean(self._recent) if self._recent else float("nan"),
                 "steps_per_s": self.env_steps / seconds,
                 "simulate_share": self._seconds["simulate"] / seconds,
                 "learn_share": self._seconds["learn"] / seconds,

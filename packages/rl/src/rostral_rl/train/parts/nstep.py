@@ -73,14 +73,15 @@ class NStep:
     def __call__(self, fragment: Fragment) -> Transitions:
         """All transitions whose window is complete with this fragment."""
         rows = _rows(fragment)
+        if self._n == 1:
+            return self._select(rows, rows.valid, rows.reward)
         if self._tail is not None:
             self._forget_the_lost(self._tail, rows)
             rows = self._tail.then(rows)
         count, n = len(rows.reward), self._n
         starts = count - n + 1
-        if n > 1:
-            # Copies: rows of the object store are read-only, and the tail outlives the fragment.
-            self._tail = rows.of(slice(max(starts, 0), None))
+        # Copies: rows of the object store are read-only, and the tail outlives the fragment.
+        self._tail = rows.of(slice(max(starts, 0), None))
         if starts <= 0:
             return self._select(rows, np.zeros((0, rows.reward.shape[1]), np.bool_), rows.reward)
         reward = np.zeros((starts, rows.reward.shape[1]), np.float32)  # (S, B)
