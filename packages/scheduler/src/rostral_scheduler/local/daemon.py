@@ -313,10 +313,8 @@ class LocalScheduler:
 
     def _has_tasks(self) -> bool:
         running = any(
-            worker.slot is not None
-            and worker.actor_id is None
-            and self.memory.work_words(worker.slot).running
-            for worker in self.pool.by_number.values()
+            worker.slot is not None and self.memory.work_words(worker.slot).running
+            for worker in self.pool.for_tasks.values()
         )
         return running or any(self.memory.queue_length(queue) for queue in self.policy.queues)
 

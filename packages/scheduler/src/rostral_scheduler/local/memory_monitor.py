@@ -122,8 +122,8 @@ class MemoryMonitor:
     def _note_beginnings(self) -> None:
         """Remembers since when each worker has had the task that it has."""
         now_s, before, self._running = time.monotonic(), self._running, {}
-        for number, worker in self._pool.by_number.items():
-            if worker.slot is None or worker.actor_id is not None:
+        for number, worker in self._pool.for_tasks.items():
+            if worker.slot is None:
                 continue
             task = self._memory.work_words(worker.slot).running
             if task:

@@ -151,6 +151,8 @@ class WorkerPool:
         self._postponed: list[tuple[WorkerProcess, WorkerPlace]] = []
         self.by_number: dict[int, WorkerProcess] = {}
         self.by_id: dict[bytes, WorkerProcess] = {}
+        self.for_tasks: dict[int, WorkerProcess] = {}
+        """By number, those that run tasks, of which there are few beside many actors."""
         self.ended: dict[int, WorkerProcess] = {}
         """By number, those whose process is dead and that are not removed yet: looked at often."""
         self._by_pid: dict[int, WorkerProcess] = {}
@@ -245,6 +247,8 @@ class WorkerPool:
             environment=environment,
         )
         self.by_number[number] = self.by_id[worker.worker_id] = self._starting[number] = worker
+        if actor_id is None:
+            self.for_tasks[number] = worker
         try:
             self._begin(worker, self.environments.place_of(environment))
         except WorkerStartError as error:
@@ -421,6 +425,7 @@ class WorkerPool:
     def remove(self, worker: WorkerProcess) -> None:
         """Forgets a dead worker; its last output is read before."""
         self.by_number.pop(worker.number, None)
+        self.for_tasks.pop(worker.number, None)
         self.ended.pop(worker.number, None)
         self._starting.pop(worker.number, None)
         self.by_id.pop(worker.worker_id, None)
