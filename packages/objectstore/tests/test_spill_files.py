@@ -22,6 +22,8 @@ from rostral_objectstore.spill import SpillStore
 from rostral_objectstore.spill_directory import FILE_NAME, problems_of
 from rostral_objectstore.spill_file import ENTRY_HEADER, FILE_HEADER, Item, stored_bytes
 
+from .store import until
+
 FILE_BYTES = 1 << 20
 
 
@@ -72,6 +74,43 @@ def test_objects_of_all_sizes_come_back(spill: SpillStore, directory: Path) -> N
     assert spill.stats().objects == len(sizes)
     assert spill.stats().live_bytes == sum(stored_bytes(size) for size in sizes)
     assert spill.stats().file_bytes == sum(path.stat().st_size for path in files(directory))
+
+
+def in_memory(path: Path) -> bool:
+    """Whether the kernel can give the file's second mebibyte without its disk."""
+    with path.open("rb") as file:
+        try:
+            os.preadv(file.fileno(), [bytearray(1 << 20)], 1 << 20, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system that cannot tell
+            return True
+        return True
+
+
+def test_the_disk_brings_what_is_expected_before_it_is_read(
+    spill: SpillStore, directory: Path
+) -> None:
+    one = item(1, 3 << 20)
+    spill.write([one])
+    (path,) = files(directory)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if in_memory(path):
+        pytest.skip(f"{directory} lies in memory, not on a disk")
+    spill.expect(one.key)
+    until(lambda: in_memory(path), "the bytes that the disk was to bring")
+    assert restored(spill, one.key) == one.block
+
+
+def test_what_is_not_there_can_be_expected(spill: SpillStore, directory: Path) -> None:
+    spill.expect((1, 1))
+    spill.write([item(1, 10)])
+    files(directory)[0].unlink()
+    spill.expect((1, 1))
+    with pytest.raises(ObjectCorruptError):
+        restored(spill, (1, 1))
 
 
 def test_small_objects_share_files_and_a_huge_one_has_its_own(

@@ -265,6 +265,9 @@ class Residents:
         size_bytes = residence.block_size(self._table, handle)
         buffer = residence.begin_restore(self._table, handle)
         if buffer is None:
+            if self._spill is not None:
+                # The disk needs longer than it takes to make room: it may begin.
+                self._spill.expect(key)
             return False
         failpoints.hit("restore.room")
         try:

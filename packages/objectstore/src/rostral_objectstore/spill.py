@@ -10,12 +10,13 @@ readers need is held during I/O. What to spill when is decided in room.py.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from rostral_objectstore.spill_file import (
     FileMismatchError,
     Item,
     entries_in,
+    expect_entry,
     read_entry,
     stored_bytes,
     write_file_header,
@@ -399,6 +401,13 @@ class SpillStore:
                     time.sleep(READ_PAUSE_S)
         raise self._corrupt(self._entry(key), "it was moved again and again")
 
+    def expect(self, key: Key) -> None:
+        """Has the disk begin to bring what `read` will be asked for. A hint, silent if it fails."""
+        with contextlib.suppress(ObjectCorruptError, OSError):
+            entry = self._entry(key)
+            with self._opened(entry) as fd:
+                expect_entry(fd, entry)
+
     def _entry(self, key: Key) -> Entry:
         with self._lock:
             entry = self._entries.get(key)
@@ -407,12 +416,17 @@ class SpillStore:
         return entry
 
     def _read_entry(self, entry: Entry, target: Any) -> None:
+        with self._opened(entry) as fd:
+            read_entry(fd, self._identity(entry.file), entry, target)
+
+    @contextlib.contextmanager
+    def _opened(self, entry: Entry) -> Iterator[int]:
         file = self._files.get(entry.file)
         if file is None:
             raise FileNotFoundError(errno.ENOENT, "the file is gone")
         fd = self._directories[file.directory].open(entry.file)
         try:
-            read_entry(fd, self._identity(entry.file), entry, target)
+            yield fd
         finally:
             os.close(fd)
 

@@ -37,6 +37,8 @@ PAGE_BYTES = 4096
 STEP_BYTES = 8 << 20
 # While one piece is looked at, the disk brings the next.
 READ_BYTES = 1 << 20
+# Of an object that is waited for without room for it: what the kernel may keep meanwhile.
+EXPECTED_BYTES_MAX = 64 << 20
 # The kernel takes no more than 1024 pieces in one call.
 PIECES_MAX = 512
 
@@ -120,6 +122,12 @@ def write_items(fd: int, identity: FileIdentity, items: Sequence[Item], at: int)
             pieces, pieces_at, pieces_bytes = [], at, 0
     _write_all(fd, pieces, pieces_at)
     return entries
+
+
+def expect_entry(fd: int, entry: Entry) -> None:
+    """Has the disk begin to bring what `read_entry` will read; of large ones the beginning."""
+    expected_bytes = min(entry.stored_bytes, EXPECTED_BYTES_MAX)
+    os.posix_fadvise(fd, entry.offset, expected_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def read_entry(fd: int, identity: FileIdentity, entry: Entry, target: Any) -> None:
