@@ -20,6 +20,7 @@ META = Meta(
     replid="epoch-3",
     gaps=(),
     archived=0,
+    layout="",
 )
 
 

@@ -20,6 +20,7 @@ from rostral_gcs.errors import (
     GcsError,
     InvalidArgumentError,
     ResyncRequiredError,
+    ShardsMovedError,
     TooLargeError,
     VersionMismatchError,
 )
@@ -190,10 +191,20 @@ class Calls:
                     "the position is of another store", hint="watch again from a snapshot"
                 )
             cursors = {cursor.shard: cursor.sequence for cursor in request.cursors}
+            if len(cursors) != self._store.shard_count:
+                # Another service may have added shards, and told of it before we heard.
+                await self._store.hear_of_shards()
         pages = self._store.hub.watch(spec, prefix=request.prefix, cursors=cursors)
-        async with contextlib.aclosing(pages):
-            async for page in pages:
-                yield _watch_reply(page)
+        try:
+            async with contextlib.aclosing(pages):
+                async for page in pages:
+                    yield _watch_reply(page)
+        except ShardsMovedError as error:
+            await self._store.hear_of_shards()
+            raise ResyncRequiredError(
+                f"shards were added; there are {self._store.shard_count} now",
+                hint="watch again from a snapshot",
+            ) from error
 
 
 def _row_messages(rows: Sequence[Row]) -> list[gcs_pb2.Row]:

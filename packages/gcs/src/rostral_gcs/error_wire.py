@@ -42,6 +42,7 @@ _STATUS: Final[dict[type[GcsError], grpc.StatusCode]] = {
     errors.StorageError: grpc.StatusCode.INTERNAL,
     errors.CorruptError: grpc.StatusCode.DATA_LOSS,
     errors.StorageUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.ShardsMovedError: grpc.StatusCode.UNAVAILABLE,
     errors.StorageFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StorageDeniedError: grpc.StatusCode.INTERNAL,
     errors.NotReplicatedError: grpc.StatusCode.UNAVAILABLE,

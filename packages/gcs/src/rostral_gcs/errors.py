@@ -39,6 +39,7 @@ The tree, in families by who must act::
         │   ├── StorageError         (OSError)        STORAGE
         │   │   ├── CorruptError                      CORRUPT
         │   │   ├── StorageUnavailableError           STORAGE_UNAVAILABLE
+        │   │   │   └── ShardsMovedError              SHARDS_MOVED
         │   │   ├── StorageFullError                  STORAGE_FULL
         │   │   ├── StorageDeniedError (PermissionError) STORAGE_DENIED
         │   │   ├── NotReplicatedError                NOT_REPLICATED
@@ -83,6 +84,7 @@ __all__ = [
     "PortInUseError",
     "ResyncRequiredError",
     "RostralError",
+    "ShardsMovedError",
     "StateMovedError",
     "StorageDeniedError",
     "StorageError",
@@ -428,6 +430,12 @@ class StorageUnavailableError(StorageError):
     """The storage does not answer, or not yet: no primary, loading, busy. Try again later."""
 
     code = "STORAGE_UNAVAILABLE"
+
+
+class ShardsMovedError(StorageUnavailableError):
+    """Shards are being added, or were. The server looks where the rows are now, by itself."""
+
+    code = "SHARDS_MOVED"
 
 
 class StorageFullError(StorageError):

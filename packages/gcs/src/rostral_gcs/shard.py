@@ -36,6 +36,7 @@ from rostral_gcs.errors import (
     GcsError,
     GcsInternalError,
     GcsOverloadedError,
+    ShardsMovedError,
     StateMovedError,
     StorageUnavailableError,
 )
@@ -427,8 +428,8 @@ class Shard(ShardReads):
         self._send(Parcel(outcomes, self._last_sequence))
 
     def _failed(self, futures: Sequence[asyncio.Future[object]], error: Exception) -> Outcomes:
-        if isinstance(error, GcsOverloadedError):
-            # Back-pressure is no failure, and may be told a thousand times a second.
+        if isinstance(error, GcsOverloadedError | ShardsMovedError):
+            # Back-pressure is no failure, nor is a growth; both may be told very often.
             logger.debug("shard=%d refuses for now: %s", self.index, error)
             return [(future, error) for future in futures]
         if isinstance(error, GcsError):

@@ -1,4 +1,4 @@
-"""Adding shards to a store that is being used: rows change shards while calls are served.
+"""Adding shards to a store that one server uses: rows change shards while calls are served.
 
 This file owns the order of the steps. A new shard is filled with copies of the rows that will be
 its own, in pages, while these are read and written where they are; what is written meanwhile is
@@ -25,7 +25,7 @@ from rostral_gcs.shard_core import Op
 from rostral_gcs.shard_map import ShardMap, slot_of
 from rostral_gcs.tables.registry import TABLES, TableSpec
 
-__all__ = ["Flight", "Growth", "copy_moving_rows", "drop_moved_rows", "switch"]
+__all__ = ["Flight", "Growth", "copy_moving_rows", "drop_moved_rows", "pages", "switch"]
 
 _PAGE_COUNT: Final = 1000
 _ROUNDS_MAX: Final = 10
@@ -90,7 +90,7 @@ async def copy_moving_rows(shards: Sequence[Shard], growth: Growth) -> int:
         for spec in TABLES.values():
             if spec.appended or spec.pinned:
                 continue
-            async for page in _pages(source, spec):
+            async for page in pages(source, spec):
                 count += await _adopt(shards, growth, spec, page)
     return count
 
@@ -145,7 +145,7 @@ async def drop_moved_rows(shards: Sequence[Shard], present: ShardMap) -> None:
         for spec in TABLES.values():
             if spec.appended or spec.pinned:
                 continue
-            async for page in _pages(shard, spec):
+            async for page in pages(shard, spec):
                 foreign = [
                     row.key for row in page if present.shard_for(spec, row.key) != shard.index
                 ]
@@ -166,7 +166,8 @@ async def _adopt(
     return sum(map(len, by_target.values()))
 
 
-async def _pages(shard: Shard, spec: TableSpec) -> AsyncGenerator[list[Row], None]:
+async def pages(shard: Shard, spec: TableSpec) -> AsyncGenerator[list[Row], None]:
+    """All rows of a table in a shard, in pages."""
     after_key = b""
     more = True
     while more:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from rostral_gcs.archive.schema import Filter
-from rostral_gcs.backends.base import Backend, Row, SharedLeases
+from rostral_gcs.backends.base import Backend, Mover, Row, SharedLeases, SharedShards
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.errors import TooLargeError
 from rostral_gcs.tables.registry import TableSpec
@@ -101,3 +101,19 @@ class ShardReads(ABC):
         if isinstance(backend := self._backend, SharedLeases):
             return await self._query(lambda _: backend.remaining_leases(ids))
         return {}
+
+    # --- Shards that several services add to ----------------------------------------------------
+
+    @property
+    def layout(self) -> str:
+        """By which table of shards it may be used, as was last heard; empty: by the first."""
+        backend = self._backend
+        return backend.layout if isinstance(backend, SharedShards) else ""
+
+    def expect(self, layout: str) -> None:
+        """Has it be used by this table of shards from now on."""
+        cast(SharedShards, self._backend).expect(layout)
+
+    async def move(self, step: Callable[[Mover], _T]) -> _T:
+        """Takes a step of a growth."""
+        return await self._query(lambda backend: step(cast(SharedShards, backend).mover))

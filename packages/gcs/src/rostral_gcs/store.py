@@ -1,19 +1,21 @@
 """The store behind the service: all shards of one data directory, routed by key.
 
 This file owns opening and closing the shards together, splitting requests by shard, merging their
-answers, and the upkeep of node liveness. It speaks requests' messages but no RPC, and it is the one
-place where shards, watches and liveness meet.
+answers, and the upkeep of node liveness; which shards there are is ``store_shards.py``'s. It speaks
+requests' messages but no RPC, and it is the one place where shards, watches and liveness meet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import heapq
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING
 
 from rostral_gcs.archive.files import archive_form
 from rostral_gcs.archive.schema import RECORD_MEMORY, Filter, check_filters, schema_of
@@ -22,24 +24,19 @@ from rostral_gcs.columns import split_columns
 from rostral_gcs.config import GcsConfig
 from rostral_gcs.data_dir import DataDir
 from rostral_gcs.errors import (
+    ConflictError,
     FencedError,
     GcsError,
     InvalidArgumentError,
     NotFoundError,
+    ShardsMovedError,
     TooLargeError,
 )
 from rostral_gcs.ids import NodeID
 from rostral_gcs.liveness import NodeLiveness, with_resources
 from rostral_gcs.shard import Publish, Shard
 from rostral_gcs.shard_core import Op, OpResult
-from rostral_gcs.shard_growth import (
-    Flight,
-    Growth,
-    copy_moving_rows,
-    drop_moved_rows,
-    switch,
-)
-from rostral_gcs.shard_map import SHARD_COUNT_MAX, GrowthSummary, ShardMap
+from rostral_gcs.store_shards import StoreShards
 from rostral_gcs.tables.node_report import NodeReport
 from rostral_gcs.tables.nodes import NODES, NodeRow
 from rostral_gcs.tables.registry import TableSpec, table_spec
@@ -52,15 +49,10 @@ __all__ = ["Store"]
 
 logger = logging.getLogger("rostral.gcs.store")
 
-_T = TypeVar("_T")
 _NODES = table_spec("nodes")
-_SHARDS = table_spec("shards")
-_MAP_KEY: Final = b"owners"
-# There while a shard may still hold copies of rows that have moved.
-_COPIES_KEY: Final = b"copies"
 
 
-class Store:
+class Store(StoreShards):
     """All shards. Opened, used and closed on one event loop.
 
     Args:
@@ -68,18 +60,9 @@ class Store:
     """
 
     def __init__(self, config: GcsConfig) -> None:
-        self._config = config
-        self._storage: DataDir | RedisStorage | None = None
-        self._shards: list[Shard] = []
-        self._hub: WatchHub | None = None
+        super().__init__(config)
         # Of nodes that renewed here, and other services have not been told.
         self._renewed_s: dict[bytes, float] = {}
-        self._map = ShardMap.uniform(config.shard_count)
-        self._flight = Flight()
-        self._growth: Growth | None = None
-        self._growing = asyncio.Lock()
-        # While old copies of moved rows wait to be dropped, rows are told from copies.
-        self._has_copies = False
         self._liveness = NodeLiveness(
             lease_s_min=config.node_lease_s_min,
             lease_s_max=config.node_lease_s_max,
@@ -97,12 +80,6 @@ class Store:
         """All shards, by index."""
         return self._shards
 
-    @property
-    def hub(self) -> WatchHub:
-        """The watches."""
-        assert self._hub is not None
-        return self._hub
-
     async def open(self) -> None:
         """Opens the storage and all shards; on failure nothing is left open.
 
@@ -116,126 +93,18 @@ class Store:
         self._storage = storage
         try:
             await self._start_shard(storage)
-            self._map = await self._load_map(storage)
-            while len(self._shards) < self._map.shard_count:
-                await self._start_shard(storage)
+            if self._is_shared:
+                await self._open_shared(storage)
+            else:
+                self._map = await self._load_map(storage)
+                while len(self._shards) < self._map.shard_count:
+                    await self._start_shard(storage)
             await self._end_interrupted_growth(storage)
             self._hub = WatchHub(self._shards, config, self._belongs)
             await self._load_nodes()
         except BaseException:
             await self.close()
             raise
-
-    @property
-    def shard_count(self) -> int:
-        """How many shards there are."""
-        return self._map.shard_count
-
-    async def _start_shard(self, storage: DataDir | RedisStorage) -> Shard:
-        index = len(self._shards)
-        shard = Shard(
-            index=index,
-            backend=storage.backend(index),
-            config=self._config,
-            publish=self._publisher(index),
-            restart=self._restarter(index),
-        )
-        self._shards.append(shard)
-        await shard.start()
-        return shard
-
-    async def _load_map(self, storage: DataDir | RedisStorage) -> ShardMap:
-        found = await self._shards[0].read(_SHARDS, [_MAP_KEY])
-        if found:
-            return ShardMap.decode(found[_MAP_KEY].value)
-        made_with = storage.shard_count if isinstance(storage, DataDir) else None
-        return ShardMap.uniform(made_with or self._config.shard_count)
-
-    async def _end_interrupted_growth(self, storage: DataDir | RedisStorage) -> None:
-        """Undoes, or ends, the growth that a death interrupted."""
-        if not isinstance(storage, DataDir):
-            return
-        storage.remove_shards(self._map.shard_count)
-        if await self._shards[0].read(_SHARDS, [_COPIES_KEY]):
-            self._has_copies = True
-            await self._drop_copies(storage)
-
-    async def add_shards(self, shard_count: int) -> GrowthSummary:
-        """Adds shards until there are so many, while calls are served; see ``shard_growth.py``.
-
-        Raises:
-            InvalidArgumentError: There are more already, or it is too many, or the backend cannot.
-            StorageError: The disk is full or failed; the store is as it was.
-        """
-        async with self._growing:
-            storage = self._storage
-            present = self._map
-            if not present.shard_count <= shard_count <= SHARD_COUNT_MAX:
-                raise InvalidArgumentError(
-                    f"asked for {shard_count} shards; allowed: {present.shard_count}, as many as "
-                    f"there are, to {SHARD_COUNT_MAX}",
-                    hint="shards can be added, not taken away",
-                )
-            if shard_count == present.shard_count:
-                return GrowthSummary(shard_count)
-            if not isinstance(storage, DataDir):
-                raise InvalidArgumentError(
-                    "shards cannot be added to a store in Redis", hint="make a new store with more"
-                )
-            return await self._grow(storage, present, present.grown(shard_count))
-
-    async def _grow(self, storage: DataDir, present: ShardMap, later: ShardMap) -> GrowthSummary:
-        growth = Growth(present.moved_slots(later))
-        growth.gate.set()
-        earlier, self._flight = self._flight, Flight()
-        self._growth = growth
-        try:
-            for _ in range(present.shard_count, later.shard_count):
-                await self._start_shard(storage)
-            # What began before is not noted as dirty, so it must be done before rows are copied.
-            await earlier.wait_idle()
-            moved = await copy_moving_rows(self._shards, growth)
-            blocked_s = await switch(self._shards, present, growth, lambda: self._store_map(later))
-            # One step for the event loop: whoever looks sees both or neither.
-            self._map = later
-            self._has_copies = True
-            self.hub.handle_growth(self._shards[present.shard_count :])
-        except BaseException:
-            for shard in self._shards[present.shard_count :]:
-                await shard.close()
-            storage.remove_shards(present.shard_count)
-            del self._shards[present.shard_count :]
-            raise
-        finally:
-            self._growth = None
-            growth.gate.set()
-        await self._drop_copies(storage)
-        logger.info("shards=%d moved rows=%d", later.shard_count, moved)
-        return GrowthSummary(later.shard_count, moved, blocked_s)
-
-    async def _store_map(self, later: ShardMap) -> None:
-        results = await self._shards[0].write(
-            NodeID.from_random().binary(),
-            [Op(_SHARDS, _MAP_KEY, later.encode(), None), Op(_SHARDS, _COPIES_KEY, b"1", None)],
-        )
-        for result in results:
-            if isinstance(result, GcsError):
-                raise result
-
-    async def _drop_copies(self, storage: DataDir) -> None:
-        await drop_moved_rows(self._shards, self._map)
-        await asyncio.to_thread(storage.write_shard_count, self._map.shard_count)
-        op = Op(_SHARDS, _COPIES_KEY, None, None)
-        await self._shards[0].write(NodeID.from_random().binary(), [op])
-        self._has_copies = False
-
-    def _belongs(self, index: int, spec: TableSpec, key: bytes) -> bool:
-        return (
-            not self._has_copies
-            or spec.appended
-            or spec.name == _SHARDS.name
-            or self._map.shard_for(spec, key) == index
-        )
 
     async def close(self) -> None:
         """Commits what is queued, closes the shards and gives the storage back."""
@@ -280,21 +149,46 @@ class Store:
     ) -> list[OpResult]:
         await self._check_writer(writer)
         results: list[OpResult] = [op if isinstance(op, GcsError) else 0 for op in ops]
+        places = [at for at, op in enumerate(ops) if not isinstance(op, GcsError)]
+        while places:
+            # What a shard refused since rows have moved was not applied: it goes to where they are.
+            places = await self._write_parts(request_id, ops, places, results)
+            if places:
+                await self.hear_of_shards()
+        return results
+
+    async def _write_parts(
+        self,
+        request_id: bytes,
+        ops: Sequence[Op | GcsError],
+        places: Sequence[int],
+        results: list[OpResult],
+    ) -> list[int]:
+        """Writes the ops at the places; returns the places of those whose rows have moved."""
         by_shard: dict[int, list[int]] = {}
-        for at, op in enumerate(ops):
+        for at in places:
+            op = ops[at]
             if not isinstance(op, GcsError):
                 index = self._map.shard_for(op.spec, op.key)
                 by_shard.setdefault(index, []).append(at)
+        moved: list[int] = []
 
         async def write_part(index: int, places: list[int]) -> None:
             part = [op for op in (ops[at] for at in places) if not isinstance(op, GcsError)]
-            done = await self._shards[index].write(request_id, part)
+            try:
+                done = await self._shards[index].write(request_id, part)
+            except ShardsMovedError:
+                moved.extend(places)
+                return
+            if len(done) != len(places):
+                # It was sent before shards were added, and was another part of the request then.
+                done = [_changed_shards(op) for op in part]
             for at, result in zip(places, done, strict=True):
                 results[at] = result
 
         if len(by_shard) == 1:
             await write_part(*next(iter(by_shard.items())))
-        elif by_shard:
+        else:
             outcomes = await asyncio.gather(
                 *(write_part(*item) for item in by_shard.items()), return_exceptions=True
             )
@@ -303,7 +197,7 @@ class Store:
                     # Other shards' parts may be applied: the caller sends the request again, and
                     # those answer from memory.
                     raise outcome
-        return results
+        return sorted(moved)
 
     async def write_columns(
         self,
@@ -319,17 +213,30 @@ class Store:
             NotFoundError: The writer's node is unknown; nothing was applied.
         """
         await self._check_writer(writer)
-        if len(self._shards) == 1:
-            await self._shards[0].append(request_id, columns)
+        if self._map.shard_count == 1:
+            try:
+                await self._shards[0].append(request_id, columns)
+            except ShardsMovedError:
+                await self.hear_of_shards()
+                await self._append_parts(request_id, columns, spec)
             return
+        await self._append_parts(request_id, columns, spec)
+
+    async def _append_parts(self, request_id: bytes, columns: Columns, spec: TableSpec) -> None:
         parts = split_columns(columns, lambda key: self._map.shard_for(spec, key))
         outcomes = await asyncio.gather(
             *(self._shards[index].append(request_id, part) for index, part in parts.items()),
             return_exceptions=True,
         )
         for outcome in outcomes:
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ShardsMovedError):
                 raise outcome
+        for (index, part), outcome in zip(parts.items(), outcomes, strict=True):
+            if isinstance(outcome, ShardsMovedError):
+                await self.hear_of_shards()
+                # A name of its own: two parts of one request may come to lie in one shard.
+                name = hashlib.sha256(request_id + b"%d" % index).digest()[: len(request_id)]
+                await self._append_parts(name, part, spec)
 
     async def read_prefixes(self, spec: TableSpec, prefixes: Sequence[bytes]) -> list[Row]:
         """All rows whose key begins with one of the prefixes, in the order of these.
@@ -374,7 +281,8 @@ class Store:
 
         found = await self._of_one_map(read)
         if spec.appended and len(found) < len(keys) and self._map.has_grown:
-            found |= await self._read_anywhere(spec, [key for key in keys if key not in found])
+            missed = [key for key in keys if key not in found]
+            found |= await self._of_one_map(lambda: self._read_anywhere(spec, missed))
         size_max = self._config.message_size_max // 2
         if sum(len(row.value) for row in found.values()) > size_max:
             raise TooLargeError(
@@ -383,14 +291,6 @@ class Store:
                 limit_bytes=size_max,
             )
         return [found[key] for key in keys if key in found]
-
-    async def _of_one_map(self, read: Callable[[], Awaitable[_T]]) -> _T:
-        """Reads again when shards were added meanwhile: what was looked for may have moved."""
-        while True:
-            present = self._map
-            result = await read()
-            if self._map is present:
-                return result
 
     async def _read_anywhere(self, spec: TableSpec, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """Rows that were written before their slot moved: the newest of each key."""
@@ -403,8 +303,12 @@ class Store:
 
     async def probe(self) -> None:
         """Returns when every shard has read a row, or looked for one. Raises StorageError."""
-        for shard in self._shards:
-            await shard.read(_NODES, [bytes(NodeID.SIZE)])
+
+        async def read() -> None:
+            for shard in self._shards:
+                await shard.read(_NODES, [bytes(NodeID.SIZE)])
+
+        await self._of_one_map(read)
 
     async def scan(
         self, spec: TableSpec, *, prefix: bytes, after_key: bytes, limit: int
@@ -447,6 +351,9 @@ class Store:
             InvalidArgumentError: The table cannot be asked, or a filter or the token is wrong.
         """
         check_filters(schema_of(spec), filters)
+        if self._is_shared:
+            # Rows may lie in shards that another service has added.
+            await self._of_one_map(self._shards[0].refresh)
         index, token = (int.from_bytes(token[:2], "big"), token[2:]) if token else (0, b"")
         if index >= len(self._shards):
             raise InvalidArgumentError(
@@ -464,7 +371,7 @@ class Store:
     async def _newest_of(self, spec: TableSpec, rows: Sequence[Row], index: int) -> list[Row]:
         """The rows but for those that were written anew in the shard that has their slot now."""
         foreign = [row.key for row in rows if self._map.shard_for(spec, row.key) != index]
-        newest = await self._read_anywhere(spec, foreign)
+        newest = await self._of_one_map(lambda: self._read_anywhere(spec, foreign))
         return [row for row in rows if row.key not in newest or newest[row.key] == row]
 
     async def renew_node_lease(
@@ -499,6 +406,9 @@ class Store:
 
     async def bury_expired_nodes(self) -> None:
         """Writes the nodes whose lease ran out as DEAD; first hears and tells other services."""
+        if self._has_moved and not self._growing.locked():
+            with contextlib.suppress(ShardsMovedError):
+                await self.hear_of_shards(wait_s=0.0)
         if self._renewed_s:
             renewed_s, self._renewed_s = self._renewed_s, {}
             await self._shards[0].share_leases(renewed_s)
@@ -514,14 +424,14 @@ class Store:
         """Refuses a lease out of bounds."""
         self._liveness.check_row(row)
 
-    @property
-    def _is_shared(self) -> bool:
-        return self._shards[0].shares_leases
-
     async def _hear_of_nodes(self, node_ids: Sequence[NodeID]) -> None:
         """Takes in what other services know of these nodes: their rows and their leases."""
-        for shard in self._shards:
-            await shard.refresh()
+
+        async def refresh() -> None:
+            for shard in self._shards:
+                await shard.refresh()
+
+        await self._of_one_map(refresh)
         ids = [node_id.binary() for node_id in node_ids]
         remaining_s = await self._shards[0].remaining_leases(ids)
         now_s = time.monotonic()
@@ -561,14 +471,14 @@ class Store:
             for change in changes:
                 if change.table == _NODES.number:
                     self._handle_node(change.key, change.value, change.sequence)
-            if self._hub is not None:
+            if self._hub is not None and index < self._map.shard_count:
                 self._hub.handle_commit(index, last_sequence, changes)
 
         return publish
 
     def _restarter(self, index: int) -> Callable[[int], None]:
         def restart(sequence: int) -> None:
-            if self._hub is not None:
+            if self._hub is not None and index < self._map.shard_count:
                 self._hub.handle_restart(index, sequence)
 
         return restart
@@ -578,6 +488,14 @@ class Store:
             self._liveness.handle_deleted(NodeID(key))
         else:
             self._liveness.handle_row(NODES.decode(key, value, version), time.monotonic())
+
+
+def _changed_shards(op: Op) -> GcsError:
+    return ConflictError(
+        f"the request that wrote row {op.key[:40].hex()} of table {op.spec.name} was sent before "
+        "shards were added: whether it was applied is not known any more",
+        hint="read the row again and decide anew",
+    )
 
 
 def _open_storage(config: GcsConfig) -> DataDir | RedisStorage:

@@ -21,10 +21,12 @@ __all__ = [
     "Columns",
     "Gathered",
     "Movable",
+    "Mover",
     "Opened",
     "Prompt",
     "Row",
     "SharedLeases",
+    "SharedShards",
     "WritesBehind",
 ]
 
@@ -239,6 +241,90 @@ class Movable(Protocol):
 
     def drop(self, table: int, keys: Sequence[bytes]) -> None:
         """Deletes rows without a trace."""
+        ...
+
+
+class Mover(Protocol):
+    """What growing does to one shard of a store that several services use.
+
+    A shard's *layout* names the table of shards by which it may be written to. While shards are
+    added it is nobody's, so that writes wait. Every method may be called again.
+    """
+
+    def layout(self) -> str:
+        """The shard's layout."""
+        ...
+
+    def claim(self, before: str, name: str, claim_s: float) -> str:
+        """Begins a growth, if the first shard has that layout; empty: another one holds.
+
+        ``claim_s``: for how long nobody else may give it up.
+        """
+        ...
+
+    def set_layout(self, before: str, after: str) -> bool:
+        """Gives the shard another layout, if it has that of before."""
+        ...
+
+    def take(self, layout: str) -> bool:
+        """Gives a new shard the layout of a growth; False: it is none, or a later growth's."""
+        ...
+
+    def renew(self, layout: str, claim_s: float) -> bool:
+        """Says that whoever grows is still at it; False: it was given up."""
+        ...
+
+    def give_up(self, layout: str, before: str) -> bool:
+        """Ends the growth of somebody who is gone; False: it may still be there."""
+        ...
+
+    def adopt(self, layout: str, table: int, rows: Sequence[Row], last_sequence: int) -> bool:
+        """Puts rows as they are; False: another layout holds, and not all of them were put."""
+        ...
+
+    def empty(self, layout: str, table: int) -> bool:
+        """Deletes all rows of a table; False: another layout holds."""
+        ...
+
+    def read(self, table: int, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """The rows that exist among the keys, whatever the layout."""
+        ...
+
+    def replicas(self) -> int:
+        """How many must have a write before it is acknowledged."""
+        ...
+
+    def store_map(
+        self, layout: str, after: str, shard_count: int, table: int, rows: Sequence[Row]
+    ) -> bool:
+        """Stores the new table of shards and gives this shard its layout, in one step."""
+        ...
+
+    def drop(self, table: int, keys: Sequence[bytes]) -> None:
+        """Deletes rows without a trace."""
+        ...
+
+
+@runtime_checkable
+class SharedShards(Protocol):
+    """A backend of a store to which any of several services may add shards.
+
+    Reads, once another layout than the expected holds, and writes, when it is not the expected one,
+    raise ShardsMovedError.
+    """
+
+    @property
+    def mover(self) -> Mover:
+        """What growing does to it."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """The shard's layout, as was last heard."""
+        ...
+
+    def expect(self, layout: str) -> None:
+        """Has the shard be used by this layout. Any thread may say so."""
         ...
 
 

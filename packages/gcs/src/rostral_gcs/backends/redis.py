@@ -50,6 +50,7 @@ from rostral_gcs.backends.redis_link import (
     ReplyError,
     first_error,
 )
+from rostral_gcs.backends.redis_moving import RedisShards
 from rostral_gcs.backends.redis_primary import Identity, Primary, PrimaryFinder
 from rostral_gcs.backends.redis_work import Call, Work, ask_all, ask_together
 from rostral_gcs.errors import (
@@ -78,7 +79,7 @@ _ORDER_BATCHES: Final = 4
 _UNORDERED_MAX: Final = 4096
 
 
-class RedisBackend:
+class RedisBackend(RedisShards):
     """A shard's rows in Redis.
 
     Args:
@@ -93,7 +94,7 @@ class RedisBackend:
     ) -> None:
         self._options = options
         self._target = options.target(shard)
-        self._keys = Keys(options.prefix, shard)
+        super().__init__(Keys(options.prefix, shard))
         self._finder = PrimaryFinder(self._target, options, self._keys, identity)
         self._primary: Primary | None = None
         self._meta: Meta | None = None
@@ -165,7 +166,7 @@ class RedisBackend:
 
     def refresh(self) -> Opened:
         """What there is now, whoever wrote it."""
-        self._read([])
+        self._read_unmoved([])
         return self._known_meta().opened
 
     def gather(self, request_ids: Sequence[bytes], keys: Mapping[int, Sequence[bytes]]) -> Gathered:
@@ -227,7 +228,7 @@ class RedisBackend:
         """The rows in Redis that exist among the keys."""
         if not keys:
             return {}
-        (values,) = self._read([("HMGET", self._keys.rows(table), *keys)])
+        (values,) = self._read_unmoved([("HMGET", self._keys.rows(table), *keys)])
         return {
             key: unpack_row(key, stored)
             for key, stored in zip(keys, values, strict=True)
@@ -243,7 +244,7 @@ class RedisBackend:
             pass
         keys = [self._keys.index(table), self._keys.rows(table)]
         arguments: list[object] = [lower, upper_bound(prefix), limit, size_max]
-        (found,) = self._read([Call(SCAN, keys, arguments)])
+        (found,) = self._read_unmoved([Call(SCAN, keys, arguments)])
         rows = [unpack_row(found[at], found[at + 1]) for at in range(1, len(found), 2)]
         return rows, bool(found[0])
 
@@ -315,6 +316,7 @@ class RedisBackend:
 
     def _meta_before(self, first_sequence: int | None) -> Meta:
         meta = self._known_meta()
+        self._check_writable(meta)
         if first_sequence is not None and first_sequence != meta.last_sequence + 1:
             raise StateMovedError(
                 f"sequence {first_sequence} does not follow {meta.last_sequence}",
@@ -353,7 +355,7 @@ class RedisBackend:
         while True:
             start = changes[-1].sequence if changes else after_sequence
             bounds = (f"({start}", "+inf", "LIMIT", 0, _HISTORY_PACKS)
-            (packs,) = self._read([("ZRANGEBYSCORE", self._keys.history, *bounds)])
+            (packs,) = self._read_unmoved([("ZRANGEBYSCORE", self._keys.history, *bounds)])
             for pack in packs:
                 for change in unpack_changes(pack):
                     if change.sequence <= after_sequence:
@@ -459,6 +461,7 @@ class RedisBackend:
             )
         self._finder.known_epoch = max(self._finder.known_epoch, meta.epoch)
         self._meta = meta
+        self._layout = meta.layout
 
     def _known_meta(self) -> Meta:
         self._check_open()

@@ -114,6 +114,7 @@ META_FIELDS: Final = (
     "replid",
     "gaps",
     "archived",
+    "layout",
 )
 
 
@@ -134,6 +135,8 @@ class Meta:
         gaps: Sequences that no change has: from the last that a new primary had, to where it went
             on. What the one before had given out and nobody has any more lies within.
         archived: The number of the newest file that rows were moved to.
+        layout: Names the table of shards by which it may be written to; see ``redis_moving.py``.
+            Empty: that of a store that never grew.
     """
 
     epoch: int
@@ -146,6 +149,7 @@ class Meta:
     replid: str
     gaps: tuple[tuple[int, int], ...]
     archived: int
+    layout: str
 
     @property
     def moment(self) -> tuple[int, int]:
@@ -182,6 +186,7 @@ class Meta:
             replid=texts[7].decode(),
             gaps=tuple((int(start), int(end)) for start, end in spans),
             archived=int(texts[9] or b"0"),
+            layout=texts[10].decode(),
         )
 
 
@@ -422,7 +427,7 @@ elseif redis.call('HGET', KEYS[1], 'replid') ~= ARGV[1] then
   if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'wait', ARGV[3]) end
 end
 return {'ok', redis.call('HGET', KEYS[1], 'format'), redis.call('HGET', KEYS[1], 'cluster_id'),
-  redis.call('HGET', KEYS[1], 'shard_count')}
+  redis.call('HGET', KEYS[1], 'shard_count'), redis.call('HGET', KEYS[1], 'grown') or ''}
 """
 )
 

@@ -275,14 +275,14 @@ class PrimaryFinder:
             return f"{address} holds no such shard any more"
         if answer[0] == b"behind":
             return f"{address} has epoch {int(answer[1])} and was away: {self.known_epoch} is known"
-        self._check_identity(address, *(bytes(value or b"").decode() for value in answer[1:4]))
+        self._check_identity(address, *(bytes(value or b"").decode() for value in answer[1:5]))
         meta = Meta.read(replies[1])
         assert meta is not None
         self.known_epoch = max(self.known_epoch, meta.epoch)
         return Primary(link, meta, replid)
 
     def _check_identity(
-        self, address: str, format_number: str, cluster_id: str, shard_count: str
+        self, address: str, format_number: str, cluster_id: str, shard_count: str, grown: str
     ) -> None:
         identity = self._identity
         if format_number != FORMAT:
@@ -291,11 +291,14 @@ class PrimaryFinder:
                 f"{FORMAT}",
                 hint="use the rostral-gcs version that wrote it",
             )
+        if grown == str(identity.shard_count):
+            # One that has grown is served by what it was made with, or by what it has now.
+            identity.shard_count = int(shard_count)
         if int(shard_count) != identity.shard_count:
             raise ConfigError(
                 f"the store in Redis at {address} was made with shard_count {shard_count}, asked "
                 f"for {identity.shard_count}",
-                hint=f"start with {shard_count} shards",
+                hint=f"start with {shard_count} shards; `rostral-gcs add-shards` adds to them",
                 problems=(f"shard_count is {identity.shard_count}; this store has {shard_count}",),
             )
         if identity.is_proposal:

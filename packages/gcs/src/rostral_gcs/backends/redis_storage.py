@@ -13,6 +13,7 @@ from rostral_gcs.archive.files import ArchiveForm
 from rostral_gcs.backends.redis import RedisBackend
 from rostral_gcs.backends.redis_archive import Archiving
 from rostral_gcs.backends.redis_primary import Identity
+from rostral_gcs.errors import InvalidArgumentError
 from rostral_gcs.redis_options import RedisOptions
 
 __all__ = ["RedisStorage"]
@@ -49,6 +50,25 @@ class RedisStorage:
     def cluster_id(self) -> bytes:
         """16 random bytes made with the store; settled once a shard was opened."""
         return self._identity.cluster_id
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards the store was made with; settled once a shard was opened."""
+        return self._identity.shard_count
+
+    def check_room(self, shard_count: int) -> None:
+        """Refuses shards for which there is no place.
+
+        Raises:
+            InvalidArgumentError: Each shard has a URL of its own.
+        """
+        count = len(self._options.urls)
+        if count > 1:
+            raise InvalidArgumentError(
+                f"{shard_count} shards, but redis_urls names the servers of {count}; allowed: "
+                "adding to a store whose shards all lie in one place",
+                hint="make a new store with more, or move this one to a Redis Cluster",
+            )
 
     def backend(self, index: int) -> RedisBackend:
         """The storage of a shard, not yet open."""
