@@ -29,7 +29,7 @@ from rostral_rl.serve.engine import Engine, EngineConfig
 from rostral_rl.serve.export import check_parity, export_onnx
 from rostral_rl.serve.front import load
 from rostral_rl.serve.onnx import OnnxPolicy, OnnxRecurrent, load_onnx
-from rostral_rl.serve.sb3 import load_sb3
+from rostral_rl.serve.sb3 import load_sb3, policy_of
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 BOUNDED = spaces.Box(
@@ -369,3 +369,23 @@ def test_a_net_that_is_no_plain_perceptron_is_rejected(tmp_path: Path) -> None:
         load_sb3(sb3_zip(tmp_path / "cnn.zip", convolution, action_space=DISCRETE))
     with pytest.raises(ModelRejectedError, match="no actor that is known"):
         load_sb3(sb3_zip(tmp_path / "none.zip", {}, action_space=DISCRETE))
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {
+            ":type:": "<class 'Spaces.Box'>",
+            "_shape": [1],
+            "dtype": "f4,,(2",
+            "low": "0",
+            "high": "1",
+        },
+        {":type:": "<class 'Spaces.Discrete'>", "n": float("inf"), "start": 0},
+        {":type:": "<class 'Spaces.Discrete'>", "n": 2},
+        {":type:": "<class 'Spaces.Nothing'>"},
+    ],
+)
+def test_a_space_of_stable_baselines3_that_makes_no_sense_is_refused(described: Any) -> None:
+    with pytest.raises(ModelRejectedError, match="observation_space cannot be read"):
+        policy_of({"observation_space": described}, {}, "some.zip")

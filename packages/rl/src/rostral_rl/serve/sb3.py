@@ -231,6 +231,12 @@ def _activation(kind: str, data: dict[str, Any], name: str) -> Activation:
     raise ModelRejectedError(f"{name}: activation {said[:80]} is not tanh or relu")
 
 
+# NumPy reads much more as a dtype than a name, and evaluates a part of that.
+_BOX_DTYPES = frozenset(
+    f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)
+)
+
+
 def _space(data: dict[str, Any], key: str, name: str) -> spaces.Space:
     described = data.get(key)
     kinds: dict[str, Callable[[dict[str, Any]], spaces.Space]] = {
@@ -244,13 +250,16 @@ def _space(data: dict[str, Any], key: str, name: str) -> spaces.Space:
         kind = re.search(r"\.(\w+)'>$", described[":type:"])
         assert kind is not None
         return kinds[kind[1]](described)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelRejectedError(f"{name}: its {key} cannot be read: {error!r}") from error
 
 
 def _box(described: dict[str, Any]) -> spaces.Space:
     shape = tuple(int(length) for length in described["_shape"])
-    dtype = np.dtype(described["dtype"])
+    name = described["dtype"]
+    if name not in _BOX_DTYPES:
+        raise ValueError(f"no numbers of dtype {str(name)[:40]!r} are observed or acted with")
+    dtype = np.dtype(name)
     low, high = (_bound(described, key, shape) for key in ("low", "high"))
     return gym_spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
 
