@@ -253,8 +253,8 @@ def test_misspelt_names_get_the_nearest() -> None:
 
 
 def test_own_settings_win_over_the_preset_and_the_preset_over_defaults() -> None:
-    settings = build_settings(PPO, "ppo", "CartPole-v1", {"gamma": 0.5, "hidden": [16]})
-    assert (settings.gamma, settings.lam, settings.hidden) == (0.5, 0.8, (16,))
+    settings = build_settings(PPO, "ppo", "CartPole-v1", {"lam": 0.5, "hidden": [16]})
+    assert (settings.lam, settings.gamma, settings.hidden) == (0.5, 0.98, (16,))
     assert build_settings(PPO, "ppo", "Acrobot-v1", {}).gamma == 0.99
 
 

@@ -116,6 +116,11 @@ class TowerGradient:
         self._slopes = [torch.empty_like(room) for room in self._outputs[:-1]]
 
 
+def unbounded() -> np.errstate:
+    """NumPy as torch is: what overflows is infinite, without a warning. Who learns looks for it."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 NARROW = 8
 """Width up to which a product is NumPy's: of 256 rows by (64, 2) or (4, 64) it took 2 to 4 us where
 torch took 7, and of 512 by (256, 2) and (3, 256) 9 where torch took 20 and 37."""
@@ -143,14 +148,16 @@ class _Layer:
         if not self._narrow_output:
             return torch.addmm(self.bias, x, self._transposed, out=room)
         outputs: FloatArray = room.numpy()
-        np.matmul(x.numpy(), self._matrix, out=outputs)
-        outputs += self._offset
+        with unbounded():
+            np.matmul(x.numpy(), self._matrix, out=outputs)
+            outputs += self._offset
         return room
 
     def learn(self, x: Tensor, slope: Tensor) -> None:
         """Sets the gradient, from inputs (N, in) and that of the loss by the outputs (N, out)."""
         if self._narrow:
-            np.matmul(slope.numpy().T, x.numpy(), out=self._by_matrix)
+            with unbounded():
+                np.matmul(slope.numpy().T, x.numpy(), out=self._by_matrix)
         else:
             torch.mm(slope.t(), x, out=self._by_weight)
         torch.sum(slope, 0, out=self._by_bias)
