@@ -15,15 +15,6 @@ from rostral_objectstore._native.segment cimport Segment, attachment
 cdef extern from "copying.h" nogil:
     void copy_past_caches(char *target, const char *source, uint64_t size)
 
-cdef extern from "map_ahead.h":
-    const uint64_t MAP_AHEAD_MIN
-    struct map_ahead_counts:
-        int is_always
-        uint64_t mapped_bytes
-    map_ahead_counts map_ahead_state
-    void map_ahead(char *data, uint64_t size)
-    void map_ahead_end(char *data)
-
 
 @cython.no_gc
 cdef class ObjectBuffer:
@@ -39,8 +30,6 @@ cdef class ObjectBuffer:
         cdef attachment *a
         if self.segment is None:
             return
-        if self.readonly and <uint64_t>self.size >= MAP_AHEAD_MIN:
-            map_ahead_end(self.data)
         a = &self.segment.a
         a.buffer_count -= 1
         if not a.closed:
@@ -62,8 +51,6 @@ cdef ObjectBuffer new_buffer(
     """Holds an object that the caller holds, and pins it: the caller has, or is its creator."""
     cdef ObjectBuffer buffer = room_buffer(segment, loc, data, size, readonly)
     buffer.pinned = pin(&segment.a, loc)
-    if readonly and <uint64_t>size >= MAP_AHEAD_MIN:
-        map_ahead(data, size)
     return buffer
 
 
@@ -76,16 +63,6 @@ cdef ObjectBuffer room_buffer(
     buffer.segment, buffer.loc = segment, loc
     buffer.data, buffer.size, buffer.readonly = data, size, readonly
     return buffer
-
-
-def mapped_ahead_bytes(*, always=None):
-    """Bytes that this process has mapped beside its reads, about, since it began.
-
-    With `always`: from here on also while no core is idle, or not any more. For tests.
-    """
-    if always is not None:
-        map_ahead_state.is_always = always
-    return map_ahead_state.mapped_bytes
 
 
 def write_past_caches(target, uint64_t offset, source):
